@@ -1,0 +1,47 @@
+# Two commands matter to a newcomer: `make quickstart` and `make test`. Both set up everything first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := requirements/cpu.lock requirements/quickstart.lock requirements/dev.lock
+# Used only where the CPU build of PyTorch is not found by a plain install.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: help install quickstart test check format clean
+
+help:
+	@echo "make quickstart   set up, then run the main job on the embedded default"
+	@echo "make test         set up, then run every test"
+	@echo "make check        lint, types, import rules, formatting"
+	@echo "make format       apply the formatter"
+	@echo "make clean        remove the virtual environment, runs and caches of this checkout"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml $(LOCKS)
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "rba: Python 3.11 is needed; name one with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	grep -h '^torch==' requirements/cpu.lock > $(VENV)/torch.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r $(VENV)/torch.txt \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_INDEX) -r $(VENV)/torch.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(LOCKS))
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+quickstart: install
+	$(BIN)/rba launch configs/quickstart.yaml
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,1 @@
+"""Everything that produces data: rollouts, rewards, synthesis, evaluation."""

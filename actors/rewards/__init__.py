@@ -1,0 +1,1 @@
+"""Rewards: scorers, the server that offers them, the client that asks."""

@@ -1,0 +1,1 @@
+"""The rollout actor: its loop, the vLLM engine, preference pairing."""

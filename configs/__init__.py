@@ -1,0 +1,1 @@
+"""How a run is described: the schema, the loader and the recipes."""

@@ -1,0 +1,282 @@
+"""How a run is described: the pydantic schema behind every recipe.
+
+Field docs are the strings under the fields; `rba config schema` prints them. Times are in seconds (`_s`), sizes in
+bytes (`_bytes`), and work is counted in instruction groups (`_groups`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Strategy = Literal["group", "single", "sft"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are checked on assignment as well."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    """What the run is called and where it leaves its files."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """Name of the folder under `directory`; a number is appended when it is taken."""
+    directory: str = "runs"
+    """Where runs are kept."""
+    seed: NonNegativeInt = 0
+    """Seeds prompt order, sampling and the learner."""
+
+
+class ModelSection(Section):
+    """The SpeechLM that is aligned."""
+
+    adapter: Literal["qwen2_audio"] = "qwen2_audio"
+    """Family of the SpeechLM."""
+    path: str
+    """Checkpoint folder in the released Hugging Face layout, a Hub name, or `SCHEME:NAME` of an asset provider."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the weights that are published to the actors."""
+
+
+class DataSection(Section):
+    """Instruction groups, as JSON lines beside their audio."""
+
+    train: str
+    """Manifest of the training groups: a path, or `SCHEME:NAME` of an asset provider."""
+    test: str | None = None
+    """Manifest of the held-out groups that are measured before and after."""
+    max_audio_s: PositiveFloat = 30.0
+    """Longer audio is refused."""
+    shuffle: bool = True
+    """Order the groups of each epoch by the run's seed."""
+
+
+class SamplingSection(Section):
+    """How rollout actors sample; further keys go to vLLM's `SamplingParams` as they are."""
+
+    temperature: NonNegativeFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: int = -1
+    max_tokens: PositiveInt = 256
+    """Longest completion."""
+    extra: dict[str, Any] = {}
+    """Further `SamplingParams` fields."""
+
+
+class EngineSection(Section):
+    """vLLM's engine; further keys go to `AsyncEngineArgs` as they are."""
+
+    tensor_parallel_size: PositiveInt = 1
+    max_model_len: PositiveInt | None = None
+    max_num_seqs: PositiveInt = 64
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    enforce_eager: bool = False
+    cpu_kvcache_bytes: PositiveInt = 1 << 30
+    """Size of the KV cache on a CPU (`VLLM_CPU_KVCACHE_SPACE`)."""
+    extra: dict[str, Any] = {}
+    """Further `AsyncEngineArgs` fields."""
+
+
+class RolloutSection(Section):
+    """The rollout actors."""
+
+    actors: PositiveInt = 1
+    """Number of rollout actors, each with a vLLM engine of its own."""
+    capacity_groups: PositiveInt = 8
+    """Groups that one actor holds at once."""
+    sampling: SamplingSection = SamplingSection()
+    engine: EngineSection = EngineSection()
+    cpu_threads: NonNegativeInt = 0
+    """Threads of the engine on a CPU; 0 leaves it to vLLM."""
+    gpus: NonNegativeFloat | None = None
+    """GPUs per actor; by default `tensor_parallel_size` where the machine has GPUs, else 0."""
+
+
+class PairingSection(Section):
+    """Which completions become chosen and rejected."""
+
+    min_margin: NonNegativeFloat = 0.0
+    """Rewards closer than this are a tie (equal texts always are)."""
+
+
+class RewardsSection(Section):
+    """The reward servers, and how actors ask them."""
+
+    scorer: Literal["reward_model", "armorm", "bleu"] = "reward_model"
+    """`reward_model`: any sequence-classification checkpoint; `armorm`: ArmoRM-Llama3-8B; `bleu`: sentence BLEU against the reference."""
+    model: str | None = None
+    """Checkpoint of the scorer: a path, a Hub name or `SCHEME:NAME` of an asset provider."""
+    urls: list[str] = []
+    """Reward servers that already run; when empty, `servers` of them are started."""
+    servers: PositiveInt = 1
+    """Reward servers to start."""
+    batch_items: PositiveInt = 64
+    """Most items that one request, and one forward pass, carry."""
+    timeout_s: PositiveFloat = 30.0
+    """Of one request."""
+    attempts: PositiveInt = 5
+    """Tries per request, with exponential back-off and jitter; then the items end without a score."""
+    cpu_threads: NonNegativeInt = 1
+    """Threads of one server's model on a CPU."""
+    gpus: NonNegativeFloat | None = None
+    """GPUs per server; by default 1 for a model where the machine has GPUs, else 0."""
+
+
+class LossSection(Section):
+    """The paper's loss (equations 1 to 8), in its symbols."""
+
+    beta: PositiveFloat = 0.1
+    """β of the preference loss."""
+    lambda_ce: NonNegativeFloat = 0.2
+    """λ, the weight of the cross-entropy on the teacher's reference (equation 5)."""
+    reference_model: Literal["none", "frozen"] = "none"
+    """`none`: the reference model is left out, as the paper suggests; `frozen`: the starting checkpoint."""
+    ce_reduction: Literal["token_mean", "sum"] = "token_mean"
+    """Equation 1 sums over tokens; the mean keeps its size independent of the length."""
+    ce_utterances: Literal["all", "pair"] = "all"
+    """Voices that the cross-entropy averages over."""
+
+
+class LearnerSection(Section):
+    """The learner: DeepSpeed, the optimiser, the schedule, the pace of publishing."""
+
+    steps: PositiveInt = 100
+    """Optimiser steps of the run."""
+    batch_groups: PositiveInt = 8
+    """Instruction groups per optimiser step, over all ranks."""
+    micro_batch_groups: PositiveInt = 8
+    """Most groups in one forward pass of one rank."""
+    ranks: PositiveInt = 1
+    """Learner processes, one GPU each where there are GPUs."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of forward and backward."""
+    learning_rate: PositiveFloat = 1e-6
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after the warm-up."""
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Adam's."""
+    max_grad_norm: PositiveFloat = 1.0
+    freeze_audio_tower: bool = False
+    """Train projector and language model only."""
+    gradient_checkpointing: bool = False
+    publish_every: PositiveInt = 1
+    """Steps from one policy version that reaches the actors to the next."""
+    max_policy_lag: NonNegativeInt = 2
+    """Pairs older than this many steps are dropped; what is leased and queued stays within (lag + 1) batches."""
+    checkpoint_every: NonNegativeInt = 0
+    """Steps between checkpoints; 0 writes one at the end only."""
+    lease_deadline_s: PositiveFloat = 300.0
+    """After this a lease is granted again with a higher epoch."""
+    heartbeat_s: PositiveFloat = 2.0
+    cpu_threads: NonNegativeInt = 1
+    """Threads of one rank on a CPU; 0 leaves it to torch."""
+    deepspeed: dict[str, Any] = {}
+    """Merged over the DeepSpeed configuration that rba writes."""
+
+
+class EvaluationSection(Section):
+    """Held-out evaluation, through leases of its own."""
+
+    groups: NonNegativeInt = 200
+    """Held-out groups that are measured (the first ones of `data.test`); 0 switches it off."""
+    max_tokens: PositiveInt | None = None
+    """Longest answer; by default `rollout.sampling.max_tokens`."""
+    before: bool = True
+    """Measure the starting checkpoint."""
+    every: NonNegativeInt = 0
+    """Steps between further measurements; 0 for none."""
+    score: bool | None = None
+    """Have a reward server score the held-out answers too; by default only where the strategy needs rewards anyway."""
+
+
+class NetworkSection(Section):
+    """Where the run's sockets listen. Port 0 takes a free one."""
+
+    bind: str = "127.0.0.1"
+    """Address that the sockets bind to; anything but loopback needs `insecure`."""
+    pairs_port: Port = 0
+    weights_port: Port = 0
+    control_port: Port = 0
+    insecure: bool = False
+    """Allow binding off loopback without keys. Anyone who reaches the ports can then feed the learner."""
+    chunk_bytes: Annotated[int, Field(ge=4096, le=4 << 20)] = 4 << 20
+    """Size of a weight chunk."""
+
+
+class RaySection(Section):
+    """The Ray cluster that the processes run on."""
+
+    address: str | None = None
+    """Address of a running cluster; by default one is started on this machine for the run."""
+    num_cpus: PositiveInt | None = None
+    """CPUs to offer when one is started; by default all."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    run: RunSection = RunSection()
+    strategy: Strategy = "group"
+    """`group`: best against worst over the voices; `single`: the teacher's reference against each sample; `sft`: the reference alone."""
+    model: ModelSection
+    data: DataSection
+    rollout: RolloutSection = RolloutSection()
+    pairing: PairingSection = PairingSection()
+    rewards: RewardsSection = RewardsSection()
+    loss: LossSection = LossSection()
+    learner: LearnerSection = LearnerSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    network: NetworkSection = NetworkSection()
+    ray: RaySection = RaySection()
+
+    @property
+    def needs_rewards(self) -> bool:
+        """True when the strategy cannot train without scores (equations 2 to 4)."""
+        return self.strategy == "group"
+
+    @property
+    def uses_rewards(self) -> bool:
+        """True when any part of the run asks a reward server."""
+        return self.needs_rewards or bool(self.evaluation.score)
+
+    @property
+    def budget_groups(self) -> int:
+        """Most groups leased, queued and in the current step together: the bound on staleness."""
+        return (self.learner.max_policy_lag + 1) * self.learner.batch_groups
+
+    @model_validator(mode="after")
+    def combinations_are_possible(self) -> Self:
+        """Refuse combinations that could not run, with what to do instead."""
+        learner, loss = self.learner, self.loss
+        if self.strategy != "sft" and loss.reference_model == "none" and loss.lambda_ce == 0:
+            raise ValueError(
+                "loss.reference_model: none needs loss.lambda_ce > 0, since nothing else would hold the policy near the teacher; "
+                "set loss.reference_model=frozen or loss.lambda_ce=0.2"
+            )
+        if learner.max_policy_lag < learner.publish_every - 1:
+            raise ValueError(
+                f"learner.max_policy_lag ({learner.max_policy_lag}) is below learner.publish_every - 1 ({learner.publish_every - 1}), "
+                "so every pair would be dropped as stale; publish more often or allow more lag"
+            )
+        if learner.batch_groups % learner.ranks:
+            raise ValueError(f"learner.batch_groups ({learner.batch_groups}) must be a multiple of learner.ranks ({learner.ranks})")
+        if self.rewards.scorer != "bleu" and self.uses_rewards and not self.rewards.urls and not self.rewards.model:
+            raise ValueError(f"rewards.scorer={self.rewards.scorer} needs rewards.model (or rewards.urls of servers that already run)")
+        if self.network.bind not in {"127.0.0.1", "::1", "localhost"} and not self.network.insecure:
+            raise ValueError(
+                f"network.bind={self.network.bind} leaves the loopback interface and the sockets carry no keys; "
+                "bind to 127.0.0.1, or set network.insecure=true on a network that you trust"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Everything that changes weights: intake, losses, the DeepSpeed engine, publishing, checkpoints."""

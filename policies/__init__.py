@@ -1,0 +1,1 @@
+"""What a SpeechLM is, for rollout actors and learner alike: one adapter a family."""

@@ -1,0 +1,320 @@
+"""The words that cross a process boundary: one typed message a boundary, and who says it to whom.
+
+    learner ──Lease──▶ rollout actor ──GroupResults──▶ learner ──Ack──▶ rollout actor
+
+Everything here is plain data (`msgspec.Struct`), encoded as msgpack by `protocol.codec`. Arrays travel as
+little-endian bytes: `token_ids` int32 ``[token]``, `logprobs` float32 ``[token]``. Unknown fields of a newer
+minor protocol version are ignored by the decoder; new fields therefore always have a default.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from protocol.measures import GroupMeasures
+
+REFERENCE = -1
+"""Stands for the teacher's reference where a `PreferencePair` names a completion by its index."""
+
+
+class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """Names one set of weights: the learner step that made it, in one lineage of checkpoints.
+
+    The lineage rises with every resume or roll-back, so that one number never means two models.
+    """
+
+    lineage: int
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.lineage}.{self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> PolicyVersion:
+        """The inverse of `str`. Raises `ValueError` for any other text."""
+        lineage, _, step = text.partition(".")
+        return cls(int(lineage), int(step))
+
+
+class VersionSpan(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens ``[start, end)`` of a completion were sampled by `version`."""
+
+    version: PolicyVersion
+    start: int
+    end: int
+
+
+# --- instruction groups -------------------------------------------------------------------------------------
+
+
+class Utterance(msgspec.Struct, frozen=True):
+    """One voice speaking the instruction, or, with `audio` None, the instruction as plain text."""
+
+    speaker: str
+    audio: str | None = None
+    """Content hash of the audio file, ``xxh128:<32 hex digits>`` of its bytes."""
+    duration_s: float = 0.0
+
+
+class InstructionGroup(msgspec.Struct, frozen=True):
+    """One instruction, the teacher's reference answer and one utterance per voice."""
+
+    group_id: str
+    instruction: str
+    reference: str
+    utterances: list[Utterance]
+    prompt: str = ""
+    """The task's prompt: text that stands beside the audio ("" for plain spoken instructions)."""
+    topic: str = "other"
+    language: str = "en"
+    """Language of the answer; picks BLEU's tokenizer."""
+    answers: list[str] = []
+    """Further acceptable answers; the accuracy counts any of them, the losses use `reference` alone."""
+
+
+# --- the lease dialogue -------------------------------------------------------------------------------------
+
+
+class Purpose(StrEnum):
+    """What a lease is for."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class Outcome(StrEnum):
+    """How a leased group ended; every leased group has exactly one."""
+
+    PAIRS = "pairs"
+    """At least one preference pair."""
+    TIED = "tied"
+    """Rewards too close, or equal answers: no pair, the cross-entropy still trains."""
+    TRUNCATED = "truncated"
+    """No pair, since no completion that may be chosen ended by itself."""
+    UNSCORED = "unscored"
+    """The strategy needs rewards, and fewer than two completions got one."""
+    FILTERED = "filtered"
+    """Unusable input, such as audio that is missing or too long."""
+    REFERENCE_ONLY = "reference_only"
+    """Plain SFT: nothing was sampled, the reference alone trains."""
+    EVALUATED = "evaluated"
+    """An evaluation lease was answered; trains nobody."""
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """Rollout actor → learner, first and after every reconnect."""
+
+    actor_id: str
+    incarnation: int
+    """Rises with every start of the actor's process; a lower one is fenced off."""
+    capacity_groups: int
+    """Groups that the actor can hold at once."""
+    protocol: tuple[int, int]
+    host: str = ""
+    pid: int = 0
+    engine: str = ""
+    held: list[tuple[int, int]] = []
+    """(ordinal, lease epoch) of each group that the actor still works on, after a reconnect."""
+
+
+class Welcome(msgspec.Struct, tag="welcome"):
+    """Learner → rollout actor: the actor is registered."""
+
+    run_id: str
+    boot_id: str
+    """Changes with every start of the learner; the actor then sends its unacknowledged results again."""
+    policy_version: PolicyVersion
+    heartbeat_s: float
+    protocol: tuple[int, int] = (1, 0)
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """Learner → rollout actor: not registered, and why. Final for this incarnation."""
+
+    reason: str
+
+
+class LeasedGroup(msgspec.Struct, frozen=True):
+    """One group of a lease, named by (ordinal, lease epoch)."""
+
+    ordinal: int
+    """Position in the run's stream of instruction groups: never repeated, never skipped."""
+    lease_epoch: int
+    """Rises each time the same ordinal is granted again."""
+    group: InstructionGroup
+    purpose: Purpose = Purpose.TRAIN
+    seed: int = 0
+    """Seeds the sampling of this group."""
+
+
+class Lease(msgspec.Struct, tag="lease"):
+    """Learner → rollout actor: work and credit in one. The actor holds `policy_version` or a newer one before it samples."""
+
+    groups: list[LeasedGroup]
+    policy_version: PolicyVersion
+    deadline_s: float
+    """Seconds from receipt; later results lose against a lease granted again."""
+
+
+class Completion(msgspec.Struct):
+    """One sampled answer to one utterance."""
+
+    utterance: int
+    """Index into the group's utterances."""
+    token_ids: bytes
+    """int32 little-endian ``[token]``; includes the end-of-sequence token when `finish_reason` is "stop"."""
+    logprobs: bytes
+    """float32 little-endian ``[token]``, of the sampler; a health figure, never used in a loss."""
+    text: str
+    finish_reason: Literal["stop", "length", "abort"]
+    spans: list[VersionSpan]
+    reward: float | None = None
+    reward_error: str | None = None
+    """Why `reward` is None."""
+    reward_parts: dict[str, float] = {}
+
+    @property
+    def oldest_version(self) -> PolicyVersion | None:
+        """The oldest policy version that wrote a token of it (None without tokens)."""
+        return min((span.version for span in self.spans), default=None)
+
+
+class PreferencePair(msgspec.Struct, frozen=True, array_like=True):
+    """Indices into the group's completions. `chosen` may be `REFERENCE`: then it is heard on `rejected`'s utterance."""
+
+    chosen: int
+    rejected: int
+
+
+class GroupResult(msgspec.Struct):
+    """The one outcome of one leased group."""
+
+    ordinal: int
+    lease_epoch: int
+    group_id: str
+    outcome: Outcome
+    purpose: Purpose = Purpose.TRAIN
+    reason: str = ""
+    """More about the outcome, for people."""
+    completions: list[Completion] = []
+    pairs: list[PreferencePair] = []
+    measures: GroupMeasures | None = None
+    """Only of evaluation leases."""
+
+
+class GroupResults(msgspec.Struct, tag="results"):
+    """Rollout actor → learner. Sent again, unchanged, until it is acknowledged."""
+
+    actor_id: str
+    incarnation: int
+    sequence: int
+    """Rises by one with every new message of this incarnation."""
+    results: list[GroupResult]
+
+
+class Ack(msgspec.Struct, tag="ack"):
+    """Learner → rollout actor: `sequence` of `incarnation` needs not be sent again."""
+
+    incarnation: int
+    sequence: int
+    policy_version: PolicyVersion
+    """The latest published version."""
+
+
+class Heartbeat(msgspec.Struct, tag="heartbeat"):
+    """Both ways. The actor tells which version it applied, the learner which one is the latest."""
+
+    policy_version: PolicyVersion | None = None
+    held_groups: int = 0
+    generated_tokens: int = 0
+    """Since the actor's start; shows that the working loop works."""
+
+
+class Bye(msgspec.Struct, tag="bye"):
+    """Both ways: the sender leaves. From the actor: its open leases may be granted again at once."""
+
+    reason: str = ""
+
+
+ActorMessage = Hello | GroupResults | Heartbeat | Bye
+"""What a rollout actor says to the learner."""
+LearnerMessage = Welcome | Refused | Lease | Ack | Heartbeat | Bye
+"""What the learner says to a rollout actor."""
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    """One tensor of a policy version, in the released checkpoint's layout."""
+
+    name: str
+    dtype: str
+    """As safetensors writes it: F32, BF16, F16."""
+    shape: list[int]
+    offset_bytes: int
+    size_bytes: int
+
+
+class Manifest(msgspec.Struct, tag="manifest"):
+    """Weight store → node fetcher: an immutable table of contents of one policy version."""
+
+    policy_version: PolicyVersion
+    tensors: list[TensorEntry]
+    size_bytes: int
+    chunk_bytes: int
+    chunk_checksums: list[int]
+    """xxh3-64 of each chunk."""
+    digest: str
+    """``xxh128:<hex>`` of all bytes."""
+
+
+class ManifestRequest(msgspec.Struct, tag="manifest?"):
+    """Node fetcher → weight store. Without a version: the newest."""
+
+    policy_version: PolicyVersion | None = None
+
+
+class ChunkRequest(msgspec.Struct, tag="chunk?"):
+    """Node fetcher → weight store."""
+
+    policy_version: PolicyVersion
+    index: int
+
+
+class Chunk(msgspec.Struct, tag="chunk"):
+    """Weight store → node fetcher; the bytes follow as one raw payload frame."""
+
+    policy_version: PolicyVersion
+    index: int
+
+
+class NotServed(msgspec.Struct, tag="not_served"):
+    """Weight store → node fetcher, node fetcher → actor: no such version here (any more), and which one is the newest."""
+
+    policy_version: PolicyVersion | None
+    newest: PolicyVersion | None
+    reason: str = ""
+
+
+class FetchRequest(msgspec.Struct, tag="fetch?"):
+    """Rollout actor → node fetcher on its node: have this version, or a newer one, in shared memory."""
+
+    policy_version: PolicyVersion
+
+
+class Fetched(msgspec.Struct, tag="fetched"):
+    """Node fetcher → rollout actor: the version lies complete and checked in `directory` (``manifest.msgpack``, ``weights.bin``)."""
+
+    policy_version: PolicyVersion
+    directory: str
+    digest: str
+    size_bytes: int
+    seconds: float
+
+
+WeightMessage = ManifestRequest | ChunkRequest | Manifest | Chunk | NotServed | FetchRequest | Fetched
+"""Everything on the weight sockets."""

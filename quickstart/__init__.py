@@ -1,0 +1,1 @@
+"""The embedded default: a world small enough for two CPU cores."""
