@@ -1,0 +1,201 @@
+"""Reads a recipe (YAML) and overrides (``learner.steps=10``) into a checked `RunConfig`.
+
+Every mistake becomes one `UserError` that says what is wrong, in which file and line or in which override, and what to
+write instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from configs.keys import key_docs, nearest
+from configs.schema import RunConfig
+from protocol.errors import UserError
+
+PROVENANCE = "provenance"
+"""Top-level key that a run writes into its own ``config.yaml`` (versions, commit, digests); loading ignores it."""
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The checked configuration of the recipe `source` with `overrides` (``key.path=value``) on top.
+
+    `source` is a YAML file, or the bare name of a recipe that ships with rba (`recipes`). Later overrides win.
+    Raises `UserError` for anything that cannot be read or is no valid run.
+    """
+    path = locate(str(source))
+    tree, lines = _parse(_read(path), path)
+    tree.pop(PROVENANCE, None)
+    _refuse_unknown(tree, lambda key: _at(path, lines, key))
+    origins: dict[str, str] = {}
+    for override in overrides:
+        patch = _parse_override(override)
+        origins |= {key: f"-o {override}" for key in _refuse_unknown(patch, lambda _: f"-o {override}")}  # noqa: B023 - called at once
+        tree = OmegaConf.merge(tree, patch)
+    described = " ".join([str(path), *dict.fromkeys(origins.values())])
+    return _validate(_resolve(tree, path), lambda key: _origin(key, origins) or (_at(path, lines, key) if key else described))
+
+
+def locate(source: str) -> Path:
+    """The file behind `source`: a recipe's bare name, or a path. Raises `UserError` when there is none."""
+    shipped = recipes()
+    if source in shipped:  # before the file system: a folder `quickstart` may well lie beside the user
+        return shipped[source]
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{source} is a folder, not a recipe", where=str(path.absolute()), fix="name the YAML file in it")
+    near = nearest(path.stem, shipped)
+    hint = f"; did you mean `{near}`?" if near else ""
+    raise UserError(
+        f"no recipe {source}{hint}", where=str(path.absolute()), fix=f"give a YAML file, or one of the recipes {', '.join(sorted(shipped))}"
+    )
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with rba, by name."""
+    with resources.as_file(resources.files("configs")) as folder:
+        return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def to_yaml(config: RunConfig, provenance: Mapping[str, Any] | None = None) -> str:
+    """The whole configuration as YAML that `load` reads back to an equal one; `provenance` goes below it."""
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    if provenance:
+        tree[PROVENANCE] = dict(provenance)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"the recipe cannot be read: {reason}", where=str(path), fix="give a readable YAML file") from None
+
+
+def _parse(text: str, path: Path) -> tuple[DictConfig, dict[str, int]]:
+    """(keys and values, line of each dotted key). OmegaConf reads ``1e-6`` as a number and refuses a key given twice."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            raise UserError("the recipe is no mapping of keys to values", where=str(path), fix="start from `rba config show quickstart`")
+        return OmegaConf.create(text), dict(_key_lines(root))  # type: ignore[return-value]  # a mapping, as was just checked
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or _first_line(error)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"the recipe is no valid YAML: {problem}", where=where, fix="correct that line") from None
+
+
+def _parse_override(override: str) -> DictConfig:
+    key, equals, _ = override.partition("=")
+    if not equals or any(not part.strip() for part in key.split(".")):
+        raise UserError(f"`{override}` is no override", where=f"-o {override}", fix="write key.path=value, such as learner.steps=10")
+    try:
+        return OmegaConf.from_dotlist([override.strip()])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"the value cannot be read: {_first_line(error)}", where=f"-o {override}", fix="write the value as YAML") from None
+
+
+def _resolve(tree: Any, path: Path) -> dict[str, Any]:
+    """Plain values, with ``${other.key}`` replaced by what it names."""
+    try:
+        return OmegaConf.to_container(tree, resolve=True)  # type: ignore[return-value]  # a mapping at the top
+    except OmegaConfBaseException as error:
+        raise UserError(f"the recipe cannot be resolved: {_first_line(error)}", where=str(path), fix="correct the ${…} in it") from None
+
+
+def _key_lines(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """(dotted key, its line counted from 1) of every key."""
+    for key, value in node.value:
+        path = f"{prefix}{key.value}"
+        yield path, key.start_mark.line + 1
+        if isinstance(value, yaml.MappingNode):
+            yield from _key_lines(value, f"{path}.")
+
+
+# --- checking -----------------------------------------------------------------------------------------------
+
+
+def _refuse_unknown(tree: DictConfig, where: Callable[[str], str]) -> list[str]:
+    """The dotted keys that `tree` sets, all of them known."""
+    docs = {doc.path: doc.type for doc in key_docs()}
+    keys = list(_leaves(OmegaConf.to_container(tree, resolve=False), docs))
+    for key in keys:
+        if key not in docs and not any(kind == "mapping" and key.startswith(f"{path}.") for path, kind in docs.items()):
+            near = nearest(key, docs)
+            fix = f"did you mean `{near}`?" if near else "`rba config schema` lists every key"
+            raise UserError(f"unknown key `{key}`", where=where(key), fix=fix)
+    return keys
+
+
+def _leaves(tree: Any, docs: Mapping[str, str], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict) and value and (not prefix or docs.get(path) == "section"):
+            yield from _leaves(value, docs, f"{path}.")
+        else:
+            yield path
+
+
+def _validate(tree: dict[str, Any], where: Callable[[str], str]) -> RunConfig:
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(detail) for detail in error.errors(include_url=False)]
+    if len(problems) == 1:
+        path, what, fix = problems[0]
+        raise UserError(what, where=where(path), fix=fix)
+    listed = "\n".join(f"  - {what} ({where(path)}){f': {fix}' if fix else ''}" for path, what, fix in problems)
+    raise UserError(f"{len(problems)} keys are wrong:\n{listed}", where=where(""), fix="correct each of them; `rba config schema` describes every key")
+
+
+def _explain(detail: ErrorDetails) -> tuple[str, str, str]:
+    """(dotted path, what is wrong, what to do) of one pydantic error."""
+    path = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"]
+    if detail["type"] == "value_error":  # one of the schema's own: "what is wrong; what to do"
+        what, _, fix = message.removeprefix("Value error, ").partition("; ")
+        return path, what, fix or "change one of the two"
+    if detail["type"] == "missing":
+        doc = next((doc.doc for doc in key_docs() if doc.path == path), "")
+        return path, f"`{path}` is missing", f"set it: {doc}" if doc else "set it"
+    wanted = message.removeprefix("Input should be ").removeprefix("a valid ")
+    if detail["type"] in {"model_type", "model_attributes_type"}:
+        wanted = "a section with keys of its own"
+    return path, f"`{path}` is {detail['input']!r}, but must be {wanted}", f"set {path} to such a value; `rba config schema` describes it"
+
+
+# --- where --------------------------------------------------------------------------------------------------
+
+
+def _at(path: Path, lines: Mapping[str, int], key: str) -> str:
+    """``file:line`` of the key, or of the nearest section above it that the file has."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return f"{path}:{lines[key]}" if key else str(path)
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str | None:
+    while key:
+        if key in origins:
+            return origins[key]
+        key = key.rpartition(".")[0]
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
