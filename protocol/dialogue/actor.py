@@ -1,0 +1,239 @@
+"""The rollout actor's side of the lease dialogue. Pure: events in, actions out.
+
+Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them when the
+learner comes back with another boot id. A learner that falls silent is greeted again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from protocol.codec import PROTOCOL
+from protocol.messages import (
+    Ack,
+    ActorMessage,
+    Bye,
+    GroupResult,
+    GroupResults,
+    Heartbeat,
+    Hello,
+    Lease,
+    LeasedGroup,
+    LearnerMessage,
+    PolicyVersion,
+    Refused,
+    Welcome,
+)
+
+GREET_EVERY_S = 1.0
+RESEND_AFTER_S = 5.0
+SILENT_HEARTBEATS = 3
+
+# --- events -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSaid:
+    """A decoded message of the learner."""
+
+    message: LearnerMessage
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Groups that have their outcome."""
+
+    results: list[GroupResult]
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the heartbeat tells from now on."""
+
+    applied: PolicyVersion | None
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The actor ends."""
+
+    reason: str
+
+
+Event = LearnerSaid | Results | Report | Tick | Leaving
+
+# --- actions ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to the learner."""
+
+    message: ActorMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The learner knows this actor."""
+
+    welcome: Welcome
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Work: sample these groups once `lease.policy_version`, or a newer one, is applied."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class VersionKnown:
+    """A newer policy version exists."""
+
+    version: PolicyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more is wanted of this actor; `refused` when the learner would not have it at all."""
+
+    reason: str
+    refused: bool = False
+
+
+Notice = Registered | Granted | VersionKnown | Ended
+Action = Send | Notice
+
+
+@dataclass(slots=True)
+class Unacknowledged:
+    """Results on their way."""
+
+    message: GroupResults
+    sent_s: float
+
+
+@dataclass(slots=True)
+class ActorDialogue:
+    """See the module's text."""
+
+    actor_id: str
+    incarnation: int
+    capacity_groups: int
+    host: str = ""
+    pid: int = 0
+    engine: str = ""
+    registered: bool = False
+    ended: bool = False
+    boot_id: str = ""
+    heartbeat_s: float = 2.0
+    version: PolicyVersion | None = None
+    held: dict[int, int] = field(default_factory=dict)
+    """Ordinal → lease epoch of the groups that the actor works on."""
+    unacknowledged: dict[int, Unacknowledged] = field(default_factory=dict)
+    _sequence: int = 0
+    _applied: PolicyVersion | None = None
+    _generated_tokens: int = 0
+    _heard_s: float = float("-inf")
+    _greeted_s: float = float("-inf")
+    _beat_s: float = float("-inf")
+
+    def handle(self, event: Event) -> list[Action]:
+        """What to do about `event`."""
+        match event:
+            case LearnerSaid():
+                self._heard_s = event.now_s
+                return [] if self.ended else self._heard(event.message, event.now_s)
+            case Results():
+                return self._results(event.results, event.now_s)
+            case Report():
+                self._applied, self._generated_tokens = event.applied, event.generated_tokens
+                return []
+            case Tick():
+                return self._tick(event.now_s)
+            case Leaving():
+                return [Send(Bye(event.reason))] if self.registered else []
+
+    def _heard(self, message: LearnerMessage, now_s: float) -> list[Action]:
+        match message:
+            case Welcome():
+                return self._welcome(message, now_s)
+            case Refused():
+                self.ended = True
+                return [Ended(message.reason, refused=True)]
+            case Bye():
+                self.ended, self.registered = True, False
+                return [Ended(message.reason)]
+            case Lease():
+                fresh = [leased for leased in message.groups if self._take(leased)]
+                lease = Lease(fresh, message.policy_version, message.deadline_s)
+                return [*self._know(message.policy_version), *([Granted(lease)] if fresh else [])]
+            case Ack():
+                if message.incarnation == self.incarnation:
+                    self.unacknowledged.pop(message.sequence, None)
+                return self._know(message.policy_version)
+            case Heartbeat():
+                return self._know(message.policy_version)
+
+    def _welcome(self, welcome: Welcome, now_s: float) -> list[Action]:
+        self.registered, self.heartbeat_s = True, welcome.heartbeat_s
+        self._beat_s = now_s
+        again = welcome.boot_id != self.boot_id
+        self.boot_id = welcome.boot_id
+        actions: list[Action] = [Registered(welcome), *self._know(welcome.policy_version)]
+        for waiting in self.unacknowledged.values():
+            if again or waiting.sent_s == float("-inf"):
+                waiting.sent_s = now_s
+                actions.append(Send(waiting.message))
+        return actions
+
+    def _take(self, leased: LeasedGroup) -> bool:
+        """Note a leased group; False when the actor works on it already."""
+        known = leased.ordinal in self.held
+        self.held[leased.ordinal] = max(leased.lease_epoch, self.held.get(leased.ordinal, 0))
+        return not known
+
+    def _know(self, version: PolicyVersion | None) -> list[Action]:
+        if version is None or (self.version is not None and version <= self.version):
+            return []
+        self.version = version
+        return [VersionKnown(version)]
+
+    def _results(self, results: list[GroupResult], now_s: float) -> list[Action]:
+        for result in results:
+            self.held.pop(result.ordinal, None)
+        message = GroupResults(self.actor_id, self.incarnation, self._sequence, results)
+        self._sequence += 1
+        self.unacknowledged[message.sequence] = Unacknowledged(message, now_s if self.registered else float("-inf"))
+        return [Send(message)] if self.registered else []
+
+    def _tick(self, now_s: float) -> list[Action]:
+        if self.ended:
+            return []
+        if self.registered and now_s - self._heard_s > SILENT_HEARTBEATS * self.heartbeat_s:
+            self.registered = False
+        if not self.registered:
+            if now_s - self._greeted_s < GREET_EVERY_S:
+                return []
+            self._greeted_s = now_s
+            held = sorted(self.held.items())
+            return [Send(Hello(self.actor_id, self.incarnation, self.capacity_groups, PROTOCOL, self.host, self.pid, self.engine, held))]
+        actions: list[Action] = []
+        if now_s - self._beat_s >= self.heartbeat_s:
+            self._beat_s = now_s
+            actions.append(Send(Heartbeat(self._applied, len(self.held), self._generated_tokens)))
+        for waiting in self.unacknowledged.values():
+            if now_s - waiting.sent_s >= RESEND_AFTER_S:
+                waiting.sent_s = now_s
+                actions.append(Send(waiting.message))
+        return actions

@@ -1,0 +1,345 @@
+"""The learner's side of the lease dialogue. Pure: events in, actions out.
+
+    Offer ──▶ offered ──grant──▶ open lease ──first outcome──▶ settled
+                 ▲                    │
+                 └──── expired ◀──────┘  deadline passed, or its actor fell silent, left, or came back without it
+
+Guarantees: an ordinal is settled once; every later result of it is a counted duplicate; a message of results is acknowledged only
+after `Settled`; what is granted again has a higher lease epoch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from protocol.codec import PROTOCOL
+from protocol.dialogue.sequences import SequenceSet
+from protocol.ledger import Ledger
+from protocol.messages import (
+    Ack,
+    ActorMessage,
+    Bye,
+    GroupResult,
+    GroupResults,
+    Heartbeat,
+    Hello,
+    Lease,
+    LeasedGroup,
+    LearnerMessage,
+    PolicyVersion,
+    Refused,
+    Welcome,
+)
+
+SILENT_HEARTBEATS = 3
+"""An actor that misses this many heartbeats has lost its leases."""
+
+# --- events -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSaid:
+    """A decoded message of a peer."""
+
+    peer: bytes
+    message: ActorMessage
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Groups that may be leased now."""
+
+    groups: Sequence[LeasedGroup]
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A newer policy version is served."""
+
+    version: PolicyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The learner has taken in the results of this message; it may be acknowledged."""
+
+    actor_id: str
+    incarnation: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The run ends."""
+
+    reason: str
+
+
+Event = ActorSaid | Offer | Published | Settled | Tick | Closing
+
+# --- actions ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a peer."""
+
+    peer: bytes
+    message: LearnerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """First outcomes, for the learner to take in and then to settle. May be empty: the message still wants its acknowledgement."""
+
+    actor_id: str
+    incarnation: int
+    sequence: int
+    results: list[GroupResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Something that people should see."""
+
+    event: str
+    actor_id: str
+    detail: str = ""
+
+
+Action = Send | Intake | Log
+
+# --- state --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Actor:
+    """What the learner knows of one registered actor."""
+
+    actor_id: str
+    incarnation: int
+    peer: bytes
+    capacity_groups: int
+    last_heard_s: float
+    last_sent_s: float
+    host: str = ""
+    pid: int = 0
+    engine: str = ""
+    applied: PolicyVersion | None = None
+    generated_tokens: int = 0
+    held: set[int] = field(default_factory=set)
+    """Ordinals of its open leases."""
+    received: SequenceSet = field(default_factory=SequenceSet)
+    acknowledged: SequenceSet = field(default_factory=SequenceSet)
+
+
+@dataclass(slots=True)
+class OpenLease:
+    """A granted lease without an outcome."""
+
+    leased: LeasedGroup
+    actor_id: str
+    deadline_s: float
+
+
+class LearnerDialogue:
+    """See the module's text."""
+
+    def __init__(self, run_id: str, boot_id: str, version: PolicyVersion, heartbeat_s: float = 2.0, lease_deadline_s: float = 300.0) -> None:
+        self.run_id, self.boot_id, self.version = run_id, boot_id, version
+        self.heartbeat_s, self.lease_deadline_s = heartbeat_s, lease_deadline_s
+        self.ledger = Ledger()
+        self.actors: dict[str, Actor] = {}
+        self.offered: deque[LeasedGroup] = deque()
+        self.open: dict[int, OpenLease] = {}
+        self.granted: set[int] = set()
+        """Ordinals that were leased at least once and have no outcome yet."""
+        self.settled = SequenceSet()
+        self._incarnations: dict[str, int] = {}
+        self._finished: dict[tuple[str, int], tuple[SequenceSet, SequenceSet]] = {}
+        self._closing = False
+
+    def handle(self, event: Event) -> list[Action]:
+        """What to do about `event`."""
+        match event:
+            case ActorSaid():
+                return self._heard(event)
+            case Offer():
+                self.offered.extend(event.groups)
+                return self._grant(event.now_s)
+            case Published():
+                self.version = max(self.version, event.version)
+                return []
+            case Settled():
+                return self._acknowledge(event)
+            case Tick():
+                return self._tick(event.now_s)
+            case Closing():
+                self._closing = True
+                return [Send(actor.peer, Bye(event.reason)) for actor in self.actors.values()]
+
+    # --- what actors say ---
+
+    def _heard(self, event: ActorSaid) -> list[Action]:
+        message = event.message
+        if isinstance(message, Hello):
+            return self._hello(event.peer, message, event.now_s)
+        actor = next((actor for actor in self.actors.values() if actor.peer == event.peer), None)
+        if actor is None:
+            # Silence makes it say Hello again, which tells it the learner's boot id.
+            return [Log("message of an unregistered actor", "", type(message).__name__)]
+        actor.last_heard_s = event.now_s
+        match message:
+            case GroupResults():
+                return self._results(actor, message, event.now_s)
+            case Heartbeat():
+                actor.applied = message.policy_version or actor.applied
+                actor.generated_tokens = message.generated_tokens
+                return []
+            case Bye():
+                return [Log("actor left", actor.actor_id, message.reason), *self._remove(actor, event.now_s)]
+
+    def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
+        if hello.protocol[0] != PROTOCOL[0]:
+            reason = f"the actor speaks protocol {hello.protocol[0]}.{hello.protocol[1]}, the learner {PROTOCOL[0]}.{PROTOCOL[1]}; use one rba version"
+            return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
+        newest = self._incarnations.get(hello.actor_id, -1)
+        if hello.incarnation < newest:
+            reason = f"incarnation {newest} of {hello.actor_id} is registered, this one is {hello.incarnation}"
+            return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
+        actions: list[Action] = []
+        known = self.actors.get(hello.actor_id)
+        held = {ordinal for ordinal, epoch in hello.held if self._holds(hello.actor_id, ordinal, epoch)}
+        if known is not None:
+            same = known.incarnation == hello.incarnation
+            actions += self._remove(known, now_s, keep=held if same else set())
+        received, acknowledged = self._finished.pop((hello.actor_id, hello.incarnation), (SequenceSet(), SequenceSet()))
+        self._incarnations[hello.actor_id] = hello.incarnation
+        actor = Actor(
+            hello.actor_id, hello.incarnation, peer, hello.capacity_groups, now_s, now_s, hello.host, hello.pid, hello.engine,
+            held=held if known is not None and known.incarnation == hello.incarnation else set(),
+            received=received, acknowledged=acknowledged,
+        )  # fmt: skip
+        self.actors[hello.actor_id] = actor
+        if self._closing:
+            return [*actions, Send(peer, Bye("the run has ended"))]
+        welcome = Welcome(self.run_id, self.boot_id, self.version, self.heartbeat_s, PROTOCOL)
+        return [*actions, Send(peer, welcome), Log("actor registered", hello.actor_id, hello.engine), *self._grant(now_s)]
+
+    def _holds(self, actor_id: str, ordinal: int, epoch: int) -> bool:
+        lease = self.open.get(ordinal)
+        return lease is not None and lease.actor_id == actor_id and lease.leased.lease_epoch == epoch
+
+    def _results(self, actor: Actor, message: GroupResults, now_s: float) -> list[Action]:
+        if message.actor_id != actor.actor_id or message.incarnation != actor.incarnation:
+            self.ledger.received += len(message.results)
+            self.ledger.rejected["foreign"] += len(message.results)
+            return [Log("results under another actor's name", actor.actor_id, message.actor_id)]
+        if message.sequence in actor.acknowledged:
+            self.ledger.received += len(message.results)
+            self.ledger.duplicate += len(message.results)
+            return [Send(actor.peer, Ack(actor.incarnation, message.sequence, self.version))]
+        if not actor.received.add(message.sequence):
+            self.ledger.received += len(message.results)
+            self.ledger.duplicate += len(message.results)
+            return []
+        first = [result for result in message.results if self._enter(result)]
+        return [Intake(actor.actor_id, actor.incarnation, message.sequence, first), *self._grant(now_s)]
+
+    def _enter(self, result: GroupResult) -> bool:
+        """Count one result; True when it is the first outcome of its ordinal."""
+        self.ledger.received += 1
+        if result.ordinal in self.settled:
+            self.ledger.duplicate += 1
+            return False
+        if result.ordinal not in self.granted:
+            self.ledger.rejected["unknown_ordinal"] += 1
+            return False
+        self.ledger.unique += 1
+        self.ledger.queued += 1
+        self.settled.add(result.ordinal)
+        self.granted.discard(result.ordinal)
+        lease = self.open.pop(result.ordinal, None)
+        if lease is None:
+            self.offered = deque(waiting for waiting in self.offered if waiting.ordinal != result.ordinal)
+        else:
+            self._close_lease(lease)
+            self.ledger.settled += 1
+        return True
+
+    def _acknowledge(self, event: Settled) -> list[Action]:
+        actor = self.actors.get(event.actor_id)
+        if actor is None or actor.incarnation != event.incarnation:
+            finished = self._finished.get((event.actor_id, event.incarnation))
+            if finished is not None:
+                finished[1].add(event.sequence)
+            return []
+        actor.acknowledged.add(event.sequence)
+        return [Send(actor.peer, Ack(event.incarnation, event.sequence, self.version))]
+
+    # --- leases ---
+
+    def _grant(self, now_s: float) -> list[Action]:
+        """Lease what is offered to the actors with the most room, one group at a time."""
+        grants: dict[str, list[LeasedGroup]] = {}
+        while self.offered and not self._closing:
+            actor = max(self.actors.values(), key=lambda actor: actor.capacity_groups - len(actor.held), default=None)
+            if actor is None or len(actor.held) >= actor.capacity_groups:
+                break
+            leased = self.offered.popleft()
+            actor.held.add(leased.ordinal)
+            self.open[leased.ordinal] = OpenLease(leased, actor.actor_id, now_s + self.lease_deadline_s)
+            self.granted.add(leased.ordinal)
+            self.ledger.leased += 1
+            self.ledger.outstanding += 1
+            grants.setdefault(actor.actor_id, []).append(leased)
+        return [Send(self.actors[name].peer, Lease(groups, self.version, self.lease_deadline_s)) for name, groups in grants.items()]
+
+    def _close_lease(self, lease: OpenLease) -> None:
+        self.ledger.outstanding -= 1
+        holder = self.actors.get(lease.actor_id)
+        if holder is not None:
+            holder.held.discard(lease.leased.ordinal)
+
+    def _expire(self, ordinal: int) -> None:
+        """A lease ends without an outcome; its group is offered again, before all others, with a higher epoch."""
+        lease = self.open.pop(ordinal)
+        self._close_lease(lease)
+        self.ledger.expired += 1
+        self.offered.appendleft(msgspec.structs.replace(lease.leased, lease_epoch=lease.leased.lease_epoch + 1))
+
+    def _remove(self, actor: Actor, now_s: float, keep: set[int] | None = None) -> list[Action]:
+        """Forget an actor; its leases expire but for those in `keep`."""
+        del self.actors[actor.actor_id]
+        self._finished[(actor.actor_id, actor.incarnation)] = (actor.received, actor.acknowledged)
+        for ordinal in sorted(actor.held - (keep or set()), reverse=True):
+            self._expire(ordinal)
+        return self._grant(now_s)
+
+    def _tick(self, now_s: float) -> list[Action]:
+        actions: list[Action] = []
+        for actor in list(self.actors.values()):
+            silent_s = now_s - actor.last_heard_s
+            if silent_s > SILENT_HEARTBEATS * self.heartbeat_s:
+                actions += [Log("actor silent", actor.actor_id, f"{silent_s:.1f} s"), *self._remove(actor, now_s)]
+            elif now_s - actor.last_sent_s >= self.heartbeat_s:
+                actor.last_sent_s = now_s
+                actions.append(Send(actor.peer, Heartbeat(self.version)))
+        late = [ordinal for ordinal, lease in self.open.items() if now_s > lease.deadline_s]
+        for ordinal in late:
+            actions.append(Log("lease expired", self.open[ordinal].actor_id, f"ordinal {ordinal}"))
+            self._expire(ordinal)
+        return actions + self._grant(now_s)

@@ -1,0 +1,318 @@
+"""The lease dialogue over ZeroMQ: a ROUTER at the learner, a DEALER at each rollout actor, one I/O thread each.
+
+The dialogues decide, the threads carry: a thread owns its socket and its dialogue, and the rest of the process talks to it through
+a mailbox. An error in a thread ends the link and surfaces in `raise_if_failed` and in whoever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import zmq
+
+from protocol import logs, sockets
+from protocol.codec import ACTOR_CODEC, DIALOGUE_CAP_BYTES, LEARNER_CODEC, encode
+from protocol.dialogue import actor as acting
+from protocol.dialogue import learner as learning
+from protocol.dialogue.learner import Intake, LearnerDialogue
+from protocol.errors import ProtocolError, RbaError
+from protocol.ledger import Ledger
+from protocol.messages import GroupResult, LeasedGroup, PolicyVersion
+from protocol.wakeup import Mailbox
+
+TICK_MS = 200
+CLOSE_S = 5.0
+
+
+class LinkFailed(RbaError):
+    """The I/O thread of a link ended with an error."""
+
+
+class _Loop:
+    """A thread that polls one socket and one mailbox until it is told to end."""
+
+    def __init__(self, name: str) -> None:
+        self.context: sockets.Context = zmq.Context()
+        self.failure: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def raise_if_failed(self) -> None:
+        """Raise what ended the thread."""
+        if self.failure is not None:
+            raise LinkFailed(f"{self._thread.name}: {self.failure}") from self.failure
+
+    def join(self, timeout_s: float) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001 - it surfaces in raise_if_failed and in on_failure
+            self.failure = error
+            logs.get_logger("link").error("link failed", exc_info=True)
+        finally:
+            self._on_end()
+            self.context.destroy(linger=200)
+
+    def _run(self) -> None:
+        raise AssertionError("a link has a loop")
+
+    def _on_end(self) -> None:
+        raise AssertionError("a link has an end")
+
+
+class LearnerLink(_Loop):
+    """The learner's end. Every method is thread-safe.
+
+    `intakes` yields what came in for the first time; the learner settles each, which acknowledges it. None in it means that the
+    link ended.
+    """
+
+    def __init__(self, bind: str, port: int, dialogue: LearnerDialogue) -> None:
+        super().__init__("learner link")
+        self.intakes: queue.Queue[Intake | None] = queue.Queue()
+        self._dialogue = dialogue
+        self._log = logs.get_logger("link")
+        self._mailbox: Mailbox[learning.Event] = Mailbox(self.context)
+        self._socket, self.endpoint = sockets.router(self.context, bind, port, DIALOGUE_CAP_BYTES, "network.pairs_port")
+        self._lock = threading.Lock()
+        self._status: dict[str, Any] = {}
+        self._ledger = Ledger()
+        self._refresh(time.monotonic())
+
+    def offer(self, groups: Sequence[LeasedGroup]) -> None:
+        """Groups that may be leased now."""
+        self._mailbox.put(learning.Offer(groups, time.monotonic()))
+
+    def publish(self, version: PolicyVersion) -> None:
+        """A newer version is served; actors hear of it with their next message."""
+        self._mailbox.put(learning.Published(version))
+
+    def settle(self, intake: Intake) -> None:
+        """`intake` is safe with the learner: acknowledge it."""
+        self._mailbox.put(learning.Settled(intake.actor_id, intake.incarnation, intake.sequence))
+
+    def status(self) -> dict[str, Any]:
+        """Registered actors and what is out: ``{"actors": [...], "offered", "outstanding"}``."""
+        with self._lock:
+            return copy.deepcopy(self._status)
+
+    def ledger(self) -> Ledger:
+        """The link's share of the ledger, as of the last event: leases, and results received, unique, duplicate, rejected."""
+        with self._lock:
+            return copy.deepcopy(self._ledger)
+
+    def close(self, reason: str) -> None:
+        """Say Bye to every actor and end the thread."""
+        self._mailbox.put(learning.Closing(reason))
+        self.join(CLOSE_S)
+
+    def _run(self) -> None:
+        """Consumes actors' messages and mailbox events. Produces intakes, leases, acks. Waits for either. Unblocked by a message, the mailbox or a tick."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._mailbox.socket, zmq.POLLIN)
+        ticked_s = time.monotonic()
+        while not self._stop.is_set():
+            poller.poll(TICK_MS)
+            events = self._mailbox.take()
+            self._act(events)
+            self._receive()
+            now_s = time.monotonic()
+            if now_s - ticked_s >= TICK_MS / 1000:
+                ticked_s = now_s
+                self._act([learning.Tick(now_s)])
+            self._refresh(now_s)
+            if any(isinstance(event, learning.Closing) for event in events):
+                return
+
+    def _receive(self) -> None:
+        for _ in range(256):  # then the mailbox has its turn
+            try:
+                peer, *frames = self._socket.recv_multipart(flags=zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                message, _ = ACTOR_CODEC.decode(frames)
+            except ProtocolError as error:
+                self._log.warning("message refused", error=str(error), kind=type(error).__name__)
+                continue
+            self._act([learning.ActorSaid(peer, message, time.monotonic())])
+
+    def _act(self, events: Sequence[learning.Event]) -> None:
+        for event in events:
+            for action in self._dialogue.handle(event):
+                match action:
+                    case learning.Send():
+                        sockets.send(self._socket, encode(action.message))
+                    case learning.Intake():
+                        # The counts are current before the learner sees what they count.
+                        self._refresh(time.monotonic())
+                        self.intakes.put(action)
+                    case learning.Log():
+                        self._log.info(action.event, actor=action.actor_id, detail=action.detail)
+
+    def _refresh(self, now_s: float) -> None:
+        dialogue = self._dialogue
+        actors = [
+            {
+                "id": actor.actor_id,
+                "incarnation": actor.incarnation,
+                "host": actor.host,
+                "pid": actor.pid,
+                "engine": actor.engine,
+                "policy_version": str(actor.applied) if actor.applied else None,
+                "last_heartbeat_s": round(now_s - actor.last_heard_s, 3),
+                "held_groups": len(actor.held),
+                "generated_tokens": actor.generated_tokens,
+            }
+            for actor in dialogue.actors.values()
+        ]
+        with self._lock:
+            self._status = {"actors": actors, "offered": len(dialogue.offered), "outstanding": len(dialogue.open)}
+            self._ledger = copy.deepcopy(dialogue.ledger)
+
+    def _on_end(self) -> None:
+        self._mailbox.close()
+        self.intakes.put(None)
+
+
+class ActorLink(_Loop):
+    """A rollout actor's end. Made and awaited in an asyncio loop; the other methods are thread-safe."""
+
+    def __init__(self, endpoint: str, actor_id: str, incarnation: int, capacity_groups: int, *, host: str = "", pid: int = 0, engine: str = "") -> None:
+        super().__init__(f"link of {actor_id}")
+        self._dialogue = acting.ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
+        self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
+        self._socket = sockets.dealer(self.context, endpoint, DIALOGUE_CAP_BYTES, f"{actor_id}/{incarnation}".encode())
+        self._log = logs.get_logger("link")
+        self._loop = asyncio.get_running_loop()
+        self._notices: asyncio.Queue[acting.Notice] = asyncio.Queue()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._lock = threading.Lock()
+        self._sending = 0
+        """Messages of results that are not acknowledged yet."""
+
+    async def next_event(self) -> acting.Notice:
+        """The next notice. Raises `LinkFailed` when the link ended with an error."""
+        notice = await self._notices.get()
+        self.raise_if_failed()
+        return notice
+
+    def send_results(self, results: list[GroupResult]) -> None:
+        """Hand over outcomes; they are sent until they are acknowledged. What is too large for one message goes in several."""
+        for part in split(results):
+            with self._lock:
+                self._sending += 1
+                self._mailbox.put(acting.Results(part, time.monotonic()))
+            self._call(self._drained.clear)
+
+    def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
+        """What the next heartbeats tell."""
+        self._mailbox.put(acting.Report(applied, generated_tokens))
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages of results without an acknowledgement."""
+        with self._lock:
+            return self._sending
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until every result is acknowledged; False when that takes longer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.unacknowledged:
+                    await self._drained.wait()
+                    if self.unacknowledged:
+                        self._drained.clear()
+        except TimeoutError:
+            return False
+        self.raise_if_failed()
+        return True
+
+    def close(self, reason: str = "") -> None:
+        """Say Bye and end the thread."""
+        self._mailbox.put(acting.Leaving(reason))
+        self.join(CLOSE_S)
+
+    def _run(self) -> None:
+        """Consumes the learner's messages and mailbox events. Produces notices, results, heartbeats. Unblocked by either, or a tick."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._mailbox.socket, zmq.POLLIN)
+        self._act([acting.Tick(time.monotonic())])
+        while not self._stop.is_set():
+            poller.poll(TICK_MS)
+            events = self._mailbox.take()
+            self._act(events)
+            self._receive()
+            self._act([acting.Tick(time.monotonic())])
+            self._count()
+            if any(isinstance(event, acting.Leaving) for event in events):
+                return
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frames = self._socket.recv_multipart(flags=zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                message, _ = LEARNER_CODEC.decode(frames)
+            except ProtocolError as error:
+                self._log.warning("message refused", error=str(error), kind=type(error).__name__)
+                continue
+            self._act([acting.LearnerSaid(message, time.monotonic())])
+
+    def _act(self, events: Sequence[acting.Event]) -> None:
+        for event in events:
+            for action in self._dialogue.handle(event):
+                if isinstance(action, acting.Send):
+                    sockets.send(self._socket, encode(action.message))
+                else:
+                    self._call(self._notices.put_nowait, action)
+
+    def _count(self) -> None:
+        with self._lock:
+            self._sending = len(self._dialogue.unacknowledged) + self._mailbox.waiting(acting.Results)
+            drained = self._sending == 0
+        if drained:
+            self._call(self._drained.set)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _on_end(self) -> None:
+        self._mailbox.close()
+        self._call(self._drained.set)
+        if self.failure is not None:
+            self._call(self._notices.put_nowait, acting.Ended(str(self.failure)))
+
+
+def split(results: list[GroupResult], cap_bytes: int = DIALOGUE_CAP_BYTES // 2) -> list[list[GroupResult]]:
+    """Parts that each fit into one message."""
+    parts: list[list[GroupResult]] = []
+    room = 0
+    for result in results:
+        size = len(msgspec.msgpack.encode(result))
+        if not parts or size > room:
+            parts.append([])
+            room = cap_bytes
+        parts[-1].append(result)
+        room -= size
+    return parts

@@ -1,0 +1,191 @@
+"""Every metric of rba, in one catalogue, and the exporter that a process serves them from.
+
+Names follow Prometheus: prefix `rba_`, base units, `_total` on counters. `_seconds_total{reason}` metrics add up waiting times.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from dataclasses import dataclass
+from typing import Literal
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from protocol.errors import RbaError, UserError
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+LAGS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
+REWARDS = (-10, -5, -3, -2, -1, -0.5, -0.25, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 2, 3, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of the catalogue."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    exporters: tuple[str, ...]
+    """Roles that export it."""
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = SECONDS
+
+
+LEARNER, ROLLOUT, REWARD, STORE, FETCHER, SUPERVISOR = "learner", "rollout", "reward", "weight_store", "fetcher", "supervisor"
+ALL = (LEARNER, ROLLOUT, REWARD, STORE, FETCHER, SUPERVISOR)
+
+CATALOGUE: tuple[Metric, ...] = (
+    Metric("rba_build_info", "gauge", "1, with the version of rba and of Python as labels.", ALL, ("version", "python")),
+    # The ledgers, counted in group results; pairs beside them.
+    Metric("rba_leases_granted_total", "counter", "Leases granted, one a group; a group that is granted again counts again.", (LEARNER,)),
+    Metric("rba_leases_settled_total", "counter", "Leases that ended with an outcome.", (LEARNER,)),
+    Metric("rba_leases_expired_total", "counter", "Leases that ended without an outcome and were granted again.", (LEARNER,)),
+    Metric("rba_groups_leased", "gauge", "Leases that are out now.", (LEARNER,)),
+    Metric("rba_results_received_total", "counter", "Group results that arrived.", (LEARNER,)),
+    Metric("rba_results_unique_total", "counter", "Group results that were the first of their ordinal.", (LEARNER,)),
+    Metric("rba_results_duplicate_total", "counter", "Group results of an ordinal that had one already.", (LEARNER,)),
+    Metric("rba_results_rejected_total", "counter", "Group results that were refused.", (LEARNER,), ("reason",)),
+    Metric("rba_results_trained_total", "counter", "Group results that changed the weights.", (LEARNER,)),
+    Metric("rba_results_dropped_total", "counter", "Unique group results that train nobody.", (LEARNER,), ("reason",)),
+    Metric("rba_results_queued", "gauge", "Group results that wait for a step.", (LEARNER,)),
+    Metric("rba_pairs_received_total", "counter", "Preference pairs that arrived.", (LEARNER,)),
+    Metric("rba_pairs_unique_total", "counter", "Preference pairs of unique group results.", (LEARNER,)),
+    Metric("rba_pairs_duplicate_total", "counter", "Preference pairs of duplicate group results.", (LEARNER,)),
+    Metric("rba_pairs_rejected_total", "counter", "Preference pairs of refused group results.", (LEARNER,), ("reason",)),
+    Metric("rba_pairs_trained_total", "counter", "Preference pairs that changed the weights.", (LEARNER,)),
+    Metric("rba_pairs_dropped_total", "counter", "Preference pairs that train nobody.", (LEARNER,), ("reason",)),
+    Metric("rba_pairs_queued", "gauge", "Preference pairs that wait for a step.", (LEARNER,)),
+    Metric("rba_group_outcomes_total", "counter", "Outcomes of leased groups.", (LEARNER, ROLLOUT), ("outcome",)),
+    # Versions and lag.
+    Metric("rba_policy_lag_versions", "histogram", "Learner steps between sampling and training of a group's pairs.", (LEARNER,), (), LAGS),
+    Metric("rba_policy_version", "gauge", "Step of the policy version that this role holds.", (LEARNER, ROLLOUT, STORE, FETCHER), ("role",)),
+    # Rollout.
+    Metric("rba_completions_total", "counter", "Completions sampled, by how they ended.", (ROLLOUT,), ("finish_reason",)),
+    Metric("rba_generated_tokens_total", "counter", "Tokens sampled.", (ROLLOUT,)),
+    Metric("rba_generation_seconds", "histogram", "Time to sample all voices of a group.", (ROLLOUT,)),
+    Metric("rba_generation_pause_seconds", "histogram", "Pause of generation while a policy version is applied.", (ROLLOUT,)),
+    Metric("rba_actor_idle_seconds_total", "counter", "Time that a rollout actor had nothing to sample.", (ROLLOUT,), ("reason",)),
+    Metric("rba_reward", "histogram", "Rewards of sampled completions.", (ROLLOUT,), (), REWARDS),
+    Metric("rba_speaker_reward", "gauge", "Mean reward of recent completions, by voice.", (ROLLOUT,), ("speaker",)),
+    Metric("rba_reward_gap", "gauge", "Mean reward of the group minus that of this voice, recently.", (ROLLOUT,), ("speaker",)),
+    Metric("rba_speaker_consistency", "gauge", "Share of pairs of voices with equal sampled answers, recently.", (ROLLOUT,)),
+    # Rewards.
+    Metric("rba_reward_request_seconds", "histogram", "Time of one reward request, retries included.", (ROLLOUT,)),
+    Metric("rba_reward_errors_total", "counter", "Reward requests or items that failed.", (ROLLOUT, REWARD), ("kind",)),
+    Metric("rba_reward_items_total", "counter", "Items scored.", (REWARD,)),
+    Metric("rba_reward_batch_items", "histogram", "Items that were scored together.", (REWARD,), (), (1, 2, 4, 8, 16, 32, 64, 128, 256)),
+    Metric("rba_reward_batch_seconds", "histogram", "Time to score one batch.", (REWARD,)),
+    Metric("rba_reward_queue_items", "gauge", "Items that wait to be scored.", (REWARD,)),
+    # Learner.
+    Metric("rba_learner_steps_total", "counter", "Optimiser steps.", (LEARNER,)),
+    Metric("rba_learner_step_seconds", "histogram", "Time of a step, by phase.", (LEARNER,), ("phase",)),
+    Metric("rba_learner_idle_seconds_total", "counter", "Time that the learner waited.", (LEARNER,), ("reason",)),
+    Metric("rba_learner_last_step_timestamp_seconds", "gauge", "When the last step ended.", (LEARNER,)),
+    Metric("rba_loss", "gauge", "Loss of the last step, by term.", (LEARNER,), ("term",)),
+    Metric("rba_preference_margin", "gauge", "Mean β log V+ − β log V− of the last step.", (LEARNER,)),
+    Metric("rba_preference_accuracy", "gauge", "Share of pairs whose margin is positive, last step.", (LEARNER,)),
+    Metric("rba_sampler_logprob_gap", "gauge", "Mean absolute difference of the sampler's and the learner's token log-probabilities.", (LEARNER,)),
+    Metric("rba_grad_norm", "gauge", "Gradient norm before clipping, last step.", (LEARNER,)),
+    Metric("rba_learning_rate", "gauge", "Learning rate of the last step.", (LEARNER,)),
+    Metric("rba_nonfinite_steps_total", "counter", "Steps skipped, for a loss or gradient was not finite.", (LEARNER,)),
+    Metric("rba_checkpoint_seconds", "histogram", "Time to write a checkpoint.", (LEARNER,)),
+    Metric("rba_checkpoint_last_success_timestamp_seconds", "gauge", "When the last checkpoint was committed.", (LEARNER,)),
+    Metric("rba_evaluation", "gauge", "Figures of the last held-out evaluation.", (LEARNER,), ("suite", "metric")),
+    Metric("rba_actors", "gauge", "Rollout actors that are registered.", (LEARNER,)),
+    # Weights.
+    Metric("rba_weight_push_seconds", "histogram", "Time of one stage of a push: gather (learner), fetch (fetcher), apply (rollout).", ALL, ("stage",)),
+    Metric("rba_weight_pushes_total", "counter", "Policy versions published, fetched or applied.", (LEARNER, FETCHER, ROLLOUT)),
+    Metric("rba_weight_bytes_total", "counter", "Bytes of weights served or pulled.", (STORE, FETCHER)),
+    Metric("rba_weight_chunk_errors_total", "counter", "Chunks that failed their checksum and were asked again.", (FETCHER,)),
+    # Supervisor.
+    Metric("rba_processes", "gauge", "Processes that run.", (SUPERVISOR,), ("role",)),
+)
+
+_BY_NAME = {metric.name: metric for metric in CATALOGUE}
+
+
+class UnknownMetric(RbaError):
+    """A name, label or role that the catalogue does not have: a bug of the caller."""
+
+
+class Metrics:
+    """The metrics of one process, in a registry of its own. Thread-safe."""
+
+    def __init__(self, role: str, process_id: str = "") -> None:
+        self.role, self.process_id = role, process_id
+        self.registry = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
+        prometheus_client.PlatformCollector(registry=self.registry)
+        self._collectors: dict[str, Counter | Gauge | Histogram] = {
+            metric.name: _collector(metric, self.registry) for metric in CATALOGUE if role in metric.exporters
+        }
+        self._server: tuple[object, threading.Thread] | None = None
+        self.set("rba_build_info", 1, version=_version(), python=platform.python_version())
+
+    def inc(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        found = self._find(name, labels)
+        assert isinstance(found, Counter), f"{name} is no counter"  # noqa: S101 - a bug of the caller
+        found.inc(value)
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        found = self._find(name, labels)
+        assert isinstance(found, Gauge), f"{name} is no gauge"  # noqa: S101 - a bug of the caller
+        found.set(value)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add an observation to a histogram."""
+        found = self._find(name, labels)
+        assert isinstance(found, Histogram), f"{name} is no histogram"  # noqa: S101 - a bug of the caller
+        found.observe(value)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return prometheus_client.generate_latest(self.registry)
+
+    def serve(self, bind: str = "127.0.0.1", port: int = 0) -> str:
+        """Serve `/metrics` from a thread of its own and return its URL. Port 0 takes a free one."""
+        try:
+            server, thread = prometheus_client.start_http_server(port, bind, registry=self.registry)
+        except OSError as error:
+            raise UserError(f"port {port} cannot be listened on ({error.strerror})", where=f"metrics of {self.role}", fix="choose another port") from error
+        self._server = (server, thread)
+        return f"http://{bind}:{server.server_port}/metrics"
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            server, thread = self._server
+            server.shutdown()  # type: ignore[attr-defined]
+            server.server_close()  # type: ignore[attr-defined]
+            thread.join(5)
+            self._server = None
+
+    def _find(self, name: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
+        found = self._collectors.get(name)
+        if found is None:
+            raise UnknownMetric(f"{name} is not in the catalogue of a {self.role}")
+        expected = _BY_NAME[name].labels
+        if set(labels) != set(expected):
+            raise UnknownMetric(f"{name} has the labels {list(expected)}, not {sorted(labels)}")
+        return found.labels(**labels) if expected else found
+
+
+def _collector(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    if metric.kind == "counter":
+        return Counter(metric.name, metric.meaning, metric.labels, registry=registry)
+    if metric.kind == "gauge":
+        return Gauge(metric.name, metric.meaning, metric.labels, registry=registry)
+    return Histogram(metric.name, metric.meaning, metric.labels, registry=registry, buckets=metric.buckets)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("rba")
+    except metadata.PackageNotFoundError:
+        return "unknown"

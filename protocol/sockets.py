@@ -1,0 +1,68 @@
+"""ZeroMQ sockets as rba wants them: bounded, with heartbeats, and errors that say which port."""
+
+from __future__ import annotations
+
+import zmq
+
+from protocol.errors import UserError
+
+HEARTBEAT_MS = 2_000
+HEARTBEAT_TIMEOUT_MS = 10_000
+RECONNECT_MS = 100
+RECONNECT_MAX_MS = 1_000
+Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+
+
+def _common(socket: Socket, cap_bytes: int) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IPV6, 1)
+    # Per frame, and an oversize frame disconnects its sender; the codec sums over the frames.
+    socket.setsockopt(zmq.MAXMSGSIZE, cap_bytes)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+
+
+def router(context: Context, bind: str, port: int, cap_bytes: int, what: str) -> tuple[Socket, str]:
+    """A listening ROUTER and its endpoint. Port 0 takes a free one. Raises `UserError` when the port cannot be had."""
+    socket = context.socket(zmq.ROUTER)
+    _common(socket, cap_bytes)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    host = f"[{bind}]" if ":" in bind else bind
+    try:
+        socket.bind(f"tcp://{host}:{port or '*'}")
+    except zmq.ZMQError as error:
+        socket.close()
+        fix = "choose another port (0 takes a free one), or end the process that has it"
+        raise UserError(f"cannot listen on {bind}:{port} ({error.strerror})", where=what, fix=fix) from error
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)  # noqa: S101 - narrows pyzmq's union
+    return socket, endpoint.rstrip(b"\0").decode()
+
+
+def dealer(context: Context, endpoint: str, cap_bytes: int, identity: bytes = b"") -> Socket:
+    """A connecting DEALER. Nothing is queued for a connection that is not up."""
+    socket = context.socket(zmq.DEALER)
+    _common(socket, cap_bytes)
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    if identity:
+        socket.setsockopt(zmq.IDENTITY, identity)
+    socket.connect(endpoint)
+    return socket
+
+
+def send(socket: Socket, frames: list[bytes | memoryview]) -> bool:
+    """Send without waiting; False when the peer is gone or its queue is full. What matters is sent again."""
+    try:
+        socket.send_multipart(frames, flags=zmq.DONTWAIT, copy=True)
+    except zmq.Again:
+        return False
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EHOSTUNREACH:
+            return False
+        raise
+    return True

@@ -1,0 +1,218 @@
+"""The node fetcher: brings policy versions to its node once, whoever on the node asks for them.
+
+    rollout actor ──FetchRequest──▶ fetcher ──ManifestRequest, ChunkRequest──▶ weight store
+                  ◀────Fetched─────          ◀──────Manifest, Chunk──────────
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket as hosts
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from protocol import logs, sockets
+from protocol.codec import DIALOGUE_CAP_BYTES, WEIGHTS_CAP_BYTES, WEIGHTS_CODEC, encode
+from protocol.errors import ProtocolError, RbaError
+from protocol.messages import Fetched, FetchRequest, NotServed, PolicyVersion
+from protocol.metrics import Metrics
+from protocol.role import RoleDescription
+from protocol.wakeup import Mailbox
+from protocol.weights.files import directory_of, open_version, prune
+from protocol.weights.pull import Pull, PullStopped, VersionGone
+
+KEEP = 2
+"""Versions that stay in shared memory: the one that is applied, and the one before."""
+TICK_MS = 200
+Answer = Fetched | NotServed
+
+
+class NodeFetcher:
+    """Role `fetcher`. Two threads: `run` answers actors, one pulls."""
+
+    def __init__(self, store_endpoint: str, root: Path, bind: str = "127.0.0.1", run_dir: Path | None = None, index: int = 0) -> None:
+        self._id = f"fetcher-{index}"
+        logs.configure(run_dir, self._id)
+        self._root, self._store_endpoint = root, store_endpoint
+        self._context: sockets.Context = zmq.Context()
+        self._socket, self._endpoint = sockets.router(self._context, bind, 0, DIALOGUE_CAP_BYTES, "the node fetcher")
+        self._mailbox: Mailbox[Answer] = Mailbox(self._context)
+        self._wanted: queue.Queue[PolicyVersion | None] = queue.Queue()
+        self._metrics = Metrics("fetcher", self._id)
+        self._metrics_url = self._metrics.serve(bind)
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._asking: dict[bytes, PolicyVersion] = {}
+        self._held: Fetched | None = None
+        self._pulling = False
+        self._pulls = 0
+        self._log = logs.get_logger("fetcher")
+
+    def describe(self) -> RoleDescription:
+        """Where it can be found."""
+        return {
+            "role": "fetcher",
+            "id": self._id,
+            "pid": os.getpid(),
+            "host": hosts.gethostname(),
+            "endpoints": {"fetcher": self._endpoint},
+            "metrics_url": self._metrics_url,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Consumes actors' requests and finished pulls. Produces answers. Waits for either. Unblocked by `stop`, within a tick."""
+        puller = threading.Thread(target=self._pull_loop, name="fetcher pull", daemon=True)
+        puller.start()
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._mailbox.socket, zmq.POLLIN)
+        try:
+            while not self._stop.is_set():
+                poller.poll(TICK_MS)
+                self._finished(self._mailbox.take())
+                self._requests()
+                if self._failure is not None:
+                    raise self._failure
+            return {"pulls": self._pulls}
+        finally:
+            self._stop.set()
+            self._wanted.put(None)
+            puller.join(5)
+            self._mailbox.close()
+            self._context.destroy(linger=0)
+            self._metrics.close()
+
+    def status(self) -> dict[str, Any]:
+        """The version in shared memory."""
+        return {"policy_version": str(self._held.policy_version) if self._held else None, "pulls": self._pulls}
+
+    def stop(self, reason: str) -> None:
+        """End `run`."""
+        self._log.info("stopping", reason=reason)
+        self._stop.set()
+
+    def _requests(self) -> None:
+        while True:
+            try:
+                peer, *frames = self._socket.recv_multipart(flags=zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            try:
+                message, _ = WEIGHTS_CODEC.decode(frames)
+            except ProtocolError as error:
+                self._log.warning("message refused", error=str(error))
+                continue
+            if isinstance(message, FetchRequest):
+                self._asking[peer] = message.policy_version
+        self._answer()
+
+    def _answer(self) -> None:
+        """Answer whom the held version serves; pull once for all the others."""
+        held = self._held
+        if held is not None:
+            for peer in [peer for peer, wanted in self._asking.items() if wanted <= held.policy_version]:
+                del self._asking[peer]
+                sockets.send(self._socket, [peer, *encode(held)])
+        if self._asking and not self._pulling:
+            self._pulling = True
+            self._wanted.put(max(self._asking.values()))
+
+    def _finished(self, answers: list[Answer]) -> None:
+        for answer in answers:
+            self._pulling = False
+            if isinstance(answer, Fetched):
+                self._held = answer
+                continue
+            for peer in self._asking:
+                sockets.send(self._socket, [peer, *encode(answer)])
+            self._asking.clear()
+
+    def _pull_loop(self) -> None:
+        """Consumes wanted versions. Produces folders in shared memory. Waits for a wish. Unblocked by `run` when it ends."""
+        socket = sockets.dealer(self._context, self._store_endpoint, WEIGHTS_CAP_BYTES)
+        try:
+            while (version := self._wanted.get()) is not None:
+                self._mailbox.put(self._pull(socket, version))
+        except Exception as error:  # noqa: BLE001 - surfaces in run
+            if not self._stop.is_set():
+                self._failure = error
+        finally:
+            socket.close(linger=0)
+
+    def _pull(self, socket: sockets.Socket, version: PolicyVersion) -> Answer:
+        """`version`, or the newest one where that is newer: the store may have pruned what was asked for."""
+        started_s = time.monotonic()
+        pull = Pull(socket, self._stop.is_set)
+        for _ in range(5):
+            try:
+                manifest = pull.manifest(None)
+                if manifest.policy_version < version:
+                    manifest = pull.manifest(version)
+                directory = directory_of(self._root, manifest.policy_version)
+                if not directory.exists():
+                    pull.into(self._root, manifest)
+                    self._pulls += 1
+            except VersionGone as gone:
+                if gone.newest is None or gone.newest < version:
+                    return NotServed(version, gone.newest, str(gone))
+                continue
+            except PullStopped as stopped:
+                return NotServed(version, None, str(stopped))
+            seconds = time.monotonic() - started_s
+            self._count(manifest.size_bytes, manifest.policy_version, pull.bad_chunks, seconds)
+            prune(self._root, KEEP)
+            return Fetched(manifest.policy_version, str(directory), manifest.digest, manifest.size_bytes, seconds)
+        return NotServed(version, None, "versions were pruned faster than they could be pulled")
+
+    def _count(self, size_bytes: int, version: PolicyVersion, bad_chunks: int, seconds: float) -> None:
+        self._metrics.inc("rba_weight_bytes_total", size_bytes)
+        self._metrics.inc("rba_weight_chunk_errors_total", bad_chunks)
+        self._metrics.inc("rba_weight_pushes_total")
+        self._metrics.observe("rba_weight_push_seconds", seconds, stage="fetch")
+        self._metrics.set("rba_policy_version", version.step, role="fetcher")
+        self._log.info("fetched", policy_version=str(version), size_bytes=size_bytes, seconds=round(seconds, 4))
+
+
+class FetchFailed(RbaError):
+    """The node fetcher could not bring the version."""
+
+
+class FetcherClient:
+    """A rollout actor's end. Blocking, one request at a time; made and used in one thread at a time."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context: sockets.Context = zmq.Context()
+        self._socket = sockets.dealer(self._context, endpoint, DIALOGUE_CAP_BYTES)
+
+    def fetch(self, version: PolicyVersion, timeout_s: float = 120.0) -> Fetched:
+        """Have `version`, or a newer one, in shared memory. Raises `FetchFailed`."""
+        give_up_s = time.monotonic() + timeout_s
+        asked_s = float("-inf")
+        while time.monotonic() < give_up_s:
+            if time.monotonic() - asked_s > 1.0:
+                sockets.send(self._socket, encode(FetchRequest(version)))
+                asked_s = time.monotonic()
+            if not self._socket.poll(TICK_MS):
+                continue
+            answer, _ = WEIGHTS_CODEC.decode(self._socket.recv_multipart())
+            if isinstance(answer, Fetched) and answer.policy_version >= version:
+                self._check(answer)
+                return answer
+            if isinstance(answer, NotServed) and answer.policy_version == version:
+                raise FetchFailed(answer.reason)
+        raise FetchFailed(f"policy version {version} did not come within {timeout_s:.0f} s")
+
+    @staticmethod
+    def _check(answer: Fetched) -> None:
+        with open_version(Path(answer.directory)) as found:
+            if found.manifest.digest != answer.digest:
+                raise FetchFailed(f"{answer.directory} holds another version than the fetcher says")
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._context.destroy(linger=0)

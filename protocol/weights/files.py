@@ -1,0 +1,166 @@
+"""A policy version as files: one folder with its bytes and its manifest, complete or not there at all.
+
+    <root>/<lineage>-<step>/weights.bin        the tensors, one after the other
+    <root>/<lineage>-<step>/manifest.msgpack   their table of contents, checksums and digest
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import xxhash
+
+from protocol.errors import RbaError
+from protocol.messages import Manifest, PolicyVersion, TensorEntry
+
+WEIGHTS = "weights.bin"
+MANIFEST = "manifest.msgpack"
+PARTIAL = ".partial-"
+ALIGNMENT_BYTES = 64
+"""Tensors start on cache lines, so that they can be used where they lie."""
+
+TensorBytes = tuple[str, str, list[int], bytes | bytearray | memoryview]
+"""Released name, safetensors dtype, shape, bytes."""
+
+
+class DamagedVersion(RbaError):
+    """The bytes of a policy version are not those that its manifest promises."""
+
+
+def directory_of(root: Path, version: PolicyVersion) -> Path:
+    """Where `version` lies, or would lie."""
+    return root / f"{version.lineage}-{version.step}"
+
+
+def checksum(chunk: bytes | memoryview) -> int:
+    """xxh3-64 of a chunk."""
+    return xxhash.xxh3_64_intdigest(chunk)
+
+
+def write_version(root: Path, version: PolicyVersion, tensors: Iterable[TensorBytes], chunk_bytes: int) -> Manifest:
+    """Write and commit one version; a reader sees all of it or nothing. A version that is there already is replaced."""
+    root.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
+    try:
+        entries, size_bytes = _write_tensors(partial / WEIGHTS, tensors)
+        manifest = _manifest(partial / WEIGHTS, version, entries, size_bytes, chunk_bytes)
+        (partial / MANIFEST).write_bytes(msgspec.msgpack.encode(manifest))
+        commit(partial, directory_of(root, version))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def commit(partial: Path, final: Path) -> None:
+    """Give a complete folder its name; an older one of that name is moved aside first and then removed."""
+    if final.exists():
+        old = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
+        final.rename(old / "old")
+        partial.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(final)
+
+
+def _write_tensors(path: Path, tensors: Iterable[TensorBytes]) -> tuple[list[TensorEntry], int]:
+    entries: list[TensorEntry] = []
+    offset = 0
+    with path.open("wb") as file:
+        for name, dtype, shape, buffer in tensors:
+            data = memoryview(buffer).cast("B")
+            padding = -offset % ALIGNMENT_BYTES
+            file.write(b"\0" * padding)
+            file.write(data)
+            entries.append(TensorEntry(name, dtype, list(shape), offset + padding, data.nbytes))
+            offset += padding + data.nbytes
+    return entries, offset
+
+
+def _manifest(path: Path, version: PolicyVersion, entries: list[TensorEntry], size_bytes: int, chunk_bytes: int) -> Manifest:
+    whole = xxhash.xxh3_128()
+    checksums = []
+    with path.open("rb") as file:
+        while chunk := file.read(chunk_bytes):
+            whole.update(chunk)
+            checksums.append(checksum(chunk))
+    return Manifest(version, entries, size_bytes, chunk_bytes, checksums, f"xxh128:{whole.hexdigest()}")
+
+
+class OpenVersion:
+    """A committed version, mapped read-only. The views that `tensor_bytes` returns must be gone before `close`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            self.manifest = msgspec.msgpack.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+            with (directory / WEIGHTS).open("rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b""
+        except (OSError, msgspec.DecodeError) as error:
+            raise DamagedVersion(f"{directory}: no readable policy version ({error})") from error
+        if size_bytes != self.manifest.size_bytes:
+            self.close()
+            raise DamagedVersion(f"{directory}: {size_bytes} bytes, the manifest says {self.manifest.size_bytes}")
+
+    def tensor_bytes(self, entry: TensorEntry) -> memoryview:
+        """The bytes of one tensor, without a copy."""
+        return memoryview(self._map)[entry.offset_bytes : entry.offset_bytes + entry.size_bytes]
+
+    def chunk(self, index: int) -> bytes:
+        """One chunk, copied."""
+        start = index * self.manifest.chunk_bytes
+        return bytes(self._map[start : start + self.manifest.chunk_bytes])
+
+    def verify(self) -> None:
+        """Compare all bytes with the manifest's digest. Raises `DamagedVersion`."""
+        found = f"xxh128:{xxhash.xxh3_128_hexdigest(self._map)}"
+        if found != self.manifest.digest:
+            raise DamagedVersion(f"{self.directory}: the bytes have digest {found}, the manifest says {self.manifest.digest}")
+
+    def close(self) -> None:
+        """Unmap it."""
+        if isinstance(self._map, mmap.mmap):
+            self._map.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_version(directory: Path) -> OpenVersion:
+    """Open a committed version. Raises `DamagedVersion`."""
+    return OpenVersion(directory)
+
+
+def versions(root: Path) -> list[PolicyVersion]:
+    """The committed versions, oldest first."""
+    found = []
+    for path in root.glob("*-*") if root.is_dir() else ():
+        lineage, _, step = path.name.partition("-")
+        if lineage.isdecimal() and step.isdecimal() and (path / MANIFEST).is_file():
+            found.append(PolicyVersion(int(lineage), int(step)))
+    return sorted(found)
+
+
+def newest(root: Path) -> PolicyVersion | None:
+    """The newest committed version."""
+    return max(versions(root), default=None)
+
+
+def prune(root: Path, keep: int) -> list[PolicyVersion]:
+    """Remove all but the newest `keep` versions and return what went. Who has one mapped keeps its bytes."""
+    gone = versions(root)[:-keep] if keep else versions(root)
+    for version in gone:
+        shutil.rmtree(directory_of(root, version), ignore_errors=True)
+    return gone

@@ -1,0 +1,134 @@
+"""The weight store: serves committed policy versions, chunk by chunk, to any number of node fetchers.
+
+It reads what the learner's rank 0 commits into a folder in shared memory, so that the learner's step never pushes bytes. It keeps no
+state: any chunk of any version that is still there may be asked for, again and again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as hosts
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from protocol import logs, sockets
+from protocol.codec import WEIGHTS_CAP_BYTES, WEIGHTS_CODEC, encode
+from protocol.errors import ProtocolError
+from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
+from protocol.metrics import Metrics
+from protocol.role import RoleDescription
+from protocol.weights.files import DamagedVersion, OpenVersion, directory_of, newest, open_version
+
+TICK_MS = 200
+MAPPED = 3
+"""Versions that stay mapped."""
+
+
+class WeightStore:
+    """Role `weight_store`."""
+
+    def __init__(self, root: Path, bind: str = "127.0.0.1", port: int = 0, run_dir: Path | None = None) -> None:
+        logs.configure(run_dir, "weight_store-0")
+        self._root = root
+        self._context: sockets.Context = zmq.Context()
+        self._socket, self._endpoint = sockets.router(self._context, bind, port, WEIGHTS_CAP_BYTES, "network.weights_port")
+        self._metrics = Metrics("weight_store", "weight_store-0")
+        self._metrics_url = self._metrics.serve(bind)
+        self._mapped: OrderedDict[PolicyVersion, OpenVersion] = OrderedDict()
+        self._stop = threading.Event()
+        self._served_bytes = 0
+        self._log = logs.get_logger("weight_store")
+
+    def describe(self) -> RoleDescription:
+        """Where it can be found."""
+        return {
+            "role": "weight_store",
+            "id": "weight_store-0",
+            "pid": os.getpid(),
+            "host": hosts.gethostname(),
+            "endpoints": {"weights": self._endpoint},
+            "metrics_url": self._metrics_url,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Consumes requests. Produces manifests and chunks. Waits for a request. Unblocked by `stop`, within a tick."""
+        try:
+            while not self._stop.is_set():
+                if self._socket.poll(TICK_MS):
+                    self._serve(*self._socket.recv_multipart())
+            return {"served_bytes": self._served_bytes}
+        finally:
+            for version in self._mapped.values():
+                version.close()
+            self._context.destroy(linger=0)
+            self._metrics.close()
+
+    def status(self) -> dict[str, Any]:
+        """The newest version, and bytes served."""
+        version = newest(self._root)
+        return {"policy_version": str(version) if version else None, "served_bytes": self._served_bytes}
+
+    def stop(self, reason: str) -> None:
+        """End `run`."""
+        self._log.info("stopping", reason=reason)
+        self._stop.set()
+
+    def _serve(self, peer: bytes, *frames: bytes) -> None:
+        try:
+            request, _ = WEIGHTS_CODEC.decode(frames)
+        except ProtocolError as error:
+            self._log.warning("message refused", error=str(error))
+            return
+        answer: Manifest | Chunk | NotServed
+        payload: list[bytes] = []
+        match request:
+            case ManifestRequest():
+                answer = self._manifest(request.policy_version)
+            case ChunkRequest():
+                answer, payload = self._chunk(request)
+            case _:
+                self._log.warning("message refused", error=f"{type(request).__name__} is no request")
+                return
+        sockets.send(self._socket, [peer, *encode(answer, payload)])
+
+    def _manifest(self, version: PolicyVersion | None) -> Manifest | NotServed:
+        version = version or newest(self._root)
+        found = self._open(version)
+        if found is None:
+            return self._not_served(version)
+        self._metrics.set("rba_policy_version", found.manifest.policy_version.step, role="weight_store")
+        return found.manifest
+
+    def _chunk(self, request: ChunkRequest) -> tuple[Chunk | NotServed, list[bytes]]:
+        found = self._open(request.policy_version)
+        if found is None:
+            return self._not_served(request.policy_version), []
+        if not 0 <= request.index < len(found.manifest.chunk_checksums):
+            return NotServed(request.policy_version, newest(self._root), f"there is no chunk {request.index}"), []
+        data = found.chunk(request.index)
+        self._served_bytes += len(data)
+        self._metrics.inc("rba_weight_bytes_total", len(data))
+        return Chunk(request.policy_version, request.index), [data]
+
+    def _not_served(self, version: PolicyVersion | None) -> NotServed:
+        return NotServed(version, newest(self._root), "no such version, or it was pruned")
+
+    def _open(self, version: PolicyVersion | None) -> OpenVersion | None:
+        """Map a committed version, or find it mapped; a mapped one outlives its folder."""
+        if version is None:
+            return None
+        if version in self._mapped:
+            self._mapped.move_to_end(version)
+            return self._mapped[version]
+        try:
+            found = open_version(directory_of(self._root, version))
+        except DamagedVersion:
+            return None
+        self._mapped[version] = found
+        while len(self._mapped) > MAPPED:
+            self._mapped.popitem(last=False)[1].close()
+        return found
