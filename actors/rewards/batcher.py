@@ -1,0 +1,192 @@
+"""Merges the items of concurrent requests into batches for one scorer, which works in a thread of its own."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from actors.rewards.items import RewardItem, RewardScore, checked, unscored
+from actors.rewards.scorers.scorer import Scorer
+
+BROKEN_AFTER = 3
+"""Batches in a row in which the scorer raised for every single item; then the scorer, not the items, is at fault."""
+RETRY_AFTER_MAX_S = 30
+
+
+class QueueFullError(Exception):
+    """The items waiting already take longer than anyone would wait."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(f"{waiting} items wait already")
+        self.retry_after_s = retry_after_s
+
+
+class ScorerBrokenError(RuntimeError):
+    """The scorer raises whatever it is given; the server has to be started anew."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One request's items on their way through the queue."""
+
+    deadline_s: float
+    """On the monotonic clock; nobody waits for the answer afterwards."""
+    scores: list[RewardScore | None]
+    missing: int
+    answer: Future[list[RewardScore]] = field(default_factory=Future)
+
+    def settle(self, slot: int, score: RewardScore) -> None:
+        """Notes one outcome, and answers with the last one."""
+        self.scores[slot] = score
+        self.missing -= 1
+        if not self.missing:
+            with suppress(InvalidStateError):  # its handler was cancelled meanwhile
+                self.answer.set_result([outcome for outcome in self.scores if outcome is not None])
+
+
+class Waiting(NamedTuple):
+    """One item in the queue."""
+
+    ticket: Ticket
+    slot: int
+    item: RewardItem
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a batcher has done so far."""
+
+    items: int = 0
+    errors: int = 0
+    batches: int = 0
+    busy_s: float = 0.0
+
+
+class Batcher:
+    """A bounded queue of items in front of one scorer.
+
+    `submit` is thread-safe; `run` is the scorer's thread.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        batch_items: int,
+        capacity_items: int,
+        patience_s: float,
+        on_error: Callable[[Exception], None] = lambda _: None,
+        on_batch: Callable[[list[RewardScore], float], None] = lambda _scores, _seconds: None,
+    ) -> None:
+        """`patience_s`: how long a request waits for its scores. `on_error` hears what the scorer raises, `on_batch` scores and seconds."""
+        self._scorer = scorer
+        self._batch_items = batch_items
+        self.capacity_items = capacity_items
+        self._patience_s = patience_s
+        self._on_error = on_error
+        self._on_batch = on_batch
+        self._queue: deque[Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._seconds_per_item = 0.0
+        self._raised_items = 0
+        self._failures_in_a_row = 0
+        self.tally = Tally()
+
+    @property
+    def waiting_items(self) -> int:
+        """Items that no batch has taken yet."""
+        return len(self._queue)
+
+    def submit(self, items: Sequence[RewardItem]) -> Future[list[RewardScore]]:
+        """Queues `items` (at least one, at most `capacity_items`); the future holds their scores in order.
+
+        Raises `QueueFullError` when they do not fit, or would not be reached within the patience of a request.
+        """
+        with self._changed:
+            waiting = len(self._queue)
+            expected_s = waiting * self._seconds_per_item
+            if waiting and (waiting + len(items) > self.capacity_items or expected_s > self._patience_s):
+                raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s))))
+            ticket = Ticket(time.monotonic() + self._patience_s, [None] * len(items), len(items))
+            if self._closed:
+                ticket.answer.set_exception(ScorerBrokenError("the reward server is stopping"))
+                return ticket.answer
+            self._queue.extend(Waiting(ticket, slot, item) for slot, item in enumerate(items))
+            self._changed.notify()
+        return ticket.answer
+
+    def run(self) -> None:
+        """The scorer's loop, until `close`.
+
+        Consumes: items of `submit`. Produces: the futures' results. Waits for: an item in the queue.
+        Unblocked by: `submit`, `close`. Raises `ScorerBrokenError` when the scorer fails whatever it is given.
+        """
+        try:
+            while batch := self._take():
+                started_s = time.monotonic()
+                scores = self._score([waiting.item for waiting in batch])
+                self._note(scores, time.monotonic() - started_s)
+                for waiting, score in zip(batch, scores, strict=True):
+                    waiting.ticket.settle(waiting.slot, score)
+                if self._failures_in_a_row >= BROKEN_AFTER:
+                    raise ScorerBrokenError(f"the scorer raised for every item of {BROKEN_AFTER} batches in a row")
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends `run` after its current batch; what still waits ends with an exception."""
+        with self._changed:
+            self._closed = True
+            left, self._queue = list(self._queue), deque()
+            self._changed.notify_all()
+        for waiting in left:
+            with suppress(InvalidStateError):  # several items share one answer
+                waiting.ticket.answer.set_exception(ScorerBrokenError("the reward server is stopping"))
+
+    def _take(self) -> list[Waiting]:
+        """The next batch, across requests; empty once closed. What nobody waits for any more is left out."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                now_s = time.monotonic()
+                batch: list[Waiting] = []
+                while self._queue and len(batch) < self._batch_items:
+                    waiting = self._queue.popleft()
+                    if waiting.ticket.deadline_s < now_s:
+                        waiting.ticket.settle(waiting.slot, unscored(waiting.item.id, "expired: the queue is too long"))
+                    elif not waiting.ticket.answer.done():
+                        batch.append(waiting)
+                if batch or self._closed:
+                    return batch
+
+    def _score(self, items: list[RewardItem]) -> list[RewardScore]:
+        """One outcome an item. Where the scorer raises, halves are tried, so that one item harms no other."""
+        try:
+            return [checked(score) for _, score in zip(items, self._scorer.score(items), strict=True)]
+        except Exception as error:  # noqa: BLE001 - reported, counted, and the item's outcome
+            if len(items) == 1:
+                self._raised_items += 1
+                self._on_error(error)
+                return [unscored(items[0].id, f"scorer: {type(error).__name__}: {error}")]
+            half = len(items) // 2
+            return self._score(items[:half]) + self._score(items[half:])
+
+    def _note(self, scores: list[RewardScore], seconds: float) -> None:
+        items = len(scores)
+        self._failures_in_a_row = self._failures_in_a_row + 1 if self._raised_items == items else 0
+        self._raised_items = 0
+        rate = seconds / items
+        self._seconds_per_item = rate if not self.tally.batches else 0.8 * self._seconds_per_item + 0.2 * rate
+        self.tally.items += items
+        self.tally.errors += sum(score.error is not None for score in scores)
+        self.tally.batches += 1
+        self.tally.busy_s += seconds
+        self._on_batch(scores, seconds)

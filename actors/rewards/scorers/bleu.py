@@ -1,0 +1,57 @@
+"""Sentence BLEU against the teacher's reference, as a reward between 0 and 1."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sacrebleu.metrics import BLEU
+
+from actors.rewards.items import RewardItem, RewardScore, unscored
+
+TOKENIZERS = {"zh": "zh", "cmn": "zh", "ja": "ja-mecab", "jpn": "ja-mecab", "ko": "ko-mecab", "kor": "ko-mecab"}
+"""sacrebleu's tokenizers by target language; every other language takes 13a."""
+
+
+def tokenizer_of(language: str) -> str:
+    """The tokenizer that sacrebleu takes for a language code such as ``zh``, ``zh-CN`` or FLEURS' ``cmn_hans_cn``."""
+    return TOKENIZERS.get(re.split(r"[-_]", language.strip().lower(), maxsplit=1)[0], "13a")
+
+
+@cache
+def _metric(tokenizer: str) -> Any:
+    """Effective order, without which a sentence shorter than four words scores 0. RuntimeError when the tokenizer's package is missing."""
+    return BLEU(tokenize=tokenizer, effective_order=True)
+
+
+class BleuScorer:
+    """sacrebleu's sentence BLEU divided by 100 (exponential smoothing, effective order, cased)."""
+
+    def __init__(self) -> None:
+        metric = _metric("13a")
+        metric.sentence_score("a", ["a"])
+        by_language = ",".join(f"{language}={tokenizer}" for language, tokenizer in TOKENIZERS.items() if len(language) == 2)
+        self._signature = str(metric.get_signature()).replace("tok:13a", f"tok:13a,{by_language}")
+
+    @property
+    def signature(self) -> str:
+        """The signature of sacrebleu, with the tokenizers of the other languages beside 13a."""
+        return self._signature
+
+    def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
+        """Sentence BLEU of each item; an empty answer is a plain 0, a missing reference an error."""
+        return [self._score(item) for item in items]
+
+    def _score(self, item: RewardItem) -> RewardScore:
+        if item.reference is None or not item.reference.strip():
+            return unscored(item.id, "no_reference: BLEU compares with a reference, and the item has none")
+        tokenizer = tokenizer_of(item.language)
+        try:
+            metric = _metric(tokenizer)
+        except RuntimeError:
+            extra = tokenizer.partition("-")[0]
+            return unscored(item.id, f"no_tokenizer: language {item.language} needs {tokenizer}; install 'sacrebleu[{extra}]' there")
+        result = metric.sentence_score(item.answer, [item.reference])
+        return RewardScore(item.id, result.score / 100, {"brevity_penalty": result.bp})

@@ -1,0 +1,66 @@
+import pytest
+import sacrebleu
+
+from actors.rewards.items import RewardItem
+from actors.rewards.scorers import bleu
+from actors.rewards.scorers.bleu import BleuScorer, tokenizer_of
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [("the cat sat on the mat", "the cat sat on a mat"), ("seven", "seven"), ("Seven.", "seven ."), ("a b", "a b c d"), ("x", "y z")],
+)
+def test_equals_sacrebleu(answer: str, reference: str):
+    [score] = BleuScorer().score([RewardItem("1", "say", answer, reference)])
+    assert score.score == sacrebleu.sentence_bleu(answer, [reference], use_effective_order=True).score / 100
+    assert score.error is None
+
+
+def test_a_short_exact_answer_is_worth_one():
+    [score] = BleuScorer().score([RewardItem("1", "say", "seven", "seven")])
+    assert score.score == pytest.approx(1.0)
+
+
+def test_chinese_is_cut_into_characters():
+    answer, reference = "我喜欢喝茶", "我喜欢喝咖啡"
+    [score] = BleuScorer().score([RewardItem("1", "say", answer, reference, "zh-CN")])
+    assert score.score == sacrebleu.sentence_bleu(answer, [reference], tokenize="zh", use_effective_order=True).score / 100
+    assert score.score > 0
+
+
+def test_languages():
+    assert [tokenizer_of(code) for code in ("zh", "zh_TW", "cmn_hans_cn", "ja", "ja_jp", "KO", "en", "de-DE", "")] == [
+        *("zh", "zh", "zh", "ja-mecab", "ja-mecab", "ko-mecab", "13a", "13a", "13a")
+    ]
+
+
+def test_an_empty_answer_is_a_plain_zero():
+    scores = BleuScorer().score([RewardItem("1", "say", "", "seven"), RewardItem("2", "say", "   ", "seven")])
+    assert [(score.score, score.error) for score in scores] == [(0.0, None), (0.0, None)]
+
+
+def test_a_missing_reference_is_that_items_error():
+    scores = BleuScorer().score([RewardItem("1", "say", "x"), RewardItem("2", "say", "x", "x"), RewardItem("3", "say", "x", " ")])
+    assert [score.score is None for score in scores] == [True, False, True]
+    assert (scores[0].error or "").startswith("no_reference")
+
+
+def test_a_missing_tokenizer_is_that_items_error(monkeypatch: pytest.MonkeyPatch):
+    real = bleu._metric
+
+    def without_mecab(tokenizer: str) -> object:
+        if tokenizer == "ja-mecab":
+            raise RuntimeError("not installed")
+        return real(tokenizer)
+
+    monkeypatch.setattr(bleu, "_metric", without_mecab)
+    scores = BleuScorer().score([RewardItem("1", "say", "猫", "猫", "ja"), RewardItem("2", "say", "x", "x")])
+    assert "sacrebleu[ja]" in (scores[0].error or "")
+    assert scores[1].score == pytest.approx(1.0)
+
+
+def test_the_signature_is_that_of_sacrebleu_with_every_tokenizer():
+    signature = BleuScorer().signature
+    assert "eff:yes" in signature
+    assert "tok:13a,zh=zh,ja=ja-mecab,ko=ko-mecab" in signature
+    assert f"version:{sacrebleu.__version__}" in signature

@@ -1,0 +1,141 @@
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.rewards.batcher import BROKEN_AFTER, Batcher, QueueFullError, ScorerBrokenError
+from actors.rewards.items import RewardItem, RewardScore
+
+
+class LengthScorer:
+    """Scores an answer by its length; remembers its batches; raises for "bad"."""
+
+    signature = "length"
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
+        self.batches.append([item.id for item in items])
+        if any(item.answer == "bad" for item in items):
+            raise ValueError("cannot read this")
+        return [RewardScore(item.id, float("nan") if item.answer == "nan" else float(len(item.answer))) for item in items]
+
+
+def item(item_id: str, answer: str = "xx") -> RewardItem:
+    return RewardItem(item_id, "q", answer)
+
+
+def make(scorer: LengthScorer, **fields: object) -> Batcher:
+    settings: dict[str, object] = {"batch_items": 4, "capacity_items": 64, "patience_s": 60.0, **fields}
+    return Batcher(scorer, **settings)  # type: ignore[arg-type]
+
+
+def work(batcher: Batcher, until: Callable[[], bool] = lambda: True) -> None:
+    """Runs the scorer's loop until everything that was submitted is answered."""
+    thread = threading.Thread(target=batcher.run, daemon=True)
+    thread.start()
+    assert until()
+    batcher.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def answers(*futures: Future[list[RewardScore]]) -> Callable[[], bool]:
+    return lambda: all(future.result(10) is not None for future in futures)
+
+
+def test_requests_that_wait_share_a_batch():
+    scorer = LengthScorer()
+    batcher = make(scorer)
+    futures = [batcher.submit([item(f"{request}-{index}") for index in range(2)]) for request in range(3)]
+    work(batcher, answers(*futures))
+    assert scorer.batches == [["0-0", "0-1", "1-0", "1-1"], ["2-0", "2-1"]]
+    assert [score.id for score in futures[1].result()] == ["1-0", "1-1"]
+
+
+@settings(deadline=None)  # each example starts a thread
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 7))
+def test_every_request_gets_its_own_scores_in_order(sizes: list[int], batch_items: int):
+    scorer = LengthScorer()
+    batcher = make(scorer, batch_items=batch_items, capacity_items=100)
+    asked = [[item(f"{request}-{index}", "x" * (request + index)) for index in range(size)] for request, size in enumerate(sizes)]
+    futures = [batcher.submit(items) for items in asked]
+    work(batcher, answers(*futures))
+    for items, future in zip(asked, futures, strict=True):
+        assert [(score.id, score.score) for score in future.result()] == [(one.id, float(len(one.answer))) for one in items]
+    assert all(len(batch) <= batch_items for batch in scorer.batches)
+
+
+def test_an_item_that_raises_harms_no_other():
+    heard: list[Exception] = []
+    batcher = make(LengthScorer(), on_error=heard.append)
+    future = batcher.submit([item("a"), item("b", "bad"), item("c"), item("d", "nan")])
+    work(batcher, answers(future))
+    a, b, c, d = future.result()
+    assert (a.score, c.score) == (2.0, 2.0)
+    assert b.error == "scorer: ValueError: cannot read this"
+    assert d.score is None
+    assert (d.error or "").startswith("non_finite")
+    assert len(heard) == 1
+    assert (batcher.tally.items, batcher.tally.errors, batcher.tally.batches) == (4, 2, 1)
+
+
+def test_a_queue_without_room_says_when_to_come_back():
+    batcher = make(LengthScorer(), capacity_items=5)
+    batcher.submit([item("a"), item("b"), item("c")])
+    with pytest.raises(QueueFullError) as refused:
+        batcher.submit([item("d"), item("e"), item("f")])
+    assert refused.value.retry_after_s >= 1
+    batcher.submit([item("d"), item("e")])
+    assert batcher.waiting_items == 5
+
+
+def test_a_queue_that_is_too_slow_is_full_as_well():
+    batcher = make(LengthScorer(), patience_s=1.0)
+    batcher._seconds_per_item = 0.6
+    batcher.submit([item("a"), item("b")])
+    with pytest.raises(QueueFullError) as refused:
+        batcher.submit([item("c")])
+    assert refused.value.retry_after_s == 2
+
+
+def test_what_nobody_waits_for_is_not_scored():
+    scorer = LengthScorer()
+    batcher = make(scorer, patience_s=0.0)
+    late = batcher.submit([item("late")])
+    work(batcher, answers(late))
+    assert (late.result()[0].error or "").startswith("expired")
+    assert scorer.batches == []
+
+
+def test_what_was_cancelled_is_not_scored():
+    scorer = LengthScorer()
+    batcher = make(scorer)
+    batcher.submit([item("cancelled"), item("too")]).cancel()
+    kept = batcher.submit([item("kept")])
+    work(batcher, answers(kept))
+    assert scorer.batches == [["kept"]]
+
+
+def test_a_broken_scorer_ends_the_loop_and_every_request():
+    batcher = make(LengthScorer(), batch_items=2)
+    futures = [batcher.submit([item(f"{index}a", "bad"), item(f"{index}b", "bad")]) for index in range(BROKEN_AFTER + 2)]
+    with pytest.raises(ScorerBrokenError, match="every item"):
+        batcher.run()
+    assert all((score.error or "").startswith("scorer: ") for future in futures[:BROKEN_AFTER] for score in future.result(1))
+    for future in futures[BROKEN_AFTER:]:
+        with pytest.raises(ScorerBrokenError):
+            future.result(1)
+    with pytest.raises(ScorerBrokenError):
+        batcher.submit([item("z")]).result(1)
+
+
+def test_a_good_item_in_between_clears_the_scorer():
+    batcher = make(LengthScorer(), batch_items=1)
+    futures = [batcher.submit([item(str(index), "good" if index % BROKEN_AFTER == 0 else "bad")]) for index in range(4 * BROKEN_AFTER)]
+    work(batcher, answers(*futures))
+    assert sum(future.result()[0].error is None for future in futures) == 4
