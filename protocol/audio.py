@@ -41,7 +41,9 @@ def load(path: Path, max_audio_s: float = 30.0, expected_hash: str | None = None
     except OSError as error:
         raise UserError(f"the audio cannot be read ({error.strerror})", where=where, fix="check the path in the manifest") from error
     if expected_hash is not None and audio_hash(content) != expected_hash:
-        raise UserError(f"the content is not that of {expected_hash}", where=where, fix="the file was changed: restore it, or write the manifest anew")
+        raise UserError(
+            f"the content is not that of {expected_hash}", where=where, fix="the file was changed: restore it, or write the manifest anew"
+        )
     try:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
@@ -54,5 +56,7 @@ def load(path: Path, max_audio_s: float = 30.0, expected_hash: str | None = None
         raise UserError("the audio is empty", where=where, fix=FIX)
     duration_s = len(samples) / SAMPLE_RATE
     if duration_s > max_audio_s:
-        raise UserError(f"{duration_s:.2f} s long, at most {max_audio_s:g} s are allowed", where=where, fix="shorten it, or raise data.max_audio_s")
+        raise UserError(
+            f"{duration_s:.2f} s long, at most {max_audio_s:g} s are allowed", where=where, fix="shorten it, or raise data.max_audio_s"
+        )
     return np.ascontiguousarray(samples[:, 0])

@@ -31,27 +31,27 @@ Message = TypeVar("Message")
 _encoder = msgspec.msgpack.Encoder()
 
 
-class BadMagic(ProtocolError):
+class BadMagicError(ProtocolError):
     """The frames are not of this protocol at all."""
 
 
-class OtherVersion(ProtocolError):
+class OtherVersionError(ProtocolError):
     """The peer speaks another major version."""
 
 
-class TooLarge(ProtocolError):
+class TooLargeError(ProtocolError):
     """More bytes than a message may have."""
 
 
-class BadMessage(ProtocolError):
+class BadMessageError(ProtocolError):
     """The header is no message of this boundary."""
 
 
 def encode(message: msgspec.Struct, payload: Sequence[bytes | memoryview] = (), cap_bytes: int | None = None) -> list[bytes | memoryview]:
-    """Frames of one message. Raises `TooLarge` when `cap_bytes` is given and exceeded: a peer would refuse it anyway."""
+    """Frames of one message. Raises `TooLargeError` when `cap_bytes` is given and exceeded: a peer would refuse it anyway."""
     frames: list[bytes | memoryview] = [PREFIX, _encoder.encode(message), *payload]
     if cap_bytes is not None and (size := sum(len(frame) for frame in frames)) > cap_bytes:
-        raise TooLarge(f"{type(message).__name__} has {size} bytes, at most {cap_bytes} are allowed")
+        raise TooLargeError(f"{type(message).__name__} has {size} bytes, at most {cap_bytes} are allowed")
     return frames
 
 
@@ -66,18 +66,18 @@ class Codec(Generic[Message]):
         """The message and its payload frames. Raises a `ProtocolError` that names what is wrong."""
         size = sum(len(frame) for frame in frames)
         if size > self.cap_bytes:
-            raise TooLarge(f"{size} bytes, at most {self.cap_bytes} are allowed")
+            raise TooLargeError(f"{size} bytes, at most {self.cap_bytes} are allowed")
         if not frames or len(frames[0]) != len(PREFIX) or frames[0][: len(MAGIC)] != MAGIC:
-            raise BadMagic("not an rba message")
+            raise BadMagicError("not an rba message")
         major, minor = frames[0][len(MAGIC)], frames[0][len(MAGIC) + 1]
         if major != PROTOCOL[0]:
-            raise OtherVersion(f"protocol {major}.{minor}, this side speaks {PROTOCOL[0]}.{PROTOCOL[1]}")
+            raise OtherVersionError(f"protocol {major}.{minor}, this side speaks {PROTOCOL[0]}.{PROTOCOL[1]}")
         if not 2 <= len(frames) <= 2 + self._payload_frames:
-            raise BadMessage(f"{len(frames)} frames")
+            raise BadMessageError(f"{len(frames)} frames")
         try:
             message: Message = self._decoder.decode(frames[1])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadMessage(str(error)) from None
+            raise BadMessageError(str(error)) from None
         return message, frames[2:]
 
 

@@ -9,6 +9,7 @@ Paths are relative to the manifest. A line holds the fields of `protocol.message
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ import xxhash
 from protocol.audio import audio_hash
 from protocol.errors import UserError
 from protocol.messages import InstructionGroup, Utterance
+
+AUDIO_HASH = re.compile(r"xxh128:[0-9a-f]{32}")
 
 __all__ = ["DataSet", "ManifestWriter", "audio_hash"]
 
@@ -52,7 +55,9 @@ class DataSet:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise UserError(f"the data set cannot be read ({error.strerror})", where=str(path), fix="check data.train and data.test") from error
+            raise UserError(
+                f"the data set cannot be read ({error.strerror})", where=str(path), fix="check data.train and data.test"
+            ) from error
         groups: list[InstructionGroup] = []
         audio: dict[str, Path] = {}
         seen: dict[str, int] = {}
@@ -93,7 +98,11 @@ def _read_line(decoder: msgspec.json.Decoder[_Line], line: bytes, path: Path, nu
         raise _damage(path, number, "the reference is empty")
     for recording in read.utterances:
         if recording.audio is None:
+            if not read.instruction.strip():
+                raise _damage(path, number, "an utterance is plain text and the instruction is empty")
             continue
+        if not AUDIO_HASH.fullmatch(recording.audio):
+            raise _damage(path, number, f"{recording.audio!r} is no audio hash, which reads xxh128:<32 hex digits>")
         if not recording.path:
             raise _damage(path, number, f"the utterance of {recording.speaker!r} names audio but no path")
         audio[recording.audio] = path.parent / recording.path

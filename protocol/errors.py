@@ -1,8 +1,8 @@
 """Errors with names of their own.
 
-    RbaError
-    ├── UserError        a mistake of the user: exit code 2, no traceback
-    └── ProtocolError    bytes or messages that this version does not understand
+RbaError
+├── UserError        a mistake of the user: exit code 2, no traceback
+└── ProtocolError    bytes or messages that this version does not understand
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The ledgers: three identities that account for every leased group, counted in group results.
 
-    leased   = settled + outstanding + expired        (leases)
-    received = unique + duplicate + rejected{reason}  (results that arrived)
-    unique   = trained + dropped{reason} + queued     (results that entered)
+leased   = settled + outstanding + expired        (leases)
+received = unique + duplicate + rejected{reason}  (results that arrived)
+unique   = trained + dropped{reason} + queued     (results that entered)
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+
+IDENTITIES = {
+    "leased": ("settled", "outstanding", "expired"),
+    "received": ("unique", "duplicate", "rejected"),
+    "unique": ("trained", "dropped", "queued"),
+}
 
 
 @dataclass(slots=True)
@@ -30,15 +36,9 @@ class Ledger:
 
     def faults(self) -> list[str]:
         """The identities that do not hold, in words; empty when all do."""
-        identities = {
-            f"leased {self.leased} = settled {self.settled} + outstanding {self.outstanding} + expired {self.expired}": self.leased
-            == self.settled + self.outstanding + self.expired,
-            f"received {self.received} = unique {self.unique} + duplicate {self.duplicate} + rejected {self.rejected.total()}": self.received
-            == self.unique + self.duplicate + self.rejected.total(),
-            f"unique {self.unique} = trained {self.trained} + dropped {self.dropped.total()} + queued {self.queued}": self.unique
-            == self.trained + self.dropped.total() + self.queued,
-        }
-        return [identity for identity, holds in identities.items() if not holds]
+        counts = self.as_dict()
+        broken = [(whole, parts) for whole, parts in IDENTITIES.items() if counts[whole] != sum(counts[part] for part in parts)]
+        return [f"{whole} {counts[whole]} = {' + '.join(f'{part} {counts[part]}' for part in parts)}" for whole, parts in broken]
 
     def as_dict(self) -> dict[str, Any]:
         """Counts by name; `rejected` and `dropped` as sums, with their reasons beside them."""

@@ -18,20 +18,24 @@ import msgspec
 import zmq
 
 from protocol import logs, sockets
-from protocol.codec import ACTOR_CODEC, DIALOGUE_CAP_BYTES, LEARNER_CODEC, encode
+from protocol.codec import ACTOR_CODEC, DIALOGUE_CAP_BYTES, LEARNER_CODEC, OtherVersionError, encode
 from protocol.dialogue import actor as acting
 from protocol.dialogue import learner as learning
 from protocol.dialogue.learner import Intake, LearnerDialogue
-from protocol.errors import ProtocolError, RbaError
+from protocol.errors import ProtocolError, RbaError, UserError
 from protocol.ledger import Ledger
-from protocol.messages import GroupResult, LeasedGroup, PolicyVersion
+from protocol.messages import GroupResult, Lease, LeasedGroup, Outcome, PolicyVersion, Refused
 from protocol.wakeup import Mailbox
 
 TICK_MS = 200
 CLOSE_S = 5.0
+LINGER_MS = 200
+"""Time for the last words."""
+FAREWELL_MS = 200
+"""The learner goes on reading for so long after its Bye: a TCP connection that is closed with unread bytes is reset, and the Bye lost."""
 
 
-class LinkFailed(RbaError):
+class LinkError(RbaError):
     """The I/O thread of a link ended with an error."""
 
 
@@ -50,12 +54,15 @@ class _Loop:
     def raise_if_failed(self) -> None:
         """Raise what ended the thread."""
         if self.failure is not None:
-            raise LinkFailed(f"{self._thread.name}: {self.failure}") from self.failure
+            raise LinkError(f"{self._thread.name}: {self.failure}") from self.failure
 
     def join(self, timeout_s: float) -> None:
+        """Wait for the thread, which ends by what its mailbox told it; give up on a thread that does not."""
+        if self._thread.ident is None:
+            self._release()
+            return
+        self._thread.join(timeout_s)
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
 
     def _guarded(self) -> None:
         try:
@@ -64,8 +71,11 @@ class _Loop:
             self.failure = error
             logs.get_logger("link").error("link failed", exc_info=True)
         finally:
-            self._on_end()
-            self.context.destroy(linger=200)
+            self._release()
+
+    def _release(self) -> None:
+        self._on_end()
+        self.context.destroy(linger=LINGER_MS)
 
     def _run(self) -> None:
         raise AssertionError("a link has a loop")
@@ -87,7 +97,11 @@ class LearnerLink(_Loop):
         self._dialogue = dialogue
         self._log = logs.get_logger("link")
         self._mailbox: Mailbox[learning.Event] = Mailbox(self.context)
-        self._socket, self.endpoint = sockets.router(self.context, bind, port, DIALOGUE_CAP_BYTES, "network.pairs_port")
+        try:
+            self._socket, self.endpoint = sockets.router(self.context, bind, port, DIALOGUE_CAP_BYTES, "network.pairs_port")
+        except UserError:
+            self._release()
+            raise
         self._lock = threading.Lock()
         self._status: dict[str, Any] = {}
         self._ledger = Ledger()
@@ -106,7 +120,7 @@ class LearnerLink(_Loop):
         self._mailbox.put(learning.Settled(intake.actor_id, intake.incarnation, intake.sequence))
 
     def status(self) -> dict[str, Any]:
-        """Registered actors and what is out: ``{"actors": [...], "offered", "outstanding"}``."""
+        """Registered actors and what is out: ``{"actors": [...], "offered", "outstanding", "ledger"}``."""
         with self._lock:
             return copy.deepcopy(self._status)
 
@@ -121,13 +135,14 @@ class LearnerLink(_Loop):
         self.join(CLOSE_S)
 
     def _run(self) -> None:
-        """Consumes actors' messages and mailbox events. Produces intakes, leases, acks. Waits for either. Unblocked by a message, the mailbox or a tick."""
+        """Consumes: actors' messages, the mailbox. Produces: intakes, leases, acks. Waits for: either. Unblocked by: either, or a tick."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._mailbox.socket, zmq.POLLIN)
         ticked_s = time.monotonic()
+        ends_s: float | None = None
         while not self._stop.is_set():
-            poller.poll(TICK_MS)
+            poller.poll(TICK_MS if ends_s is None else FAREWELL_MS)
             events = self._mailbox.take()
             self._act(events)
             self._receive()
@@ -136,7 +151,9 @@ class LearnerLink(_Loop):
                 ticked_s = now_s
                 self._act([learning.Tick(now_s)])
             self._refresh(now_s)
-            if any(isinstance(event, learning.Closing) for event in events):
+            if ends_s is None and any(isinstance(event, learning.Closing) for event in events):
+                ends_s = now_s + FAREWELL_MS / 1000
+            if ends_s is not None and now_s >= ends_s:
                 return
 
     def _receive(self) -> None:
@@ -149,21 +166,27 @@ class LearnerLink(_Loop):
                 message, _ = ACTOR_CODEC.decode(frames)
             except ProtocolError as error:
                 self._log.warning("message refused", error=str(error), kind=type(error).__name__)
+                if isinstance(error, OtherVersionError):
+                    sockets.send(self._socket, [peer, *encode(Refused(str(error)))])
                 continue
             self._act([learning.ActorSaid(peer, message, time.monotonic())])
 
     def _act(self, events: Sequence[learning.Event]) -> None:
+        unsent: list[learning.Event] = []
         for event in events:
             for action in self._dialogue.handle(event):
                 match action:
                     case learning.Send():
-                        sockets.send(self._socket, encode(action.message))
+                        if not sockets.send(self._socket, [action.peer, *encode(action.message)]) and isinstance(action.message, Lease):
+                            unsent.append(learning.Undelivered(action.peer, time.monotonic()))
                     case learning.Intake():
                         # The counts are current before the learner sees what they count.
                         self._refresh(time.monotonic())
                         self.intakes.put(action)
                     case learning.Log():
                         self._log.info(action.event, actor=action.actor_id, detail=action.detail)
+        if unsent:
+            self._act(unsent)
 
     def _refresh(self, now_s: float) -> None:
         dialogue = self._dialogue
@@ -182,8 +205,13 @@ class LearnerLink(_Loop):
             for actor in dialogue.actors.values()
         ]
         with self._lock:
-            self._status = {"actors": actors, "offered": len(dialogue.offered), "outstanding": len(dialogue.open)}
             self._ledger = copy.deepcopy(dialogue.ledger)
+            self._status = {
+                "actors": actors,
+                "offered": len(dialogue.offered),
+                "outstanding": len(dialogue.open),
+                "ledger": self._ledger.as_dict(),
+            }
 
     def _on_end(self) -> None:
         self._mailbox.close()
@@ -193,7 +221,9 @@ class LearnerLink(_Loop):
 class ActorLink(_Loop):
     """A rollout actor's end. Made and awaited in an asyncio loop; the other methods are thread-safe."""
 
-    def __init__(self, endpoint: str, actor_id: str, incarnation: int, capacity_groups: int, *, host: str = "", pid: int = 0, engine: str = "") -> None:
+    def __init__(
+        self, endpoint: str, actor_id: str, incarnation: int, capacity_groups: int, *, host: str = "", pid: int = 0, engine: str = ""
+    ) -> None:
         super().__init__(f"link of {actor_id}")
         self._dialogue = acting.ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
         self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
@@ -208,7 +238,7 @@ class ActorLink(_Loop):
         """Messages of results that are not acknowledged yet."""
 
     async def next_event(self) -> acting.Notice:
-        """The next notice. Raises `LinkFailed` when the link ended with an error."""
+        """The next notice. Raises `LinkError` when the link ended with an error."""
         notice = await self._notices.get()
         self.raise_if_failed()
         return notice
@@ -236,12 +266,12 @@ class ActorLink(_Loop):
         try:
             async with asyncio.timeout(timeout_s):
                 while self.unacknowledged:
+                    self.raise_if_failed()
                     await self._drained.wait()
-                    if self.unacknowledged:
+                    if self.unacknowledged and self.failure is None:
                         self._drained.clear()
         except TimeoutError:
             return False
-        self.raise_if_failed()
         return True
 
     def close(self, reason: str = "") -> None:
@@ -250,10 +280,14 @@ class ActorLink(_Loop):
         self.join(CLOSE_S)
 
     def _run(self) -> None:
-        """Consumes the learner's messages and mailbox events. Produces notices, results, heartbeats. Unblocked by either, or a tick."""
+        """Consumes: the learner's messages, the mailbox. Produces: notices, results, heartbeats. Waits for: either. Unblocked by: either,
+        or a tick.
+        """
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._mailbox.socket, zmq.POLLIN)
+        # Nothing is queued for a connection that is not up, so the first greeting waits for it.
+        self._socket.poll(TICK_MS, zmq.POLLOUT)
         self._act([acting.Tick(time.monotonic())])
         while not self._stop.is_set():
             poller.poll(TICK_MS)
@@ -273,6 +307,8 @@ class ActorLink(_Loop):
                 return
             try:
                 message, _ = LEARNER_CODEC.decode(frames)
+            except OtherVersionError as error:
+                message = Refused(str(error))
             except ProtocolError as error:
                 self._log.warning("message refused", error=str(error), kind=type(error).__name__)
                 continue
@@ -305,11 +341,15 @@ class ActorLink(_Loop):
 
 
 def split(results: list[GroupResult], cap_bytes: int = DIALOGUE_CAP_BYTES // 2) -> list[list[GroupResult]]:
-    """Parts that each fit into one message."""
+    """Parts that each fit into one message. A result that alone does not fit goes without its completions, and says so."""
     parts: list[list[GroupResult]] = []
     room = 0
-    for result in results:
-        size = len(msgspec.msgpack.encode(result))
+    for whole in results:
+        result, size = whole, len(msgspec.msgpack.encode(whole))
+        if size > cap_bytes:
+            reason = f"the result has {size} bytes, at most {cap_bytes} are sent"
+            result = msgspec.structs.replace(whole, outcome=Outcome.FILTERED, reason=reason, completions=[], pairs=[], measures=None)
+            size = len(msgspec.msgpack.encode(result))
         if not parts or size > room:
             parts.append([])
             room = cap_bytes

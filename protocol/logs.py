@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -18,9 +19,15 @@ def configure(run_dir: Path | None, role_id: str) -> Path | None:
         path = run_dir / "logs" / f"{role_id}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a", buffering=1, encoding="utf-8")
+
+    def name_process(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        # No context variable: threads that start later would not have it.
+        return {"process": role_id, **event}
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            name_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -30,11 +37,11 @@ def configure(run_dir: Path | None, role_id: str) -> Path | None:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(process=role_id)
     return path
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose lines say where they come from."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(part=name)
+    # Not bound yet: one that is made before `configure` follows it.
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(part=name)
     return logger

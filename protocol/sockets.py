@@ -8,6 +8,9 @@ from protocol.errors import UserError
 
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 10_000
+HANDSHAKE_MS = 5_000
+KEEPALIVE_IDLE_S = 60
+BACKLOG = 1_024
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 1_000
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -22,6 +25,7 @@ def _common(socket: Socket, cap_bytes: int) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
 
 
 def router(context: Context, bind: str, port: int, cap_bytes: int, what: str) -> tuple[Socket, str]:
@@ -30,6 +34,8 @@ def router(context: Context, bind: str, port: int, cap_bytes: int, what: str) ->
     _common(socket, cap_bytes)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    socket.setsockopt(zmq.BACKLOG, BACKLOG)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     host = f"[{bind}]" if ":" in bind else bind
     try:
         socket.bind(f"tcp://{host}:{port or '*'}")
@@ -37,9 +43,9 @@ def router(context: Context, bind: str, port: int, cap_bytes: int, what: str) ->
         socket.close()
         fix = "choose another port (0 takes a free one), or end the process that has it"
         raise UserError(f"cannot listen on {bind}:{port} ({error.strerror})", where=what, fix=fix) from error
-    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
-    assert isinstance(endpoint, bytes)  # noqa: S101 - narrows pyzmq's union
-    return socket, endpoint.rstrip(b"\0").decode()
+    # Under IPV6 the last endpoint of 0.0.0.0 reads [::ffff:0.0.0.0]; only its port says anything new.
+    bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    return socket, f"tcp://{host}:{bound.rpartition(':')[2]}"
 
 
 def dealer(context: Context, endpoint: str, cap_bytes: int, identity: bytes = b"") -> Socket:
@@ -53,6 +59,11 @@ def dealer(context: Context, endpoint: str, cap_bytes: int, identity: bytes = b"
         socket.setsockopt(zmq.IDENTITY, identity)
     socket.connect(endpoint)
     return socket
+
+
+def ask(socket: Socket, frames: list[bytes | memoryview], wait_ms: int) -> bool:
+    """Send once the connection is up, waiting for it at most `wait_ms`; False when it is not."""
+    return bool(socket.poll(wait_ms, zmq.POLLOUT)) and send(socket, frames)
 
 
 def send(socket: Socket, frames: list[bytes | memoryview]) -> bool:

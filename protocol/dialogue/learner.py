@@ -27,9 +27,9 @@ from protocol.messages import (
     GroupResults,
     Heartbeat,
     Hello,
+    LearnerMessage,
     Lease,
     LeasedGroup,
-    LearnerMessage,
     PolicyVersion,
     Refused,
     Welcome,
@@ -82,13 +82,21 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Undelivered:
+    """A lease could not be sent: the peer's connection is gone."""
+
+    peer: bytes
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """The run ends."""
 
     reason: str
 
 
-Event = ActorSaid | Offer | Published | Settled | Tick | Closing
+Event = ActorSaid | Offer | Published | Settled | Tick | Undelivered | Closing
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -158,7 +166,9 @@ class OpenLease:
 class LearnerDialogue:
     """See the module's text."""
 
-    def __init__(self, run_id: str, boot_id: str, version: PolicyVersion, heartbeat_s: float = 2.0, lease_deadline_s: float = 300.0) -> None:
+    def __init__(
+        self, run_id: str, boot_id: str, version: PolicyVersion, heartbeat_s: float = 2.0, lease_deadline_s: float = 300.0
+    ) -> None:
         self.run_id, self.boot_id, self.version = run_id, boot_id, version
         self.heartbeat_s, self.lease_deadline_s = heartbeat_s, lease_deadline_s
         self.ledger = Ledger()
@@ -182,11 +192,15 @@ class LearnerDialogue:
                 return self._grant(event.now_s)
             case Published():
                 self.version = max(self.version, event.version)
-                return []
+                # A hint, so that nobody waits for the next heartbeat; a lost one is harmless.
+                return [Send(actor.peer, Heartbeat(self.version)) for actor in self.actors.values()]
             case Settled():
                 return self._acknowledge(event)
             case Tick():
                 return self._tick(event.now_s)
+            case Undelivered():
+                actor = self._actor_at(event.peer)
+                return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
             case Closing():
                 self._closing = True
                 return [Send(actor.peer, Bye(event.reason)) for actor in self.actors.values()]
@@ -197,9 +211,11 @@ class LearnerDialogue:
         message = event.message
         if isinstance(message, Hello):
             return self._hello(event.peer, message, event.now_s)
-        actor = next((actor for actor in self.actors.values() if actor.peer == event.peer), None)
+        actor = self._actor_at(event.peer)
         if actor is None:
-            # Silence makes it say Hello again, which tells it the learner's boot id.
+            if isinstance(message, GroupResults):
+                self._reject(message, "unregistered")
+            # Silence makes it say Hello again, which tells it the learner's boot id; then it sends its results again.
             return [Log("message of an unregistered actor", "", type(message).__name__)]
         actor.last_heard_s = event.now_s
         match message:
@@ -212,9 +228,17 @@ class LearnerDialogue:
             case Bye():
                 return [Log("actor left", actor.actor_id, message.reason), *self._remove(actor, event.now_s)]
 
+    def _actor_at(self, peer: bytes) -> Actor | None:
+        return next((actor for actor in self.actors.values() if actor.peer == peer), None)
+
+    def _reject(self, message: GroupResults, reason: str) -> None:
+        self.ledger.received += len(message.results)
+        self.ledger.rejected[reason] += len(message.results)
+
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:
-            reason = f"the actor speaks protocol {hello.protocol[0]}.{hello.protocol[1]}, the learner {PROTOCOL[0]}.{PROTOCOL[1]}; use one rba version"
+            theirs, ours = (".".join(map(str, version)) for version in (hello.protocol, PROTOCOL))
+            reason = f"the actor speaks protocol {theirs}, the learner {ours}; use one rba version"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         newest = self._incarnations.get(hello.actor_id, -1)
         if hello.incarnation < newest:
@@ -245,8 +269,7 @@ class LearnerDialogue:
 
     def _results(self, actor: Actor, message: GroupResults, now_s: float) -> list[Action]:
         if message.actor_id != actor.actor_id or message.incarnation != actor.incarnation:
-            self.ledger.received += len(message.results)
-            self.ledger.rejected["foreign"] += len(message.results)
+            self._reject(message, "foreign")
             return [Log("results under another actor's name", actor.actor_id, message.actor_id)]
         if message.sequence in actor.acknowledged:
             self.ledger.received += len(message.results)

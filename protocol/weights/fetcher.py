@@ -1,7 +1,7 @@
 """The node fetcher: brings policy versions to its node once, whoever on the node asks for them.
 
-    rollout actor ──FetchRequest──▶ fetcher ──ManifestRequest, ChunkRequest──▶ weight store
-                  ◀────Fetched─────          ◀──────Manifest, Chunk──────────
+rollout actor ──FetchRequest──▶ fetcher ──ManifestRequest, ChunkRequest──▶ weight store
+◀────Fetched─────          ◀──────Manifest, Chunk──────────
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from protocol.messages import Fetched, FetchRequest, NotServed, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 from protocol.wakeup import Mailbox
-from protocol.weights.files import directory_of, open_version, prune
-from protocol.weights.pull import Pull, PullStopped, VersionGone
+from protocol.weights.files import DamagedVersionError, directory_of, open_version, prune
+from protocol.weights.pull import Pull, PullStoppedError, VersionGoneError
 
 KEEP = 2
 """Versions that stay in shared memory: the one that is applied, and the one before."""
 TICK_MS = 200
+ATTEMPTS = 5
+"""Versions that are tried, one newer than the other, before the store is said to prune too fast."""
+ASK_AGAIN_S = 1.0
 Answer = Fetched | NotServed
 
 
@@ -148,7 +151,7 @@ class NodeFetcher:
         """`version`, or the newest one where that is newer: the store may have pruned what was asked for."""
         started_s = time.monotonic()
         pull = Pull(socket, self._stop.is_set)
-        for _ in range(5):
+        for _ in range(ATTEMPTS):
             try:
                 manifest = pull.manifest(None)
                 if manifest.policy_version < version:
@@ -157,17 +160,20 @@ class NodeFetcher:
                 if not directory.exists():
                     pull.into(self._root, manifest)
                     self._pulls += 1
-            except VersionGone as gone:
+            except VersionGoneError as gone:
                 if gone.newest is None or gone.newest < version:
                     return NotServed(version, gone.newest, str(gone))
                 continue
-            except PullStopped as stopped:
+            except DamagedVersionError as damaged:
+                self._log.error("pulled version is damaged", error=str(damaged))
+                continue
+            except PullStoppedError as stopped:
                 return NotServed(version, None, str(stopped))
             seconds = time.monotonic() - started_s
             self._count(manifest.size_bytes, manifest.policy_version, pull.bad_chunks, seconds)
             prune(self._root, KEEP)
             return Fetched(manifest.policy_version, str(directory), manifest.digest, manifest.size_bytes, seconds)
-        return NotServed(version, None, "versions were pruned faster than they could be pulled")
+        return NotServed(version, None, f"{ATTEMPTS} pulls in a row found their version pruned or damaged")
 
     def _count(self, size_bytes: int, version: PolicyVersion, bad_chunks: int, seconds: float) -> None:
         self._metrics.inc("rba_weight_bytes_total", size_bytes)
@@ -178,7 +184,7 @@ class NodeFetcher:
         self._log.info("fetched", policy_version=str(version), size_bytes=size_bytes, seconds=round(seconds, 4))
 
 
-class FetchFailed(RbaError):
+class FetchError(RbaError):
     """The node fetcher could not bring the version."""
 
 
@@ -190,12 +196,11 @@ class FetcherClient:
         self._socket = sockets.dealer(self._context, endpoint, DIALOGUE_CAP_BYTES)
 
     def fetch(self, version: PolicyVersion, timeout_s: float = 120.0) -> Fetched:
-        """Have `version`, or a newer one, in shared memory. Raises `FetchFailed`."""
+        """Have `version`, or a newer one, in shared memory. Raises `FetchError`."""
         give_up_s = time.monotonic() + timeout_s
         asked_s = float("-inf")
         while time.monotonic() < give_up_s:
-            if time.monotonic() - asked_s > 1.0:
-                sockets.send(self._socket, encode(FetchRequest(version)))
+            if time.monotonic() - asked_s > ASK_AGAIN_S and sockets.ask(self._socket, encode(FetchRequest(version)), TICK_MS):
                 asked_s = time.monotonic()
             if not self._socket.poll(TICK_MS):
                 continue
@@ -204,14 +209,14 @@ class FetcherClient:
                 self._check(answer)
                 return answer
             if isinstance(answer, NotServed) and answer.policy_version == version:
-                raise FetchFailed(answer.reason)
-        raise FetchFailed(f"policy version {version} did not come within {timeout_s:.0f} s")
+                raise FetchError(answer.reason)
+        raise FetchError(f"policy version {version} did not come within {timeout_s:.0f} s")
 
     @staticmethod
     def _check(answer: Fetched) -> None:
         with open_version(Path(answer.directory)) as found:
             if found.manifest.digest != answer.digest:
-                raise FetchFailed(f"{answer.directory} holds another version than the fetcher says")
+                raise FetchError(f"{answer.directory} holds another version than the fetcher says")
 
     def close(self) -> None:
         """Close the socket."""

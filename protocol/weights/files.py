@@ -1,7 +1,7 @@
 """A policy version as files: one folder with its bytes and its manifest, complete or not there at all.
 
-    <root>/<lineage>-<step>/weights.bin        the tensors, one after the other
-    <root>/<lineage>-<step>/manifest.msgpack   their table of contents, checksums and digest
+<root>/<lineage>-<step>/weights.bin        the tensors, one after the other
+<root>/<lineage>-<step>/manifest.msgpack   their table of contents, checksums and digest
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TensorBytes = tuple[str, str, list[int], bytes | bytearray | memoryview]
 """Released name, safetensors dtype, shape, bytes."""
 
 
-class DamagedVersion(RbaError):
+class DamagedVersionError(RbaError):
     """The bytes of a policy version are not those that its manifest promises."""
 
 
@@ -106,10 +106,10 @@ class OpenVersion:
                 size_bytes = os.fstat(file.fileno()).st_size
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b""
         except (OSError, msgspec.DecodeError) as error:
-            raise DamagedVersion(f"{directory}: no readable policy version ({error})") from error
+            raise DamagedVersionError(f"{directory}: no readable policy version ({error})") from error
         if size_bytes != self.manifest.size_bytes:
             self.close()
-            raise DamagedVersion(f"{directory}: {size_bytes} bytes, the manifest says {self.manifest.size_bytes}")
+            raise DamagedVersionError(f"{directory}: {size_bytes} bytes, the manifest says {self.manifest.size_bytes}")
 
     def tensor_bytes(self, entry: TensorEntry) -> memoryview:
         """The bytes of one tensor, without a copy."""
@@ -121,10 +121,10 @@ class OpenVersion:
         return bytes(self._map[start : start + self.manifest.chunk_bytes])
 
     def verify(self) -> None:
-        """Compare all bytes with the manifest's digest. Raises `DamagedVersion`."""
+        """Compare all bytes with the manifest's digest. Raises `DamagedVersionError`."""
         found = f"xxh128:{xxhash.xxh3_128_hexdigest(self._map)}"
         if found != self.manifest.digest:
-            raise DamagedVersion(f"{self.directory}: the bytes have digest {found}, the manifest says {self.manifest.digest}")
+            raise DamagedVersionError(f"{self.directory}: the bytes have digest {found}, the manifest says {self.manifest.digest}")
 
     def close(self) -> None:
         """Unmap it."""
@@ -139,7 +139,7 @@ class OpenVersion:
 
 
 def open_version(directory: Path) -> OpenVersion:
-    """Open a committed version. Raises `DamagedVersion`."""
+    """Open a committed version. Raises `DamagedVersionError`."""
     return OpenVersion(directory)
 
 
@@ -159,7 +159,12 @@ def newest(root: Path) -> PolicyVersion | None:
 
 
 def prune(root: Path, keep: int) -> list[PolicyVersion]:
-    """Remove all but the newest `keep` versions and return what went. Who has one mapped keeps its bytes."""
+    """Remove all but the newest `keep` versions and return what went. Who has one mapped keeps its bytes.
+
+    What a killed writer left half done goes too, so only the root's one writer may call this, between two writes.
+    """
+    for partial in root.glob(f"{PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
     gone = versions(root)[:-keep] if keep else versions(root)
     for version in gone:
         shutil.rmtree(directory_of(root, version), ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from protocol import sockets
 from protocol.codec import WEIGHTS_CODEC, encode
 from protocol.errors import ProtocolError, RbaError
 from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion, WeightMessage
-from protocol.weights.files import MANIFEST, PARTIAL, WEIGHTS, checksum, commit, directory_of
+from protocol.weights.files import MANIFEST, PARTIAL, WEIGHTS, DamagedVersionError, checksum, commit, directory_of
 
 OUTSTANDING = 8
 ANSWER_S = 2.0
 """After this a request is repeated."""
 POLL_MS = 100
+BAD_LIMIT = 5
+"""A chunk that is wrong this often is wrong at its source."""
 
 
-class VersionGone(RbaError):
+class VersionGoneError(RbaError):
     """The store does not have that version (any more)."""
 
     def __init__(self, version: PolicyVersion | None, newest: PolicyVersion | None, reason: str) -> None:
@@ -35,7 +38,7 @@ class VersionGone(RbaError):
         self.newest = newest
 
 
-class PullStopped(RbaError):
+class PullStoppedError(RbaError):
     """The pull was given up: it was told to stop, or the store was away for too long."""
 
 
@@ -47,21 +50,23 @@ class Pull:
         self.bad_chunks = 0
 
     def manifest(self, version: PolicyVersion | None) -> Manifest:
-        """The table of contents of `version`, or of the newest one. Raises `VersionGone` or `PullStopped`."""
+        """The table of contents of `version`, or of the newest one. Raises `VersionGoneError` or `PullStoppedError`."""
         give_up_s = time.monotonic() + self._patience_s
         asked_s = float("-inf")
         while True:
-            if time.monotonic() - asked_s > ANSWER_S:
-                sockets.send(self._socket, encode(ManifestRequest(version)))
+            if time.monotonic() - asked_s > ANSWER_S and sockets.ask(self._socket, encode(ManifestRequest(version)), POLL_MS):
                 asked_s = time.monotonic()
             answer, _ = self._receive(give_up_s)
             if isinstance(answer, Manifest) and version in (None, answer.policy_version):
                 return answer
             if isinstance(answer, NotServed) and answer.policy_version == version:
-                raise VersionGone(version, answer.newest, answer.reason)
+                raise VersionGoneError(version, answer.newest, answer.reason)
 
     def into(self, root: Path, manifest: Manifest) -> Path:
-        """Pull all chunks, check them and commit the folder under `root`. Raises `VersionGone`, `PullStopped` or `ProtocolError`."""
+        """Pull all chunks, check them and commit the folder under `root`.
+
+        Raises `VersionGoneError`, `PullStoppedError`, or `DamagedVersionError` when the whole is not what the manifest promises.
+        """
         root.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
         try:
@@ -77,6 +82,7 @@ class Pull:
     def _chunks(self, path: Path, manifest: Manifest) -> None:
         waiting = list(range(len(manifest.chunk_checksums)))[::-1]
         asked: dict[int, float] = {}
+        bad: Counter[int] = Counter()
         give_up_s = time.monotonic() + self._patience_s
         with path.open("w+b") as file:
             file.truncate(manifest.size_bytes)
@@ -88,13 +94,16 @@ class Pull:
                         del asked[answer.index]
                         if checksum(payload) != manifest.chunk_checksums[answer.index]:
                             self.bad_chunks += 1
+                            bad[answer.index] += 1
+                            if bad[answer.index] == BAD_LIMIT:
+                                raise DamagedVersionError(f"chunk {answer.index} of policy version {manifest.policy_version} stays wrong")
                             waiting.append(answer.index)
                         else:
                             file.seek(answer.index * manifest.chunk_bytes)
                             file.write(payload)
                             give_up_s = time.monotonic() + self._patience_s
                     case NotServed() if answer.policy_version == manifest.policy_version:
-                        raise VersionGone(manifest.policy_version, answer.newest, answer.reason)
+                        raise VersionGoneError(manifest.policy_version, answer.newest, answer.reason)
                     case _:
                         pass  # An answer to something that is no longer asked.
             file.seek(0)
@@ -105,23 +114,21 @@ class Pull:
         while block := read(1 << 22):
             whole.update(block)
         if f"xxh128:{whole.hexdigest()}" != manifest.digest:
-            raise ProtocolError(f"policy version {manifest.policy_version}: every chunk is right, the whole is not")
+            raise DamagedVersionError(f"policy version {manifest.policy_version}: every chunk is right, the whole is not")
 
     def _ask(self, version: PolicyVersion, waiting: list[int], asked: dict[int, float]) -> None:
         now_s = time.monotonic()
         for index in [index for index, asked_s in asked.items() if now_s - asked_s > ANSWER_S]:
             del asked[index]
             waiting.append(index)
-        while waiting and len(asked) < OUTSTANDING:
-            index = waiting.pop()
-            sockets.send(self._socket, encode(ChunkRequest(version, index)))
-            asked[index] = now_s
+        while waiting and len(asked) < OUTSTANDING and sockets.ask(self._socket, encode(ChunkRequest(version, waiting[-1])), POLL_MS):
+            asked[waiting.pop()] = now_s
 
     def _receive(self, give_up_s: float) -> tuple[WeightMessage | None, bytes | None]:
         if self._stopped():
-            raise PullStopped("the pull was told to stop")
+            raise PullStoppedError("the pull was told to stop")
         if time.monotonic() > give_up_s:
-            raise PullStopped(f"the weight store did not answer for {self._patience_s:.0f} s")
+            raise PullStoppedError(f"the weight store did not answer for {self._patience_s:.0f} s")
         try:
             if not self._socket.poll(POLL_MS):
                 return None, None

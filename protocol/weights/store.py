@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket as hosts
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,9 @@ from protocol.errors import ProtocolError
 from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
-from protocol.weights.files import DamagedVersion, OpenVersion, directory_of, newest, open_version
+from protocol.weights.files import DamagedVersionError, OpenVersion, directory_of, newest, open_version
 
 TICK_MS = 200
-MAPPED = 3
-"""Versions that stay mapped."""
 
 
 class WeightStore:
@@ -38,7 +35,7 @@ class WeightStore:
         self._socket, self._endpoint = sockets.router(self._context, bind, port, WEIGHTS_CAP_BYTES, "network.weights_port")
         self._metrics = Metrics("weight_store", "weight_store-0")
         self._metrics_url = self._metrics.serve(bind)
-        self._mapped: OrderedDict[PolicyVersion, OpenVersion] = OrderedDict()
+        self._mapped: dict[PolicyVersion, OpenVersion] = {}
         self._stop = threading.Event()
         self._served_bytes = 0
         self._log = logs.get_logger("weight_store")
@@ -118,17 +115,12 @@ class WeightStore:
         return NotServed(version, newest(self._root), "no such version, or it was pruned")
 
     def _open(self, version: PolicyVersion | None) -> OpenVersion | None:
-        """Map a committed version, or find it mapped; a mapped one outlives its folder."""
-        if version is None:
-            return None
-        if version in self._mapped:
-            self._mapped.move_to_end(version)
-            return self._mapped[version]
-        try:
-            found = open_version(directory_of(self._root, version))
-        except DamagedVersion:
-            return None
-        self._mapped[version] = found
-        while len(self._mapped) > MAPPED:
-            self._mapped.popitem(last=False)[1].close()
-        return found
+        """Map a committed version, or find it mapped. Pruned ones are unmapped, or their memory would stay taken."""
+        for gone in [each for each, mapped in self._mapped.items() if not mapped.directory.is_dir()]:
+            self._mapped.pop(gone).close()
+        if version is not None and version not in self._mapped:
+            try:
+                self._mapped[version] = open_version(directory_of(self._root, version))
+            except DamagedVersionError:
+                return None
+        return self._mapped[version] if version is not None else None

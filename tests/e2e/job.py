@@ -1,0 +1,105 @@
+"""Runs whole jobs as a user would: the `rba` command in a process of its own, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RECIPE = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+
+SHORT = (
+    "learner.steps=4",
+    "learner.batch_groups=4",
+    "learner.publish_every=2",
+    "evaluation.groups=8",
+)
+"""Overrides that make the main job short; every part stays the real one."""
+
+
+def rba(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """One `rba` command, waited for."""
+    return subprocess.run(
+        [sys.executable, "-m", "ops.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def launch_arguments(run_dir: Path, *overrides: str) -> list[str]:
+    """Arguments of `rba launch` for a short quickstart job in `run_dir`."""
+    options = [part for override in (*SHORT, *overrides) for part in ("-o", override)]
+    return ["launch", RECIPE, "--run-dir", str(run_dir), *options]
+
+
+def launch(run_dir: Path, *overrides: str, timeout_s: float = 280.0) -> subprocess.CompletedProcess[str]:
+    """One short job from start to end."""
+    return rba(*launch_arguments(run_dir, *overrides), timeout_s=timeout_s)
+
+
+def start(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+    """One short job that goes on while the test does something else."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ops.cli", *launch_arguments(run_dir, *overrides)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """`rba status RUN --json`; empty while there is none."""
+    done = rba("status", str(run_dir), "--json")
+    try:
+        found = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def wait_until(probe: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """The first true answer of `probe`; fails the test after `timeout_s`."""
+    give_up_at_s = time.monotonic() + timeout_s
+    while time.monotonic() < give_up_at_s:
+        if found := probe():
+            return found
+    raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
+
+
+def summary(run_dir: Path) -> dict[str, Any]:
+    """The run's summary.json."""
+    loaded: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return loaded
+
+
+def leftovers(mark: str) -> list[str]:
+    """What a run with `mark` in its folder's name left behind: processes and shared memory."""
+    found = [str(path) for path in Path("/dev/shm").glob("rba-*") if mark in path.name]
+    for process in psutil.process_iter(["cmdline", "environ", "pid"]):
+        environment = process.info["environ"] or {}
+        if process.pid != os.getpid() and environment.get("RBA_RUN_ID", "").startswith(mark):
+            found.append(f"process {process.pid}: {' '.join(process.info['cmdline'] or [])[:120]}")
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Make sure that a started job is gone, whatever the test found."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(25)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)

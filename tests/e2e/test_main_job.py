@@ -1,0 +1,102 @@
+"""The main job, shortened, with every real part: Ray, vLLM, reward server, ZeroMQ, DeepSpeed ZeRO-3, weights back, Prometheus, report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import job
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+
+def balanced(ledger: dict[str, int]) -> bool:
+    """The ledger's identities."""
+    received = ledger["received"] == ledger["unique"] + ledger["duplicate"] + ledger["rejected"]
+    return received and ledger["unique"] == ledger["trained"] + ledger["dropped"] + ledger["queued"]
+
+
+def test_group_strategy_with_the_reward_model_end_to_end(tmp_path: Path) -> None:
+    run_dir = tmp_path / "e2e-group"
+    process = job.start(run_dir, "learner.steps=30")
+    try:
+        seen = job.wait_until(lambda: (found := job.status(run_dir)).get("step") and found, 240, "the first learner step")
+        scraped = [urllib.request.urlopen(url, timeout=5).read().decode() for url in seen["endpoints"]["metrics"]]  # noqa: S310
+        output, _ = process.communicate(timeout=240)
+    finally:
+        job.end(process)
+    assert process.returncode == 0, output
+
+    assert seen["healthy"]
+    assert {each["role"] for each in seen["processes"]} >= {"learner", "rollout", "reward", "weight_store", "fetcher"}
+    assert all("rba_build_info" in text for text in scraped)
+    assert any("rba_generated_tokens_total" in text for text in scraped)
+    assert any("rba_learner_steps_total" in text for text in scraped)
+
+    summary = job.summary(run_dir)
+    assert summary["status"] == "completed"
+    assert summary["engine"] == "vllm 0.32.0"
+    assert summary["zero_stage"] == 3
+    assert summary["learner_steps"] == 30
+    assert summary["policy_version"] == {"lineage": 0, "step": 30}
+    assert summary["pushes"] >= 15
+    assert balanced(summary["ledger"])
+    assert summary["ledger"]["trained"] == 30 * 4
+    assert summary["policy_lag"]["max"] <= 6
+    for label in ("before", "after"):
+        assert all(summary["evaluation"][label][name] is not None for name in ("accuracy", "bleu", "consistency", "reward"))
+
+    page = (run_dir / "report.html").read_text()
+    assert "<audio" in page
+    assert "data:audio/" in page
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    assert {"step", "publish", "evaluation", "checkpoint"} <= {event["event"] for event in events}
+    assert (run_dir / "config.yaml").exists()
+    assert not job.leftovers("e2e-group")
+
+    from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+    checkpoint = run_dir / "checkpoints" / "step-30"
+    _model, loaded = Qwen2AudioForConditionalGeneration.from_pretrained(checkpoint, output_loading_info=True)
+    assert not loaded["missing_keys"]
+    assert not loaded["unexpected_keys"]
+    AutoProcessor.from_pretrained(checkpoint)
+
+
+def test_single_strategy_needs_no_reward_server_and_bleu_scores_through_one(tmp_path: Path) -> None:
+    single = tmp_path / "e2e-single"
+    done = job.launch(single, "strategy=single")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = job.summary(single)
+    assert summary["strategy"] == "single"
+    assert summary["ledger"]["trained"] == 16
+    assert balanced(summary["ledger"])
+    assert not (single / "logs" / "reward-0.jsonl").exists()
+
+    bleu = tmp_path / "e2e-bleu"
+    done = job.launch(bleu, "rewards.scorer=bleu", "learner.ranks=2", "learner.cpu_threads=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = job.summary(bleu)
+    assert balanced(summary["ledger"])
+    assert 0 <= summary["evaluation"]["after"]["reward"] <= 1
+    assert not job.leftovers("e2e-")
+
+
+def test_sigterm_keeps_the_last_checkpoint_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    run_dir = tmp_path / "e2e-stopped"
+    process = job.start(run_dir, "learner.steps=100000")
+    try:
+        job.wait_until(lambda: job.status(run_dir).get("step", 0) >= 2, 240, "two learner steps")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=20)
+    finally:
+        job.end(process)
+    summary = job.summary(run_dir)
+    assert summary["status"] == "stopped", output
+    assert balanced(summary["ledger"])
+    assert (run_dir / "checkpoints" / f"step-{summary['learner_steps']}" / "model.safetensors").exists()
+    assert not job.leftovers("e2e-stopped")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from protocol import logs
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def test_every_line_is_json_and_says_who_when_and_how_grave(tmp_path: Path) -> None:
+    path = logs.configure(tmp_path, "rollout-3")
+    assert path == tmp_path / "logs" / "rollout-3.jsonl"
+    logger = logs.get_logger("link")
+    logger.info("actor registered", policy_version="0.4", path=tmp_path)
+    logger.debug("too much")
+    try:
+        int("seven")
+    except ValueError:
+        logger.exception("it failed")
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert (first["event"], first["level"], first["process"], first["part"]) == ("actor registered", "info", "rollout-3", "link")
+    assert first["policy_version"] == "0.4"
+    assert first["path"] == str(tmp_path)
+    assert first["timestamp"].endswith("Z")
+    assert "ValueError: invalid literal" in second["exception"]
+
+
+def test_a_restarted_process_adds_to_its_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        logs.configure(tmp_path, "learner-0")
+        logs.get_logger("x").info("started")
+    assert len((tmp_path / "logs" / "learner-0.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_logger_made_before_configure_writes_where_configure_says(tmp_path: Path) -> None:
+    logger = logs.get_logger("early")
+    path = logs.configure(tmp_path, "learner-0")
+    logger.info("late")
+    assert path is not None
+    assert json.loads(path.read_text())["part"] == "early"
+
+
+def test_lines_of_other_threads_say_who_as_well(tmp_path: Path) -> None:
+    path = logs.configure(tmp_path, "learner-0")
+    thread = threading.Thread(target=logs.get_logger("link").info, args=("hello",))
+    thread.start()
+    thread.join()
+    assert path is not None
+    assert json.loads(path.read_text())["process"] == "learner-0"
+
+
+def test_without_a_run_directory_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert logs.configure(None, "reward-0") is None
+    logs.get_logger("x").warning("hello")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert json.loads(captured.err)["level"] == "warning"
