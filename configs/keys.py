@@ -55,7 +55,8 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 def _type_name(annotation: Any) -> str:
     """A short name of a field's type: ``int``, ``float or null``, ``group | single | sft``, ``list of text``, ``mapping``."""
-    origin, parts = getattr(annotation, "__origin__", None), getattr(annotation, "__args__", ())
+    origin = getattr(annotation, "__origin__", None)
+    parts: tuple[Any, ...] = getattr(annotation, "__args__", ())
     if annotation is type(None):
         return "null"
     if hasattr(annotation, "__metadata__"):

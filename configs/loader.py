@@ -32,13 +32,15 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises `UserError` for anything that cannot be read or is no valid run.
     """
     path = locate(str(source))
+    tree: Any
     tree, lines = _parse(_read(path), path)
     tree.pop(PROVENANCE, None)
     _refuse_unknown(tree, lambda key: _at(path, lines, key))
     origins: dict[str, str] = {}
     for override in overrides:
         patch = _parse_override(override)
-        origins |= {key: f"-o {override}" for key in _refuse_unknown(patch, lambda _: f"-o {override}")}  # noqa: B023 - called at once
+        said = f"-o {override}"
+        origins |= dict.fromkeys(_refuse_unknown(patch, _always(said)), said)
         tree = OmegaConf.merge(tree, patch)
     described = " ".join([str(path), *dict.fromkeys(origins.values())])
     return _validate(_resolve(tree, path), lambda key: _origin(key, origins) or (_at(path, lines, key) if key else described))
@@ -93,7 +95,7 @@ def _parse(text: str, path: Path) -> tuple[DictConfig, dict[str, int]]:
         if not isinstance(root, yaml.MappingNode):
             raise UserError("the recipe is no mapping of keys to values", where=str(path), fix="start from `rba config show quickstart`")
         return OmegaConf.create(text), dict(_key_lines(root))  # type: ignore[return-value]  # a mapping, as was just checked
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or _first_line(error)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -160,7 +162,8 @@ def _validate(tree: dict[str, Any], where: Callable[[str], str]) -> RunConfig:
         path, what, fix = problems[0]
         raise UserError(what, where=where(path), fix=fix)
     listed = "\n".join(f"  - {what} ({where(path)}){f': {fix}' if fix else ''}" for path, what, fix in problems)
-    raise UserError(f"{len(problems)} keys are wrong:\n{listed}", where=where(""), fix="correct each of them; `rba config schema` describes every key")
+    fix = "correct each of them; `rba config schema` describes every key"
+    raise UserError(f"{len(problems)} keys are wrong:\n{listed}", where=where(""), fix=fix)
 
 
 def _explain(detail: ErrorDetails) -> tuple[str, str, str]:
@@ -195,6 +198,10 @@ def _origin(key: str, origins: Mapping[str, str]) -> str | None:
             return origins[key]
         key = key.rpartition(".")[0]
     return None
+
+
+def _always(place: str) -> Callable[[str], str]:
+    return lambda _key: place
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,121 @@
+"""Results in, leases out: what lies between the link to the actors and the learner's queue."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from configs.schema import RunConfig
+from learner.clips import Clips
+from learner.evaluation import Evaluation
+from learner.frontier import Frontier
+from learner.gauges import Gauges
+from learner.intake import Drop, Intake
+from protocol.dialogue.learner import Intake as Arrived
+from protocol.errors import RbaError, UserError
+from protocol.link import LearnerLink
+from protocol.logs import get_logger
+from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose
+
+POLL_S = 0.2
+"""Longest that a wait for results goes without a look at the stop request and at the link's health."""
+ACCOUNT_EVERY_S = 1.0
+"""Between two updates of the ledger's metrics while the learner waits."""
+
+
+class Exchange:
+    """Offers groups, takes in their outcomes and keeps the ledger. One thread owns it; `accounts` may be called from any."""
+
+    def __init__(self, config: RunConfig, link: LearnerLink, frontier: Frontier, intake: Intake, clips: Clips, gauges: Gauges) -> None:
+        self._config, self._link, self._clips, self._gauges = config, link, clips, gauges
+        self.frontier, self.intake = frontier, intake
+        self.evaluation: Evaluation | None = None
+        self._log = get_logger("exchange")
+        self._accounted_s = 0.0
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Tell the actors of a new policy version."""
+        self._link.publish(version)
+
+    def measure(self, label: str, version: PolicyVersion, groups: Sequence[InstructionGroup]) -> Evaluation:
+        """Offer held-out groups; what comes back fills the evaluation."""
+        leased = self.frontier.hold_out(groups)
+        self.evaluation = Evaluation(label, version, leased)
+        self._link.offer(leased)
+        return self.evaluation
+
+    def top_up(self, step: int) -> None:
+        """Offer as many training groups as the bound on staleness and the rest of the run, after `step` steps, have room for."""
+        section = self._config.learner
+        held = self.frontier.open_training + self.intake.queued
+        room = min(self._config.budget_groups, (section.steps - step) * section.batch_groups) - held
+        if room > 0:
+            self._link.offer(self.frontier.take(room))
+
+    def receive(self, *, block: bool) -> None:
+        """Take in and acknowledge what has arrived, waiting at most `POLL_S` for it. Raises when the link has failed."""
+        self._link.raise_if_failed()
+        while True:
+            try:
+                arrived = self._link.intakes.get(block=block, timeout=POLL_S if block else None)
+            except queue.Empty:
+                break
+            if arrived is None:
+                self._link.raise_if_failed()
+                raise RbaError("the link to the rollout actors has ended")
+            block = False
+            self._take_in(arrived)
+            self._link.settle(arrived)
+        if time.monotonic() - self._accounted_s > ACCOUNT_EVERY_S:
+            self.account()
+
+    def close(self, reason: str) -> None:
+        """Say Bye to the actors and account for everything that still came; what is queued is dropped."""
+        self.receive(block=False)
+        self._link.close(reason)
+        while (arrived := self._link.intakes.get(timeout=POLL_S)) is not None:  # the link's last word is None
+            self._take_in(arrived)
+        self.intake.clear()
+
+    def _take_in(self, arrived: Arrived) -> None:
+        for result in arrived.results:
+            leased = self.frontier.close(result.ordinal)
+            if self.evaluation is not None and result.purpose is Purpose.EVALUATE:
+                self.evaluation.receive(result)
+            why = self.intake.receive(leased, result, self._unusable(leased, result))
+            self._gauges.outcome(result)
+            if why.startswith((Drop.INVALID, Drop.FILTERED)):
+                self._log.warning("group dropped", ordinal=result.ordinal, actor=arrived.actor_id, why=why)
+
+    def _unusable(self, leased: LeasedGroup | None, result: GroupResult) -> str:
+        """Why the learner cannot read a training group's audio, or "". Found out here, it costs one group and not the run."""
+        if leased is None or result.purpose is not Purpose.TRAIN or result.outcome is Outcome.FILTERED:
+            return ""
+        try:
+            for utterance in leased.group.utterances:
+                if utterance.audio is not None:
+                    self._clips.samples(utterance.audio)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    # --- the ledger -----------------------------------------------------------------------------------------
+
+    def accounts(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The ledger at this moment and the registered actors. Results between link and queue count as queued."""
+        counts = self.intake.counts
+        trained, dropped = counts.trained, Counter(counts.dropped)  # read before the link's counts, which only grow
+        ledger = self._link.ledger()
+        ledger.trained, ledger.dropped = trained, dropped
+        ledger.queued = ledger.unique - trained - dropped.total()
+        return ledger.as_dict(), self._link.status()["actors"]
+
+    def account(self) -> dict[str, Any]:
+        """The ledger, with its metrics brought up to date."""
+        self._accounted_s = time.monotonic()
+        ledger, actors = self.accounts()
+        self._gauges.accounts(ledger, self.intake.counts, len(actors))
+        return ledger

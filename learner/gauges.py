@@ -1,0 +1,93 @@
+"""The learner's metrics, named once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import Any
+
+from learner.figures import StepFigures
+from learner.intake import Batch, Counts
+from protocol.messages import GroupResult, PolicyVersion
+from protocol.metrics import Metrics
+
+SUITE = "held_out"
+
+
+class Gauges:
+    """Sets and counts what `protocol.metrics.CATALOGUE` promises of a learner."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._counted: Counter[tuple[str, str]] = Counter()
+
+    def idle(self, reason: str, seconds: float) -> None:
+        """The learner waited."""
+        self._metrics.inc("rba_learner_idle_seconds_total", seconds, reason=reason)
+
+    def outcome(self, result: GroupResult) -> None:
+        """A unique result arrived."""
+        self._metrics.inc("rba_group_outcomes_total", outcome=result.outcome.value)
+
+    def stepped(self, done: StepFigures, batch: Batch, figures: dict[str, Any]) -> None:
+        """A step ran; `figures` are those of its event."""
+        self._metrics.inc("rba_learner_steps_total")
+        self._metrics.set("rba_learner_last_step_timestamp_seconds", time.time())
+        for phase, seconds in done.seconds.items():
+            self._metrics.observe("rba_learner_step_seconds", seconds, phase=phase)
+        for lag in batch.lags:
+            self._metrics.observe("rba_policy_lag_versions", lag)
+        if not done.applied:
+            self._metrics.inc("rba_nonfinite_steps_total")
+        for term in ("total", "preference", "cross_entropy"):
+            self._set("rba_loss", figures["loss"][term], term=term)
+        self._set("rba_preference_margin", figures["margin"])
+        self._set("rba_preference_accuracy", figures["preference_accuracy"])
+        self._set("rba_sampler_logprob_gap", figures["sampler_logprob_gap"])
+        self._set("rba_grad_norm", done.grad_norm)
+        self._set("rba_learning_rate", done.learning_rate)
+
+    def pushed(self, version: PolicyVersion, seconds: float) -> None:
+        """A policy version was published."""
+        self._metrics.observe("rba_weight_push_seconds", seconds, stage="gather")
+        self._metrics.inc("rba_weight_pushes_total")
+        self._metrics.set("rba_policy_version", version.step, role="learner")
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint was committed."""
+        self._metrics.observe("rba_checkpoint_seconds", seconds)
+        self._metrics.set("rba_checkpoint_last_success_timestamp_seconds", time.time())
+
+    def evaluated(self, figures: dict[str, float]) -> None:
+        """A held-out evaluation is complete."""
+        for name, value in figures.items():
+            self._set("rba_evaluation", value, suite=SUITE, metric=name)
+
+    def accounts(self, ledger: dict[str, Any], counts: Counts, actors: int) -> None:
+        """Bring the ledger's counters up to `ledger` (see `protocol.ledger.Ledger.as_dict`), and the pairs' up to `counts`."""
+        self._metrics.set("rba_groups_leased", ledger["outstanding"])
+        self._metrics.set("rba_results_queued", ledger["queued"])
+        self._metrics.set("rba_actors", actors)
+        self._metrics.set("rba_pairs_queued", counts.pairs_unique - counts.pairs_trained - counts.pairs_dropped.total())
+        for metric, name in (("granted", "leased"), ("settled", "settled"), ("expired", "expired")):
+            self._upto(f"rba_leases_{metric}_total", ledger[name])
+        for name in ("received", "unique", "duplicate", "trained"):
+            self._upto(f"rba_results_{name}_total", ledger[name])
+        for name in ("rejected", "dropped"):
+            for reason, count in ledger[f"{name}_reasons"].items():
+                self._upto(f"rba_results_{name}_total", count, reason)
+        self._upto("rba_pairs_unique_total", counts.pairs_unique)
+        self._upto("rba_pairs_trained_total", counts.pairs_trained)
+        for reason, count in counts.pairs_dropped.items():
+            self._upto("rba_pairs_dropped_total", count, reason)
+
+    def _upto(self, name: str, total: float, reason: str = "") -> None:
+        more = total - self._counted[name, reason]
+        if more > 0:
+            self._metrics.inc(name, more, **({"reason": reason} if reason else {}))
+            self._counted[name, reason] += int(more)
+
+    def _set(self, name: str, value: float | None, **labels: str) -> None:
+        if value is not None and math.isfinite(value):
+            self._metrics.set(name, value, **labels)

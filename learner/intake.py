@@ -1,0 +1,175 @@
+"""What comes in, what is trained and what is dropped. Pure: no clock, no sockets, no tensors.
+
+Every unique group result ends in exactly one place, counted in groups: ``unique = trained + dropped{reason} + queued``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from configs.schema import LossSection, Strategy
+from learner.collate import TrainingGroup, ce_voices
+from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome
+
+
+class Drop(StrEnum):
+    """Why a unique group result trains nobody."""
+
+    STALE = "stale"
+    """A pair is older than `max_policy_lag` learner steps."""
+    NO_SIGNAL = "no_signal"
+    """No pair, and no cross-entropy to train instead."""
+    FILTERED = "filtered"
+    """The actor could not use its input."""
+    INVALID = "invalid"
+    """It breaks the rules of pairing; a bug of its sender."""
+    EVALUATED = "evaluated"
+    """Held-out: it was measured."""
+    NONFINITE = "nonfinite"
+    """Its step was skipped, for a loss or a gradient was not finite."""
+    STOPPED = "stopped"
+    """Still queued when the run ended."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """The learner's side of the ledger, in group results; and the same in pairs."""
+
+    unique: int = 0
+    trained: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    pairs_unique: int = 0
+    pairs_trained: int = 0
+    pairs_dropped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's groups, with the lag of each that has pairs."""
+
+    items: list[TrainingGroup]
+    lags: list[int]
+
+
+class Intake:
+    """The queue between the actors' results and the step."""
+
+    def __init__(self, strategy: Strategy, loss: LossSection, max_policy_lag: int, lineage: int, vocabulary: int) -> None:
+        self._strategy, self._loss, self._max_policy_lag, self._lineage = strategy, loss, max_policy_lag, lineage
+        self._vocabulary = vocabulary
+        self._trains_ce = strategy == "sft" or loss.lambda_ce > 0
+        self._queue: deque[TrainingGroup] = deque()
+        self._in_training: list[TrainingGroup] = []
+        self.counts = Counts()
+
+    @property
+    def queued(self) -> int:
+        """Groups that wait for a step, those of the current step included."""
+        return len(self._queue) + len(self._in_training)
+
+    def receive(self, leased: LeasedGroup | None, result: GroupResult, unusable: str = "") -> str:
+        """Take one unique result of `leased` (None when its ordinal is not open); `unusable` says why the learner cannot use its audio.
+
+        Returns "" when it is queued, else why it was dropped: a `Drop`, and more about it after a colon.
+        """
+        self.counts.unique += 1
+        self.counts.pairs_unique += len(result.pairs)
+        if leased is None:
+            return f"{self._drop(result, Drop.INVALID)}: ordinal {result.ordinal} is not open"
+        item = TrainingGroup(leased.group, result)
+        if result.outcome is Outcome.EVALUATED or leased.purpose != result.purpose:
+            return self._drop(result, Drop.EVALUATED if leased.purpose == result.purpose else Drop.INVALID)
+        if result.outcome is Outcome.FILTERED or unusable:
+            return f"{self._drop(result, Drop.FILTERED)}: {unusable or result.reason}"
+        fault = find_fault(item, self._strategy, self._vocabulary)
+        if fault:
+            return f"{self._drop(result, Drop.INVALID)}: {fault}"
+        if not result.pairs and not (self._trains_ce and ce_voices(item, self._loss.ce_utterances)):
+            return self._drop(result, Drop.NO_SIGNAL)
+        self._queue.append(item)
+        return ""
+
+    def take(self, groups: int, learner_step: int) -> Batch | None:
+        """The next batch at `learner_step` finished steps, oldest results first; None while too few are queued.
+
+        Stale groups are dropped on the way. What is taken counts as queued until `trained` or `skipped`.
+        """
+        fresh: deque[TrainingGroup] = deque()
+        for item in self._queue:
+            if self._lag(item, learner_step) > self._max_policy_lag:
+                self._drop(item.result, Drop.STALE)
+            else:
+                fresh.append(item)
+        self._queue = fresh
+        if len(fresh) < groups:
+            return None
+        self._in_training = [fresh.popleft() for _ in range(groups)]
+        return Batch(self._in_training, [self._lag(item, learner_step) for item in self._in_training if item.result.pairs])
+
+    def trained(self) -> None:
+        """The batch that was taken has changed the weights."""
+        self.counts.trained += len(self._in_training)
+        self.counts.pairs_trained += sum(len(item.result.pairs) for item in self._in_training)
+        self._in_training = []
+
+    def skipped(self) -> None:
+        """The batch that was taken changed nothing: its loss or gradient was not finite."""
+        for item in self._in_training:
+            self._drop(item.result, Drop.NONFINITE)
+        self._in_training = []
+
+    def clear(self) -> None:
+        """The run ends; what is still queued is dropped."""
+        for item in self._queue:
+            self._drop(item.result, Drop.STOPPED)
+        self._queue.clear()
+
+    def _lag(self, item: TrainingGroup, learner_step: int) -> int:
+        """Learner steps since the oldest token of either side of a pair was sampled; without pairs nothing can be old."""
+        indices = {index for pair in item.result.pairs for index in (pair.chosen, pair.rejected) if index != REFERENCE}
+        versions = [item.result.completions[index].oldest_version for index in indices]
+        steps = [version.step if version.lineage == self._lineage else -(1 << 60) for version in versions if version is not None]
+        return learner_step - min(steps, default=learner_step)
+
+    def _drop(self, result: GroupResult, reason: Drop) -> str:
+        self.counts.dropped[reason.value] += 1
+        if result.pairs:
+            self.counts.pairs_dropped[reason.value] += len(result.pairs)
+        return reason.value
+
+
+def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
+    """What is wrong with a result, or "". The rules of pairing: text never meets speech, a truncated completion is never chosen,
+    RBA-Group compares two voices, RBA-Single compares the reference with a completion.
+    """
+    group, result = item.group, item.result
+    for index, completion in enumerate(result.completions):
+        if not 0 <= completion.utterance < len(group.utterances):
+            return f"completion {index} names utterance {completion.utterance}, which the group lacks"
+        if len(completion.token_ids) % 4 or len(completion.logprobs) != len(completion.token_ids):
+            return (
+                f"completion {index} has {len(completion.token_ids)} bytes of token ids and {len(completion.logprobs)} of log-probabilities"
+            )
+        token_ids = np.frombuffer(completion.token_ids, dtype="<i4")
+        if np.any((token_ids < 0) | (token_ids >= vocabulary)):
+            return f"completion {index} holds a token id outside the vocabulary"
+    if result.pairs and strategy == "sft":
+        return "plain SFT has no pairs"
+    for pair in result.pairs:
+        sides = [pair.rejected] if pair.chosen == REFERENCE else [pair.chosen, pair.rejected]
+        if any(not 0 <= index < len(result.completions) for index in sides):
+            return f"pair {pair} names a completion that is not there"
+        used = [result.completions[index] for index in sides]
+        if (pair.chosen == REFERENCE) != (strategy == "single"):
+            return f"pair {pair} does not belong to strategy {strategy}"
+        if any(group.utterances[completion.utterance].audio is None for completion in used):
+            return f"pair {pair} holds an answer to text"
+        if any(not completion.token_ids for completion in used):
+            return f"pair {pair} holds an empty answer"
+        if strategy == "group" and (used[0].finish_reason != "stop" or used[0].utterance == used[1].utterance):
+            return f"pair {pair} has a truncated chosen answer, or two answers to one voice"
+    return ""

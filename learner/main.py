@@ -1,0 +1,167 @@
+"""The learner's process: one rank. Rank 0 talks to the actors and leads, the others follow its orders. Edge: torch, deepspeed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+from configs.schema import LossSection, RunConfig
+from learner.clips import Clips
+from learner.engine import Engine, prepare_environment
+from learner.exchange import Exchange
+from learner.frontier import Frontier
+from learner.gauges import Gauges
+from learner.intake import Intake
+from learner.publish import gather
+from learner.ranks import End, Publish, Ranks, Save, Train
+from learner.session import LINEAGE, Session
+from policies.adapter import adapter
+from protocol.audio import Samples, load
+from protocol.dataset import DataSet
+from protocol.dialogue.learner import LearnerDialogue
+from protocol.errors import UserError
+from protocol.link import LearnerLink
+from protocol.logs import configure, get_logger
+from protocol.messages import PolicyVersion
+from protocol.metrics import Metrics
+from protocol.role import RoleDescription
+
+
+class Learner:
+    """One rank of the learner (a `protocol.role.Role`).
+
+    `config.model.path`, `config.data.train` and `config.data.test` are folders and files of this machine; names of the Hub and of asset
+    providers are resolved before. `master` is "host:port" of rank 0, where the ranks meet (see `learner.ranks.Ranks`).
+    """
+
+    def __init__(
+        self, config: RunConfig, run_dir: Path | str, weights_root: Path | str, rank: int = 0, world_size: int = 1, master: str = ""
+    ) -> None:
+        self._config, self._run_dir, self._weights_root = config, Path(run_dir), Path(weights_root)
+        self._rank, self._world_size, self._master = rank, world_size, master
+        self._stop_reason = ""
+        configure(self._run_dir, f"learner-{rank}")
+        self._log = get_logger("learner")
+        self._family = adapter(config.model.adapter)
+        self._family.check(Path(config.model.path))
+        self._train = DataSet.open(Path(config.data.train))
+        self._test = DataSet.open(Path(config.data.test)) if config.data.test and config.evaluation.groups else None
+        self._metrics = Metrics("learner", str(rank))
+        self._metrics_url = self._metrics.serve(config.network.bind)
+        self._session: Session | None = None
+        self._link: LearnerLink | None = None
+        if rank == 0:
+            section = config.learner
+            dialogue = LearnerDialogue(
+                config.run.name, uuid.uuid4().hex, PolicyVersion(LINEAGE, 0), section.heartbeat_s, section.lease_deadline_s
+            )
+            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue)
+            self._link.start()
+
+    def describe(self) -> RoleDescription:
+        """Where it can be found; rank 0 has the endpoint ``pairs``."""
+        return {
+            "role": "learner",
+            "id": f"learner-{self._rank}",
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "endpoints": {"pairs": self._link.endpoint} if self._link is not None else {},
+            "metrics_url": self._metrics_url,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """The whole run, or this rank's part of it. Returns the closing figures (rank 0 alone has some)."""
+        prepare_environment(self._config.learner)
+        ranks = Ranks(self._rank, self._world_size, self._master)
+        try:
+            return self._run(ranks)
+        except BaseException:
+            self._log.exception("learner failed")
+            raise
+        finally:
+            if self._link is not None and not (self._session is not None and self._session.closed):
+                self._link.close("the learner failed")
+            ranks.close()  # the other ranks' collectives then fail as well
+            self._metrics.close()
+
+    def _run(self, ranks: Ranks) -> dict[str, Any]:
+        config = self._config
+        processing = self._family.open(Path(config.model.path))
+        clips = Clips(self._samples, processing)
+        loss = effective_loss(config)
+        engine = Engine(config.learner, loss, self._family, Path(config.model.path), processing, clips, ranks)
+        if self._link is None:
+            return follow(engine, ranks, config.model.dtype)
+        gauges = Gauges(self._metrics)
+        frontier = Frontier(self._train.groups, config.run.seed, shuffle=config.data.shuffle)
+        intake = Intake(config.strategy, loss, config.learner.max_policy_lag, LINEAGE, processing.vocabulary)
+        self._session = Session(
+            config,
+            self._run_dir,
+            self._weights_root,
+            engine=engine,
+            ranks=ranks,
+            family=self._family,
+            exchange=Exchange(config, self._link, frontier, intake, clips, gauges),
+            gauges=gauges,
+            held_out=self._test.groups[: config.evaluation.groups] if self._test is not None else [],
+            stop=lambda: self._stop_reason,
+        )
+        return self._session.run()
+
+    def _samples(self, audio: str) -> Samples:
+        return load(self._train.audio_path(audio), self._config.data.max_audio_s, expected_hash=audio)
+
+    def status(self) -> dict[str, Any]:
+        """Where the run is; rank 0 knows, the others say so."""
+        if self._session is None:
+            return {"state": "starting" if self._rank == 0 else "following", "rank": self._rank}
+        return self._session.status()
+
+    def stop(self, reason: str) -> None:
+        """End after the current step, with a checkpoint. Ranks other than 0 follow rank 0 and ignore it."""
+        self._stop_reason = self._stop_reason or reason or "stopped"
+
+
+def effective_loss(config: RunConfig) -> LossSection:
+    """The loss that the strategy trains: plain SFT is equation 1 alone, at full weight and without a reference model."""
+    if config.strategy != "sft":
+        return config.loss
+    return config.loss.model_copy(update={"lambda_ce": 1.0, "reference_model": "none", "ce_utterances": "all"})
+
+
+def follow(engine: Engine, ranks: Ranks, dtype: str) -> dict[str, Any]:
+    """Consumes: rank 0's orders. Produces: this rank's share of each step. Waits for: the next order. Unblocked by: rank 0."""
+    while True:
+        match order := ranks.order():
+            case Train():
+                engine.step(ranks.share(order.batch), order.step)
+            case Publish() | Save():
+                gather(engine, dtype)
+            case End():
+                return {"status": order.reason}
+            case _:
+                continue
+
+
+def main() -> None:
+    """Start one rank where there is no Ray: ``torchrun --nproc-per-node N -m learner.main CONFIG RUN_DIR WEIGHTS_ROOT``."""
+    import sys
+
+    import yaml
+
+    if len(sys.argv) != 4:
+        sys.exit("learner.main: three arguments are needed: CONFIG RUN_DIR WEIGHTS_ROOT")
+    config = RunConfig.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        Learner(config, sys.argv[2], sys.argv[3], rank, world_size).run()
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

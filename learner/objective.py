@@ -1,0 +1,60 @@
+"""A micro-batch's log-probabilities → the loss to step on and the figures to report. Edge: torch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from configs.schema import LossSection
+from learner.collate import MicroBatch
+from learner.figures import Figures
+from learner.logprobs import LogProbs
+from learner.losses import cross_entropy, log_v, margin, mean_by_group, preference, rba
+
+
+def objective(
+    batch: MicroBatch, policy: LogProbs, reference: tuple[Tensor, Tensor] | None, section: LossSection, step_groups: int
+) -> tuple[Tensor, Figures]:
+    """The micro-batch's share of the step's loss (a scalar), and its figures.
+
+    The step's loss is the mean of equation 5 over all `step_groups` groups of the step, on all ranks. A group without a pair keeps
+    its share of the mean and adds λ L_CE alone, so that ties do not raise the weight of the pairs beside them.
+    `reference` holds log π_ref of the pairs' chosen and rejected answers, each ``[pair]``.
+    """
+    put = partial(torch.as_tensor, device=policy.sequences.device)
+    chosen, rejected, pair_group = put(batch.chosen), put(batch.rejected), put(batch.pair_group)
+    ce_sequence, ce_group = put(batch.ce_sequence), put(batch.ce_group)
+    log_ref_chosen, log_ref_rejected = reference if reference is not None else (None, None)
+    margins = margin(log_v(policy.sequences[chosen], log_ref_chosen), log_v(policy.sequences[rejected], log_ref_rejected), section.beta)
+    pair_losses = preference(margins)
+    ce_losses = cross_entropy(policy.sequences[ce_sequence], put(batch.token_counts)[ce_sequence], section.ce_reduction)
+    by_group = rba(
+        mean_by_group(pair_losses, pair_group, batch.groups), mean_by_group(ce_losses, ce_group, batch.groups), section.lambda_ce
+    )
+    # a row without answers has no loss; 0 × the sum keeps its backward pass on every rank
+    loss = by_group.sum() / step_groups + 0.0 * policy.tokens.sum()
+    return loss, _figures(batch, policy, margins.detach(), pair_losses.detach(), ce_losses.detach(), by_group.detach())
+
+
+def _figures(batch: MicroBatch, policy: LogProbs, margins: Tensor, pair_losses: Tensor, ce_losses: Tensor, by_group: Tensor) -> Figures:
+    put = partial(torch.as_tensor, device=margins.device)
+    gaps = (policy.tokens.detach() - put(batch.sampler_logprobs)).abs()
+    sampled = gaps.isfinite()
+    return Figures(
+        loss=float(by_group.sum()),
+        preference=float(mean_by_group(pair_losses, put(batch.pair_group), batch.groups).sum()),
+        cross_entropy=float(mean_by_group(ce_losses, put(batch.ce_group), batch.groups).sum()),
+        margin=float(margins.sum()),
+        preferred=float((margins > 0).sum()),
+        groups=batch.groups,
+        groups_with_pairs=len(set(batch.pair_group.tolist())),
+        groups_with_ce=len(set(batch.ce_group.tolist())),
+        pairs=len(batch.chosen),
+        answer_tokens=len(batch.target),
+        computed_tokens=batch.tokens,
+        clips=len(batch.features),
+        sampler_gap=float(gaps[sampled].sum()),
+        sampler_tokens=float(sampled.sum()),
+    )

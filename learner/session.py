@@ -1,0 +1,256 @@
+"""Rank 0's walk through a run: publish, measure, train, publish, measure, save.
+
+frontier ──offer──▶ link ══leases══▶ actors ══results══▶ link ──intake──▶ queue ──batch──▶ engine ──▶ publish, checkpoint
+                      ▲                                                     │
+                      └────────────── settle (acknowledge) ─────────────────┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from configs.schema import RunConfig
+from learner.checkpoint import write_checkpoint
+from learner.engine import Engine
+from learner.evaluation import Evaluation
+from learner.events import Events, samples_due
+from learner.exchange import Exchange
+from learner.figures import StepFigures, step_event
+from learner.gauges import Gauges
+from learner.intake import Batch
+from learner.progress import Progress
+from learner.publish import publish
+from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
+from policies.adapter import Adapter
+from protocol.errors import RbaError
+from protocol.messages import InstructionGroup, PolicyVersion
+
+Found = TypeVar("Found")
+
+LINEAGE = 0
+"""Of a run that starts afresh."""
+KEEP_ALIVE_S = 5.0
+"""Between two `Wait` orders to the other ranks."""
+MAX_SKIPPED_STEPS = 10
+"""Steps in a row without a finite loss, after which the run is beyond help."""
+
+
+class Session:
+    """What rank 0 does. One thread runs it; `status` may be called from any."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        weights_root: Path,
+        *,
+        engine: Engine,
+        ranks: Ranks,
+        family: Adapter,
+        exchange: Exchange,
+        gauges: Gauges,
+        held_out: Sequence[InstructionGroup],
+        stop: Callable[[], str],
+    ) -> None:
+        self._config, self._run_dir, self._weights_root = config, run_dir, weights_root
+        self._engine, self._ranks, self._family, self._exchange, self._gauges = engine, ranks, family, exchange, gauges
+        self._held_out, self._stop = held_out, stop
+        self._source = Path(config.model.path)
+        self._names = family.checkpoint_names(self._source)
+        self._events = Events(run_dir)
+        self._progress = Progress()
+        self._step = 0
+        self._published: PolicyVersion | None = None
+        self._evaluations: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, Any] = {}
+        self._saved = -1
+        self._skipped = 0
+        self._ordered_s = time.monotonic()
+        self.state = "starting"
+        self.closed = False
+        """True once the actors have been told that the run has ended."""
+
+    def run(self) -> dict[str, Any]:
+        """Consumes: group results. Produces: policy versions, checkpoints, events. Waits for: enough results for a step.
+        Unblocked by: rollout actors, or `stop`, which ends it after the current step with a checkpoint.
+        """
+        section, evaluation = self._config.learner, self._config.evaluation
+        self._publish()
+        if evaluation.before:
+            self._evaluate("before")
+        while self._step < section.steps and (batch := self._next_batch()) is not None:
+            self._train(batch)
+            last = self._step == section.steps
+            if last or self._step % section.publish_every == 0:
+                self._publish()
+            if not last and evaluation.every and self._step % evaluation.every == 0:
+                self._evaluate(f"step {self._step}")
+            if not last and section.checkpoint_every and self._step % section.checkpoint_every == 0:
+                self._checkpoint()
+        self._evaluate("after")
+        self._checkpoint()
+        return self._close()
+
+    # --- the stages, in the order of the walk ---------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Bring the current weights to the actors, unless they have them."""
+        version = PolicyVersion(LINEAGE, self._step)
+        if version == self._published:
+            return
+        started = time.monotonic()
+        self._order(Publish(version))
+        model, network = self._config.model, self._config.network
+        manifest = publish(self._engine, self._weights_root, version, self._names, model.dtype, network.chunk_bytes)
+        self._exchange.publish(version)
+        self._published = version
+        seconds = time.monotonic() - started
+        self._progress.pushed(seconds)
+        self._gauges.pushed(version, seconds)
+        self._events.write("publish", policy_version=str(version), seconds=seconds, size_bytes=manifest.size_bytes, digest=manifest.digest)
+
+    def _evaluate(self, label: str) -> None:
+        """Have the held-out groups answered at the published version; training waits, or the version would move on."""
+        if not self._held_out or self._stop():
+            return
+        started = time.monotonic()
+        self.state = f"evaluating {label}"
+        self._publish()
+        evaluation = self._exchange.measure(label, PolicyVersion(LINEAGE, self._step), self._held_out)
+        finished = self._wait(lambda: evaluation if evaluation.done else None)
+        self._exchange.evaluation = None
+        seconds = time.monotonic() - started
+        self._progress.paused(seconds)
+        if finished is not None:
+            self._measured(finished, seconds)
+
+    def _measured(self, evaluation: Evaluation, seconds: float) -> None:
+        figures = evaluation.figures()
+        self._evaluations[evaluation.label] = {**figures, "unmeasured": float(evaluation.unmeasured)}
+        self._gauges.evaluated(figures)
+        self._events.write(
+            "evaluation",
+            label=evaluation.label,
+            policy_version=str(evaluation.version),
+            seconds=seconds,
+            figures=self._evaluations[evaluation.label],
+            topics=evaluation.topics(),
+        )
+
+    def _next_batch(self) -> Batch | None:
+        """The groups of the next step; None when the run is to stop."""
+        started = time.monotonic()
+        self.state = "training"
+        batch = self._wait(lambda: self._exchange.intake.take(self._config.learner.batch_groups, self._step))
+        waited = time.monotonic() - started
+        self._progress.waited(waited)
+        self._gauges.idle("pairs", waited)
+        self._last["idle_s"] = waited
+        return batch
+
+    def _wait(self, ready: Callable[[], Found | None]) -> Found | None:
+        """Consumes: results. Produces: the queue, acknowledgements, offers. Waits for: `ready`. Unblocked by: results, or a stop (None)."""
+        self._exchange.receive(block=False)
+        while not self._stop():
+            found = ready()
+            self._exchange.top_up(self._step)
+            if found is not None:
+                return found
+            self._exchange.receive(block=True)
+            if time.monotonic() - self._ordered_s > KEEP_ALIVE_S:
+                self._order(Wait())
+        return None
+
+    def _train(self, batch: Batch) -> None:
+        started = time.monotonic()
+        number = self._step + 1
+        self._order(Train(number, batch.items))
+        done = self._engine.step(self._ranks.share(batch.items), number)
+        self._step = number
+        if done.applied:
+            self._exchange.intake.trained()
+            self._skipped = 0
+        else:
+            self._exchange.intake.skipped()
+            self._progress.nonfinite += 1
+            self._skipped += 1
+        ended = time.monotonic()
+        self._progress.stepped(started, ended, batch.lags)
+        self._report(batch, done, ended - started)
+        if self._skipped >= MAX_SKIPPED_STEPS:
+            raise RbaError(f"{self._skipped} steps in a row had no finite loss or gradient; the learning rate is likely too high")
+
+    def _report(self, batch: Batch, done: StepFigures, seconds: float) -> None:
+        figures = {**step_event(batch, done, seconds), "idle_s": self._last.get("idle_s", 0.0)}
+        self._last = {"step": self._step, **figures}
+        self._gauges.stepped(done, batch, figures)
+        self._exchange.account()
+        self._events.write("step", **self._last, queued=self._exchange.intake.queued)
+        if samples_due(self._step, self._config.learner.steps):
+            self._events.samples(self._step, batch.items)
+
+    def _checkpoint(self) -> None:
+        """Write the current weights, unless they are written."""
+        if self._saved == self._step:
+            return
+        started = time.monotonic()
+        self._order(Save(self._step))
+        dtype = self._config.model.dtype
+        path = write_checkpoint(self._run_dir, self._step, self._engine.tensors(dtype), self._family, self._source, dtype)
+        self._saved = self._step
+        seconds = time.monotonic() - started
+        self._gauges.saved(seconds)
+        self._events.write("checkpoint", step=self._step, path=str(path.relative_to(self._run_dir)), seconds=seconds)
+
+    def _close(self) -> dict[str, Any]:
+        reason = self._stop()
+        self.state = "stopped" if reason else "completed"
+        self._order(End(reason or "completed"))
+        self._exchange.close(reason or "completed")
+        self.closed = True
+        closing = self._closing()
+        self._events.write("end", **closing)
+        self._events.close()
+        return closing
+
+    def _order(self, order: Order) -> None:
+        self._ranks.order(order)
+        self._ordered_s = time.monotonic()
+
+    # --- figures --------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Where the run is. May be called from any thread."""
+        ledger, actors = self._exchange.accounts()
+        evaluation = self._exchange.evaluation
+        return {
+            "state": self.state,
+            "step": self._step,
+            "steps": self._config.learner.steps,
+            "policy_version": str(self._published) if self._published is not None else None,
+            "ledger": ledger,
+            "actors": actors,
+            "policy_lag": self._progress.policy_lag(),
+            "idle": self._progress.idle,
+            "last": dict(self._last),
+            "evaluation": {"label": evaluation.label, "waiting": evaluation.waiting} if evaluation is not None else None,
+            "evaluations": dict(self._evaluations),
+        }
+
+    def _closing(self) -> dict[str, Any]:
+        """What the run leaves for its summary."""
+        counts = self._exchange.intake.counts
+        return {
+            "status": self.state,
+            "strategy": self._config.strategy,
+            "zero_stage": self._config.learner.zero_stage,
+            "policy_version": {"lineage": LINEAGE, "step": self._step},
+            **self._progress.closing(),
+            "ledger": self._exchange.account(),
+            "pairs": {"unique": counts.pairs_unique, "trained": counts.pairs_trained, "dropped": dict(counts.pairs_dropped)},
+            "epochs": round(self._exchange.frontier.epochs, 3),
+            "evaluation": self._evaluations,
+        }

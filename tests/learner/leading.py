@@ -1,0 +1,27 @@
+"""One rank of a short run in a process of its own: ``python -m tests.learner.leading FOLDER RANK WORLD MASTER``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from configs.schema import RunConfig
+from learner.main import Learner
+from tests.learner.scripted import ScriptedActor
+
+
+def run(folder: Path, rank: int, world: int, master: str) -> None:
+    """Rank 0 has the scripted actor, and writes what the run returned."""
+    config = RunConfig.model_validate_json((folder / "config.json").read_text())
+    learner = Learner(config, folder / "run", folder / "weights", rank, world, master)
+    if rank:
+        (folder / f"rank-{rank}.json").write_text(json.dumps(learner.run()))
+        return
+    with ScriptedActor(learner):
+        closing = learner.run()
+    (folder / "rank-0.json").write_text(json.dumps(closing))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,91 @@
+"""Takes a few optimiser steps in a process of its own and writes what came out.
+
+``python -m tests.learner.stepping OUT CHECKPOINT RANK WORLD MASTER``
+
+Each case trains the same four groups: a pair, three pairs, a tie, and one that is written text alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+
+from configs.schema import LearnerSection, LossSection
+from learner.clips import Clips
+from learner.collate import TrainingGroup
+from learner.engine import Engine, prepare_environment
+from learner.ranks import Ranks
+from policies.adapter import adapter
+from tests.learner.conftest import spoken
+from tests.learner.groups import completion, group, item_group, item_single, result
+
+STEPS = 3
+LOSS = LossSection(beta=0.3, lambda_ce=0.2)
+BASE: dict[str, Any] = {"precision": "float32", "batch_groups": 4, "micro_batch_groups": 4, "learning_rate": 1e-3, "steps": STEPS}
+CASES: dict[int, dict[str, dict[str, Any]]] = {
+    1: {
+        "whole": {},
+        "split": {"micro_batch_groups": 1},
+        "stage0": {"zero_stage": 0},
+        "stage2": {"zero_stage": 2, "micro_batch_groups": 2},
+        "frozen_tower": {"freeze_audio_tower": True},
+        "checkpointing": {"gradient_checkpointing": True},
+        "reference": {"loss": {"reference_model": "frozen"}},
+        "bfloat16": {"precision": "bfloat16"},
+        "poisoned": {"poison": True},
+        "poisoned_stage0": {"poison": True, "zero_stage": 0},
+    },
+    2: {
+        "two_ranks": {"micro_batch_groups": 2},
+        "two_ranks_split": {"micro_batch_groups": 1},
+        "two_ranks_reference": {"loss": {"reference_model": "frozen"}},
+        "two_ranks_poisoned": {"poison": True},
+    },
+}
+
+
+def batch() -> list[TrainingGroup]:
+    """Four groups; the second and the last go to rank 1, of which the last has no audio at all."""
+    tied = TrainingGroup(group(2), result([completion(0), completion(1)]))
+    return [item_group(0, text=True), item_single(1), tied, TrainingGroup(group(3, 0, text=True), result())]
+
+
+def deaf(audio: str) -> Any:
+    """One clip, of rank 1's share, that no loss survives."""
+    return np.full(20_000, np.nan, np.float32) if audio == "1-1" else spoken(audio)
+
+
+def run(out: Path, checkpoint: Path, ranks: Ranks) -> None:
+    """Every case of this world size."""
+    family = adapter("qwen2_audio")
+    processing = family.open(checkpoint)
+    for name, case in CASES[ranks.world_size].items():
+        settings = dict(case)
+        loss = LOSS.model_copy(update=settings.pop("loss", {}))
+        clips = Clips(deaf if settings.pop("poison", False) else spoken, processing)
+        engine = Engine(LearnerSection(**{**BASE, **settings}), loss, family, checkpoint, processing, clips, ranks)
+        steps = [engine.step(ranks.share(batch()), step) for step in range(1, STEPS + 1)]
+        tensors = dict(engine.tensors("float32"))
+        if ranks.rank == 0:
+            save_file(tensors, str(out / f"{name}.safetensors"))
+            figures = [
+                {
+                    "grad_norm": step.grad_norm,
+                    "applied": step.applied,
+                    **dict(zip(step.figures.__slots__, step.figures.as_list(), strict=True)),
+                }
+                for step in steps
+            ]
+            (out / f"{name}.json").write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    prepare_environment(LearnerSection(**BASE))
+    group_of_ranks = Ranks(int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    run(Path(sys.argv[1]), Path(sys.argv[2]), group_of_ranks)
+    group_of_ranks.close()
