@@ -1,0 +1,226 @@
+"""The command line. Parses first and imports what a command needs afterwards, so that ``rba --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="rba",
+    help="Align a speech language model to a text teacher, online and on many machines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show a run's configuration, or what can be configured.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+Recipe = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe that ships with rba, such as quickstart.")
+]
+Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, such as learner.steps=10.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, or its name under runs/.")]
+
+
+@app.command()
+def launch(
+    config: Recipe,
+    override: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; by default a new one under run.directory.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
+) -> None:
+    """Carry out a run: start its processes, watch them, evaluate before and after, and write a report."""
+    overrides = override or []
+    if dry_run:
+        _show_plan(config, overrides)
+    elif detach:
+        from ops.detach import launch_detached
+
+        raise typer.Exit(launch_detached(config, overrides, run_dir, _console()))
+    else:
+        from ops.launch import launch as carry_out
+        from ops.live import Lossy
+
+        raise typer.Exit(carry_out(config, overrides, run_dir, _console(file=Lossy(sys.stdout))))
+
+
+@app.command()
+def status(
+    run: RunArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell how a run is doing. The exit code is not 0 when it is unhealthy."""
+    from ops import rundir, watching
+
+    raise typer.Exit(watching.show(rundir.find(run), _console(), watch=watch, as_json=as_json))
+
+
+@app.command()
+def stop(
+    run: RunArgument,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+) -> None:
+    """Finish the step, write a checkpoint and end. A second `rba stop` ends at once."""
+    from ops import rundir, watching
+
+    raise typer.Exit(watching.stop(rundir.find(run), _console(), wait=wait))
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Build a run's report page again from what it left behind."""
+    from ops import report as page
+    from ops import rundir
+
+    typer.echo(page.write(rundir.find(run)))
+
+
+@app.command("serve-rewards")
+def serve_rewards(
+    scorer: Annotated[str, typer.Option(help="reward_model, armorm or bleu.")] = "reward_model",
+    model: Annotated[str | None, typer.Option(help="Checkpoint of the scorer: a folder, a Hub name or SCHEME:NAME.")] = None,
+    bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    batch_items: Annotated[int, typer.Option(help="Most items in one forward pass.")] = 64,
+    cpu_threads: Annotated[int, typer.Option(help="Threads of the model on a CPU.")] = 1,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address off the loopback interface, without keys.")] = False,
+) -> None:
+    """Serve rewards over HTTP until Ctrl-C; runs use it through rewards.urls."""
+    from pydantic import ValidationError
+
+    from configs.schema import RewardsSection
+    from ops.assets import model_path
+    from protocol.errors import UserError
+
+    path = str(model_path(model, "--model")) if model is not None else None
+    try:
+        section = RewardsSection.model_validate({"scorer": scorer, "model": path, "batch_items": batch_items, "cpu_threads": cpu_threads})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UserError(
+            f"{option} {first['input']!r}: {first['msg']}", where="the command line", fix="see `rba serve-rewards --help`"
+        ) from None
+    from actors.rewards.server import serve
+
+    serve(section, bind, port, insecure=insecure)
+
+
+@app.command()
+def doctor() -> None:
+    """Check whether this installation and this machine are fit to run."""
+    from rich.text import Text
+
+    from ops.doctor import examine
+
+    findings = examine()
+    console = _console()
+    for finding in findings:
+        mark = Text("ok  ", style="green") if finding.ok else Text("BAD ", style="bold red")
+        console.print(mark + Text(f"{finding.what:24} {finding.detail}") + Text("" if finding.ok else f"  → {finding.fix}"))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@config_app.command("show")
+def config_show(config: Recipe, override: Overrides = None) -> None:
+    """Print the whole configuration: the recipe, the overrides and every default."""
+    from configs import loader
+
+    typer.echo(loader.to_yaml(loader.load(config, override or [])), nl=False)
+
+
+@config_app.command("schema")
+def config_schema(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON schema.")] = False) -> None:
+    """Describe every key: its type, its default and what it means."""
+    import json
+
+    from configs.keys import key_docs
+    from configs.schema import RunConfig
+
+    if as_json:
+        typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+        return
+    for key in key_docs():
+        if key.type == "section":
+            typer.echo(f"\n{key.path}: {key.doc}")
+        else:
+            default = "required" if key.required else f"default {json.dumps(key.default, default=str)}"
+            typer.echo(f"  {key.path} ({key.type}; {default})" + (f"\n      {key.doc}" if key.doc else ""))
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options of the program itself."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("rba"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point. 2 for the user's mistakes, 1 for the system's; neither with a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the one handler: what is not the user's mistake is explained and logged
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    from protocol.errors import RbaError, UserError
+
+    if isinstance(error, UserError):
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    if isinstance(error, RbaError):
+        typer.echo(f"error: {error}", err=True)
+        return 1
+    log = _keep_traceback(error)
+    typer.echo(
+        f"error: {type(error).__name__}: {error}\nThis is a fault of rba or of a library below it; the traceback is in {log}", err=True
+    )
+    return 1
+
+
+def _keep_traceback(error: Exception) -> Path:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="rba-error-", suffix=".log", delete=False) as file:
+        file.writelines(traceback.format_exception(error))
+    return Path(file.name)
+
+
+def _show_plan(config: str, overrides: list[str]) -> None:
+    from configs import loader
+    from ops import plan
+
+    planned = plan.make(loader.load(config, overrides), plan.Machine.here())
+    for heading, rows in plan.describe(planned):
+        typer.secho(heading, bold=True)
+        for name, value in rows:
+            typer.echo(f"  {name:15} {value}")
+    for warning in planned.warnings:
+        typer.secho(f"! {warning}", fg="yellow")
+    typer.echo("nothing was started")
+
+
+def _console(**options: Any) -> Console:
+    from rich.console import Console
+
+    return Console(**options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What is checked before a run starts anything: names, model, data, audio, ports, reward servers, room on disk.
+
+Each failure is a `UserError` that names the configuration's key.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from configs.schema import RunConfig
+from ops import assets, memory
+from protocol.errors import UserError
+
+CHECKED_GROUPS = 4
+"""Groups whose audio is opened; the actors check each of the others when they load it."""
+REWARD_TIMEOUT_S = 5.0
+CLUSTER_TIMEOUT_S = 5.0
+SPARE_BYTES = 200 << 20
+"""Room for logs, events and samples."""
+CHECKPOINTS = 2
+"""Checkpoints that must fit, in the published precision."""
+
+Say = Callable[[str], None]
+
+
+def check(config: RunConfig, say: Say) -> RunConfig:
+    """`config` with every name resolved to a path, once all checks have passed. Makes or downloads what is missing."""
+    _check_ports(config)
+    _check_cluster(config)
+    _check_reward_servers(config)
+    resolved = assets.resolve(config, say)
+    say("checking the checkpoint")
+    _check_model(resolved)
+    say("checking the data set")
+    _check_data(resolved)
+    _check_disk(resolved)
+    return resolved
+
+
+def _check_model(config: RunConfig) -> None:
+    from policies.adapter import adapter
+
+    adapter(config.model.adapter).check(Path(config.model.path))
+
+
+def _check_data(config: RunConfig) -> None:
+    """Every line of the manifests, and the audio of the first groups."""
+    from protocol import audio
+    from protocol.dataset import DataSet
+
+    for key, path, needed in (("data.train", config.data.train, 1), ("data.test", config.data.test, int(config.evaluation.groups > 0))):
+        if path is None:
+            continue
+        data = DataSet.open(Path(path))
+        if len(data.groups) < needed:
+            raise UserError("the data set has no groups", where=f"{key}: {path}", fix="give a manifest with at least one instruction group")
+        for group in data.groups[:CHECKED_GROUPS]:
+            for utterance in group.utterances:
+                if utterance.audio is not None:
+                    audio.load(data.audio_path(utterance.audio), config.data.max_audio_s)
+
+
+def _check_ports(config: RunConfig) -> None:
+    network = config.network
+    listed = {"pairs_port": (network.bind, network.pairs_port), "weights_port": (network.bind, network.weights_port)}
+    listed["control_port"] = ("127.0.0.1", network.control_port)
+    for key, (host, port) in listed.items():
+        if port == 0:
+            continue
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                fix = f"choose another port, or network.{key}=0 for a free one"
+                raise UserError(f"the port cannot be had: {error.strerror}", where=f"network.{key}: {host}:{port}", fix=fix) from None
+
+
+def _check_cluster(config: RunConfig) -> None:
+    """That something listens at the cluster's address; Ray itself would try for minutes."""
+    address = config.ray.address
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # none, or "auto", which Ray looks up on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CLUSTER_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        fix = "start the cluster with `ray start`, or leave ray.address out to have one started on this machine"
+        raise UserError(f"no Ray cluster answers: {error}", where=f"ray.address: {address}", fix=fix) from None
+
+
+def _check_reward_servers(config: RunConfig) -> None:
+    if not config.uses_rewards or not config.rewards.urls:
+        return
+    import httpx
+
+    for url in config.rewards.urls:
+        try:
+            httpx.get(f"{url.rstrip('/')}/health", timeout=REWARD_TIMEOUT_S, trust_env=False).raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            fix = "start it with `rba serve-rewards`, or leave rewards.urls empty to have servers started"
+            raise UserError(f"the reward server does not answer: {error}", where=f"rewards.urls: {url}", fix=fix) from None
+
+
+def _check_disk(config: RunConfig) -> None:
+    size = memory.model_size(config.model.path)
+    needed = SPARE_BYTES + (CHECKPOINTS * memory.version_bytes(size, config) if size else 0)
+    folder = Path(config.run.directory).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{memory.human(free)} are free, and the run's checkpoints and logs may take {memory.human(needed)}",
+            where=str(folder),
+            fix="make room, or set run.directory to another disk",
+        )

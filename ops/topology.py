@@ -1,0 +1,127 @@
+"""Who needs whom, and what each role is told when it is built: the wiring of a run, without processes.
+
+weight_store ◀── fetcher (one a machine) ◀── rollout ──▶ learner
+                                                └──────▶ reward
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from configs.schema import RunConfig
+from ops.plan import Plan
+from ops.rundir import RunDir
+from ops.workers import WorkerSpec
+from protocol.role import RoleDescription
+
+FACTORIES = {
+    "weight_store": "protocol.weights.store:WeightStore",
+    "fetcher": "protocol.weights.fetcher:NodeFetcher",
+    "reward": "actors.rewards.server:RewardServer",
+    "learner": "learner.main:Learner",
+    "rollout": "actors.rollout.main:RolloutActor",
+}
+SLOW_IMPORTS = {"learner", "rollout"}
+"""Roles whose modules take seconds to import."""
+ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A run's processes on the machines of its cluster. `nodes` are their IP addresses, the supervisor's own first."""
+
+    run: RunDir
+    config: RunConfig
+    specs: list[WorkerSpec]
+    nodes: Sequence[str]
+    master_port: int
+    """Where the learner's ranks meet."""
+
+    def needs(self) -> dict[str, tuple[str, list[str]]]:
+        """Of each process: its role, and the processes that must be built before it."""
+        by_role = {role: [spec.id for spec in self.specs if spec.role == role] for role in FACTORIES}
+        required = {"fetcher": by_role["weight_store"], "rollout": [*by_role["fetcher"], *by_role["reward"], "learner-0"]}
+        return {spec.id: (spec.role, required.get(spec.role, [])) for spec in self.specs}
+
+    def kwargs(self, name: str, described: Mapping[str, RoleDescription], places: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+        """The constructor's arguments of one process, when all that it needs is described. `places`: (IP address, pid) of each."""
+        spec = next(spec for spec in self.specs if spec.id == name)
+        index = int(name.rpartition("-")[2])
+        network = self.config.network
+
+        def endpoint(other: str, socket: str) -> str:
+            return reachable(described[other]["endpoints"][socket], places[other][0])
+
+        match spec.role:
+            case "weight_store":
+                return {
+                    "root": self.run.shared_memory("published"),
+                    "bind": network.bind,
+                    "port": network.weights_port,
+                    "run_dir": self.run.path,
+                }
+            case "fetcher":
+                root = self.run.shared_memory("fetched")
+                return {"store_endpoint": endpoint("weight_store-0", "weights"), "root": root, "run_dir": self.run.path, "index": index}
+            case "reward":
+                return {"section": self.config.rewards, "bind": network.bind, "port": 0, "run_dir": self.run.path, "index": index}
+            case "learner":
+                return {
+                    "config": self.config,
+                    "run_dir": self.run.path,
+                    "weights_root": self.run.shared_memory("published"),
+                    "rank": index,
+                    "world_size": self.config.learner.ranks,
+                    "master": f"{self.nodes[0] if len(self.nodes) > 1 else '127.0.0.1'}:{self.master_port}",
+                }
+            case "rollout":
+                rewards = [other for other in described if other.startswith("reward-")]
+                return {
+                    "config": self.config,
+                    "index": index,
+                    "learner_endpoint": endpoint("learner-0", "pairs"),
+                    "fetcher_endpoint": described[self._fetcher_beside(name, places)]["endpoints"]["fetcher"],
+                    "reward_urls": self.config.rewards.urls or [endpoint(other, "rewards") for other in sorted(rewards)],
+                    "run_dir": self.run.path,
+                }
+        raise AssertionError(spec.role)
+
+    def _fetcher_beside(self, name: str, places: Mapping[str, tuple[str, int]]) -> str:
+        machine = places[name][0]
+        return next(spec.id for spec in self.specs if spec.role == "fetcher" and places[spec.id][0] == machine)
+
+
+def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mark: Mapping[str, str]) -> Topology:
+    """The plan's processes as workers: one fetcher a machine, the learner's ranks together, what reads the run's folder beside it.
+
+    `mark` goes into the environment of each.
+    """
+    specs = []
+    for process in plan.processes:
+        here = process.role == "weight_store" or process.id == "learner-0"
+        for copy, node in enumerate(nodes if process.role == "fetcher" else [nodes[0] if here else None]):
+            specs.append(
+                WorkerSpec(
+                    id=f"fetcher-{copy}" if process.role == "fetcher" else process.id,
+                    role=process.role,
+                    factory=FACTORIES[process.role],
+                    cpus=process.cpus,
+                    gpus=process.gpus,
+                    env={**process.env, **mark},
+                    node=node,
+                    group="learner" if process.role == "learner" else None,
+                    cleans=(run.shared_memory("fetched"),) if process.role == "fetcher" and copy else (),
+                )
+            )
+    return Topology(run, plan.config, specs, nodes, master_port)
+
+
+def reachable(endpoint: str, host: str) -> str:
+    """`endpoint` as other machines reach it: a socket that listens on every address is named by its machine's."""
+    parts = urlsplit(endpoint)
+    if parts.hostname not in ANYWHERE:
+        return endpoint
+    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}"))

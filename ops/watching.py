@@ -1,0 +1,64 @@
+"""`rba status` and `rba stop`: look at a run from outside, through its control server and the files it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from ops import live, status
+from ops.rundir import RunDir
+from protocol.errors import UserError
+
+EVERY_S = 1.0
+STOP_LIMIT_S = 900.0
+"""A large model's checkpoint takes minutes."""
+OVER = {"completed", "stopped", "failed", "vanished"}
+
+
+def show(run: RunDir, console: Console, *, watch: bool, as_json: bool) -> int:
+    """Print the status once, or follow it with `watch`; 0 when healthy, 1 when not."""
+    seen = status.read(run)
+    if watch and not as_json and console.is_terminal:
+        with Live(live.panel(seen), console=console, refresh_per_second=4) as display:
+            while seen["state"] not in OVER:
+                time.sleep(EVERY_S)
+                seen = status.read(run)
+                display.update(live.panel(seen))
+    while watch and (as_json or not console.is_terminal) and seen["state"] not in OVER:
+        _print(seen, console, as_json)
+        time.sleep(EVERY_S)
+        seen = status.read(run)
+    if not (watch and console.is_terminal and not as_json):
+        _print(seen, console, as_json)
+    return 0 if seen["healthy"] else 1
+
+
+def stop(run: RunDir, console: Console, *, wait: bool) -> int:
+    """Ask the supervisor to end the run; with `wait` until it has. Raises `UserError` when the run is over already."""
+    seen = status.read(run)
+    if seen["state"] in OVER:
+        raise UserError(f"the run is over: {seen['state']}", where=str(run.path), fix="nothing is left to stop")
+    status.ask(run, "POST", "/v1/stop")
+    deadline_s = time.monotonic() + STOP_LIMIT_S
+    while wait and seen["state"] not in OVER:
+        if time.monotonic() > deadline_s:
+            console.print(f"still {seen['state']} after {STOP_LIMIT_S:.0f} s; a second `rba stop` ends it at once")
+            return 1
+        time.sleep(EVERY_S / 4)
+        seen = status.read(run)
+    console.print(f"{seen['state']} at step {seen['step']}" if wait else "stopping", highlight=False)
+    return 0 if seen["healthy"] else 1
+
+
+def _print(seen: dict[str, Any], console: Console, as_json: bool) -> None:
+    if as_json:
+        console.file.write(json.dumps(seen) + "\n")
+        console.file.flush()
+    elif console.is_terminal:
+        console.print(live.panel(seen))
+    else:
+        console.print(f"{seen['state']} {live.plain(seen)}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,116 @@
+"""Light roles that stand in for the real ones, so that the supervision is tried on a real Ray in seconds.
+
+What a role does is said by the environment variable ``RBA_FAKE_<ROLE>``: ``ok`` | ``fail`` | ``user_error`` | ``die`` |
+``refuse`` (the constructor raises) | ``deaf`` (it does not heed `stop`) | ``forever`` (a learner that ends only when told).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import UserError
+from protocol.role import RoleDescription
+from tests.ops import synthetic
+
+STEPS = 3
+
+
+class FakeRole:
+    """Runs until stopped, or as its script says."""
+
+    role = ""
+    socket = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.kwargs = kwargs
+        self.id = f"{self.role}-{kwargs.get('index', kwargs.get('rank', 0))}"
+        self.script = os.environ.get(f"RBA_FAKE_{self.role.upper()}", "ok")
+        self.told = threading.Event()
+        self.child = subprocess.Popen(["sleep", "600"])  # what an engine's own process is to a rollout actor
+        if self.script == "refuse":
+            raise UserError("the checkpoint is of another family", where="model.path", fix="give one that fits")
+        for name in ("root", "weights_root"):
+            if name in kwargs:
+                Path(kwargs[name]).mkdir(parents=True, exist_ok=True)
+                (Path(kwargs[name]) / "weights.bin").write_bytes(b"0" * 64)
+
+    def describe(self) -> RoleDescription:
+        return {
+            "role": self.role,
+            "id": self.id,
+            "pid": os.getpid(),
+            "host": "here",
+            "endpoints": {self.socket: f"tcp://127.0.0.1:{10000 + os.getpid() % 50000}"},
+            "metrics_url": f"http://127.0.0.1:{10000 + os.getpid() % 50000}/metrics",
+        }
+
+    def run(self) -> dict[str, Any]:
+        match self.script:
+            case "fail":
+                raise RuntimeError("the engine broke")
+            case "user_error":
+                raise UserError("the data set has no audio", where="data.train", fix="make it again")
+            case "die":
+                print("about to die", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "deaf":
+                threading.Event().wait()
+        return self.work()
+
+    def work(self) -> dict[str, Any]:
+        self.told.wait()
+        return {"stopped": True}
+
+    def status(self) -> dict[str, Any]:
+        return {"policy_version": "0.0"}
+
+    def stop(self, reason: str) -> None:
+        print(f"told to stop: {reason}", flush=True)
+        if self.script != "deaf":
+            self.told.set()
+
+
+class FakeWeightStore(FakeRole):
+    role, socket = "weight_store", "weights"
+
+
+class FakeFetcher(FakeRole):
+    role, socket = "fetcher", "fetcher"
+
+
+class FakeReward(FakeRole):
+    role, socket = "reward", "rewards"
+
+
+class FakeRollout(FakeRole):
+    role, socket = "rollout", "none"
+
+
+class FakeLearner(FakeRole):
+    """Takes its steps, or runs until stopped when its script says ``forever``; leaves what a learner leaves."""
+
+    role, socket = "learner", "pairs"
+
+    def work(self) -> dict[str, Any]:
+        self.told.wait(None if self.script == "forever" else 1.5)
+        run_dir = Path(self.kwargs["run_dir"])
+        (run_dir / "checkpoints" / f"step-{STEPS}").mkdir(parents=True)
+        lines = [synthetic.evaluation("before", "0.0", 0.6), *(synthetic.step(number) for number in range(1, STEPS + 1))]
+        (run_dir / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return synthetic.closing(STEPS)
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "state": "training",
+            "step": 2,
+            "steps": STEPS,
+            "policy_version": "0.2",
+            "last": {"loss": {"total": 0.5}},
+            "ledger": {"trained": 16},
+        }

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+
+from ops import rundir, watching
+from ops import status as statuses
+from ops.control import ControlServer
+from ops.rundir import RunDir
+from ops.status import ProcessView, assemble
+from ops.supervision import Phase, State
+from protocol.errors import RbaError, UserError
+from protocol.messages import PolicyVersion
+
+LEDGER = {"received": 10, "unique": 8, "duplicate": 2, "rejected": 0, "trained": 6, "dropped": 1, "queued": 1}
+
+
+def described(name: str, role: str, sockets: dict[str, str], port: int) -> ProcessView:
+    return ProcessView(
+        id=name,
+        role=role,
+        phase=Phase.RUNNING,
+        pid=100 + port,
+        host="127.0.0.1",
+        description={
+            "role": role,
+            "id": name,
+            "pid": 100 + port,
+            "host": "h",
+            "endpoints": sockets,
+            "metrics_url": f"http://127.0.0.1:{port}/metrics",
+        },
+        last_heartbeat_s=0.5,
+    )
+
+
+def views() -> list[ProcessView]:
+    learner = described("learner-0", "learner", {"pairs": "tcp://127.0.0.1:1"}, 9001)
+    learner.status = {
+        "step": 4,
+        "state": "training",
+        "policy_version": str(PolicyVersion(0, 4)),
+        "ledger": LEDGER,
+        "last": {"loss": {"total": 0.6}},
+    }
+    rollout = described("rollout-0", "rollout", {}, 9002)
+    rollout.status = {"policy_version": "0.3"}
+    store = described("weight_store-0", "weight_store", {"weights": "tcp://127.0.0.1:2"}, 9003)
+    return [learner, rollout, store]
+
+
+def scripted(state: State = State.RUNNING, reason: str = "", processes: list[ProcessView] | None = None) -> dict[str, Any]:
+    seen = views() if processes is None else processes
+    return assemble(
+        run="demo",
+        run_id="demo-1",
+        state=state,
+        reason=reason,
+        elapsed_s=9.0,
+        steps=100,
+        control="http://127.0.0.1:9",
+        processes=seen,
+        pace={},
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    (tmp_path / "config.yaml").write_text("")
+    return RunDir(tmp_path, "demo-1")
+
+
+class Scripted:
+    """A supervisor's answers."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.state = State.RUNNING
+        self.stops: list[str] = []
+        self.run = run
+        self.server = ControlServer(status=lambda: scripted(self.state), stop=self.stop, metrics=lambda: b"rba_build_info 1\n")
+        rundir.write_private_json(run.control, {"url": self.server.url, "token": self.server.token, "pid": 1})
+
+    def stop(self, reason: str) -> None:
+        self.stops.append(reason)
+        self.state = State.STOPPED
+
+
+@pytest.fixture
+def supervisor(run: RunDir) -> Iterator[Scripted]:
+    made = Scripted(run)
+    yield made
+    made.server.close()
+
+
+def printed(console_width: int = 200) -> Console:
+    return Console(file=__import__("io").StringIO(), width=console_width)
+
+
+def test_status_says_where_every_process_and_socket_is() -> None:
+    status = json.loads(json.dumps(scripted()))
+    assert status["healthy"]
+    assert (status["state"], status["step"], status["policy_version"]) == ("running", 4, {"lineage": 0, "step": 4})
+    assert status["ledger"] == LEDGER
+    assert status["endpoints"]["pairs"] == "tcp://127.0.0.1:1"
+    assert status["endpoints"]["weights"] == "tcp://127.0.0.1:2"
+    assert status["endpoints"]["control"] == "http://127.0.0.1:9"
+    assert len(status["endpoints"]["metrics"]) == 3
+    rollout = next(process for process in status["processes"] if process["role"] == "rollout")
+    assert rollout == rollout | {"id": "rollout-0", "pid": 9102, "policy_version": {"lineage": 0, "step": 3}, "last_heartbeat_s": 0.5}
+
+
+def test_a_silent_process_makes_the_run_unhealthy() -> None:
+    silent = views()
+    silent[1].last_heartbeat_s = statuses.SILENT_S + 1
+    status = scripted(processes=silent)
+    assert not status["healthy"]
+    assert "rollout-0" in status["problems"][0]
+
+
+def test_a_ledger_that_does_not_add_up_makes_the_run_unhealthy() -> None:
+    wrong = views()
+    wrong[0].status = {**wrong[0].status, "ledger": LEDGER | {"duplicate": 3}}
+    assert "ledger" in scripted(processes=wrong)["problems"][0]
+
+
+def test_the_server_wants_its_token_for_status_and_stop(supervisor: Scripted) -> None:
+    url = supervisor.server.url
+    assert httpx.get(f"{url}/v1/status").status_code == 401
+    assert httpx.post(f"{url}/v1/stop", headers={"Authorization": "Bearer nonsense"}).status_code == 401
+    assert supervisor.stops == []
+    answer = httpx.get(f"{url}/v1/status", headers={"Authorization": f"Bearer {supervisor.server.token}"})
+    assert answer.json()["step"] == 4
+
+
+def test_prometheus_finds_every_process_and_the_supervisor(supervisor: Scripted) -> None:
+    targets = httpx.get(f"{supervisor.server.url}/v1/targets").json()
+    assert {target["labels"]["process"]: target["targets"] for target in targets} == {
+        "learner-0": ["127.0.0.1:9001"],
+        "rollout-0": ["127.0.0.1:9002"],
+        "weight_store-0": ["127.0.0.1:9003"],
+        "supervisor-0": ["127.0.0.1:9"],
+    }
+    assert "rba_build_info" in httpx.get(f"{supervisor.server.url}/metrics").text
+
+
+def test_only_the_owner_may_read_the_token(supervisor: Scripted) -> None:
+    assert stat.S_IMODE(supervisor.run.control.stat().st_mode) == 0o600
+
+
+def test_rba_status_reads_the_supervisor(supervisor: Scripted) -> None:
+    console = printed()
+    assert watching.show(supervisor.run, console, watch=False, as_json=True) == 0
+    assert json.loads(console.file.getvalue())["state"] == "running"  # type: ignore[attr-defined]
+    console = printed()
+    watching.show(supervisor.run, console, watch=False, as_json=False)
+    line = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "training step 4/100" in line
+    assert "loss 0.600" in line
+
+
+def test_rba_stop_asks_and_waits(supervisor: Scripted) -> None:
+    assert watching.stop(supervisor.run, printed(), wait=True) == 0
+    assert supervisor.stops == ["rba stop"]
+    with pytest.raises(UserError, match="over"):
+        watching.stop(supervisor.run, printed(), wait=True)
+
+
+def test_a_supervisor_that_is_gone_is_told_as_such(supervisor: Scripted) -> None:
+    supervisor.server.close()
+    console = printed()
+    assert watching.show(supervisor.run, console, watch=False, as_json=True) == 1
+    assert json.loads(console.file.getvalue())["state"] == "vanished"  # type: ignore[attr-defined]
+    with pytest.raises(RbaError, match="does not answer"):
+        statuses.ask(supervisor.run, "GET", "/v1/status")
+
+
+def test_an_ended_run_is_read_from_its_summary(run: RunDir) -> None:
+    summary = {
+        "run": "demo",
+        "status": "completed",
+        "learner_steps": 100,
+        "policy_version": {"lineage": 0, "step": 100},
+        "wall_seconds": 150.0,
+        "ledger": LEDGER,
+        "evaluation": {"before": {}, "after": {}},
+    }
+    run.summary.write_text(json.dumps(summary))
+    console = printed()
+    assert watching.show(run, console, watch=False, as_json=True) == 0
+    seen = json.loads(console.file.getvalue())  # type: ignore[attr-defined]
+    assert (seen["state"], seen["step"]) == ("completed", 100)
+    run.summary.write_text(json.dumps(summary | {"status": "failed", "reason": "rollout-0: out of memory"}))
+    assert watching.show(run, printed(), watch=False, as_json=True) == 1
+
+
+def test_a_taken_control_port_is_the_users_mistake(supervisor: Scripted) -> None:
+    port = int(supervisor.server.url.rpartition(":")[2])
+    with pytest.raises(UserError, match="control_port=0"):
+        ControlServer(status=dict, stop=print, metrics=bytes, port=port)

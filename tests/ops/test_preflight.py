@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from configs import loader
+from configs.schema import RunConfig
+from ops import preflight
+from protocol.errors import UserError
+from tests.ops import synthetic
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def reward_url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Healthy)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def configured(tmp_path: Path, *overrides: str) -> RunConfig:
+    manifest = synthetic.data_set(tmp_path / "data")
+    fixed = [f"data.train={manifest}", f"data.test={manifest}", "rewards.scorer=bleu", f"run.directory={tmp_path / 'runs'}"]
+    return loader.load("quickstart", [*fixed, *overrides])
+
+
+def test_a_sound_data_set_passes(tmp_path: Path) -> None:
+    preflight._check_data(configured(tmp_path))
+
+
+def test_audio_that_is_gone_is_named(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    gone = next((tmp_path / "data").glob("audio/*/*.flac"))
+    gone.unlink()
+    with pytest.raises(UserError, match=gone.name):
+        preflight._check_data(config)
+
+
+def test_a_damaged_manifest_is_named_with_its_line(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    with Path(config.data.train).open("a") as manifest:
+        manifest.write("{not json\n")
+    with pytest.raises(UserError, match="line 4"):
+        preflight._check_data(config)
+
+
+def test_a_taken_port_is_named_with_its_key(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=r"network\.pairs_port"):
+            preflight._check_ports(configured(tmp_path, f"network.pairs_port={port}"))
+    preflight._check_ports(configured(tmp_path, f"network.pairs_port={port}"))
+
+
+def test_reward_servers_must_answer(tmp_path: Path, reward_url: str) -> None:
+    preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}]"))
+    with pytest.raises(UserError, match="serve-rewards"):
+        preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}/elsewhere]"))
+
+
+def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(tmp_path)
+    preflight._check_disk(config)
+    monkeypatch.setattr(preflight, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(UserError, match="make room"):
+        preflight._check_disk(config)
+
+
+def test_a_cluster_must_listen(tmp_path: Path, reward_url: str) -> None:
+    listening = reward_url.removeprefix("http://")
+    preflight._check_cluster(configured(tmp_path, f"ray.address={listening}"))
+    preflight._check_cluster(configured(tmp_path, "ray.address=auto"))
+    for address in ("127.0.0.1:1", "127.0.0.1:port"):
+        with pytest.raises(UserError, match="ray start"):
+            preflight._check_cluster(configured(tmp_path, f"ray.address={address}"))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from configs import loader
+from configs.schema import RunConfig
+from ops import rundir
+from protocol.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return loader.load("quickstart", [f"run.directory={tmp_path / 'runs'}", "run.name=demo"])
+
+
+def test_a_taken_name_gets_a_number(config: RunConfig, tmp_path: Path) -> None:
+    made = [rundir.create(config, None) for _ in range(3)]
+    assert [run.path.name for run in made] == ["demo", "demo-2", "demo-3"]
+    assert len({run.run_id for run in made}) == 3
+
+
+def test_a_named_folder_must_be_new_or_empty(config: RunConfig, tmp_path: Path) -> None:
+    run = rundir.create(config, tmp_path / "mine")
+    assert rundir.create(config, tmp_path / "mine").path == run.path, "a folder with nothing but logs/ is as good as empty"
+    (run.path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="not empty"):
+        rundir.create(config, tmp_path / "mine")
+
+
+def test_a_folder_that_cannot_be_made(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--run-dir"):
+        rundir.create(config, tmp_path / "file" / "run")
+
+
+def test_a_run_is_found_by_name_and_by_path(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rundir.create(config, None)
+    rundir.write_config(run, config, {})
+    monkeypatch.chdir(tmp_path)
+    assert rundir.find("demo").path == run.path
+    assert rundir.find(str(run.path)).path == run.path
+    with pytest.raises(UserError, match="runs here: demo"):
+        rundir.find("demmo")
+
+
+def test_the_written_configuration_says_where_the_run_comes_from_and_loads_again(config: RunConfig, tmp_path: Path) -> None:
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text("{}\n")
+    run = rundir.create(config, None)
+    rundir.write_config(run, config, rundir.provenance("quickstart", ["run.name=demo"], {"train": str(manifest), "test": None}))
+    assert loader.load(run.config) == config
+    text = run.config.read_text()
+    assert "ray: 2.60" in text
+    assert rundir.file_digest(manifest) in text

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from configs import loader
+from ops import plan, topology
+from ops.rundir import RunDir
+from protocol.role import RoleDescription
+
+MACHINE = plan.Machine(cpus=2, gpus=0, shared_memory_bytes=1 << 34)
+
+
+def wired(nodes: list[str], *overrides: str) -> topology.Topology:
+    config = loader.load("quickstart", list(overrides))
+    return topology.lay_out(RunDir(Path("/runs/demo"), "demo-1"), plan.make(config, MACHINE), nodes, 2345, {"MARK": "1"})
+
+
+def described(role: str, name: str, **endpoints: str) -> RoleDescription:
+    return {"role": role, "id": name, "pid": 1, "host": "h", "endpoints": endpoints, "metrics_url": ""}
+
+
+DESCRIBED = {
+    "learner-0": described("learner", "learner-0", pairs="tcp://0.0.0.0:1"),
+    "weight_store-0": described("weight_store", "weight_store-0", weights="tcp://0.0.0.0:2"),
+    "fetcher-0": described("fetcher", "fetcher-0", fetcher="tcp://127.0.0.1:3"),
+    "fetcher-1": described("fetcher", "fetcher-1", fetcher="tcp://127.0.0.1:4"),
+    "reward-0": described("reward", "reward-0", rewards="http://0.0.0.0:5"),
+}
+
+
+def test_everything_fits_on_two_cpus() -> None:
+    assert sum(spec.cpus for spec in wired(["10.0.0.1"], "rollout.actors=2").specs) <= 2
+
+
+def test_the_order_follows_the_needs() -> None:
+    needs = wired(["10.0.0.1"]).needs()
+    assert needs["rollout-0"] == ("rollout", ["fetcher-0", "reward-0", "learner-0"])
+    assert needs["fetcher-0"] == ("fetcher", ["weight_store-0"])
+    assert needs["learner-0"] == ("learner", [])
+
+
+def test_every_machine_has_a_fetcher_and_an_actor_uses_its_own() -> None:
+    wiring = wired(["10.0.0.1", "10.0.0.2"], "rollout.actors=2")
+    places = {"learner-0": ("10.0.0.1", 1), "weight_store-0": ("10.0.0.1", 1), "reward-0": ("10.0.0.2", 1)}
+    places |= {"fetcher-0": ("10.0.0.1", 1), "fetcher-1": ("10.0.0.2", 1), "rollout-0": ("10.0.0.2", 1), "rollout-1": ("10.0.0.1", 1)}
+    far, near = (wiring.kwargs(name, DESCRIBED, places) for name in ("rollout-0", "rollout-1"))
+    assert (far["fetcher_endpoint"], near["fetcher_endpoint"]) == ("tcp://127.0.0.1:4", "tcp://127.0.0.1:3")
+    assert far["learner_endpoint"] == "tcp://10.0.0.1:1"
+    assert far["reward_urls"] == ["http://10.0.0.2:5"]
+    fetcher = wiring.kwargs("fetcher-1", DESCRIBED, places)
+    assert (fetcher["store_endpoint"], fetcher["index"]) == ("tcp://10.0.0.1:2", 1)
+    remote = next(spec for spec in wiring.specs if spec.id == "fetcher-1")
+    assert remote.node == "10.0.0.2"
+    assert remote.cleans == (Path("/dev/shm/rba-demo-1-fetched"),)
+
+
+def test_what_reads_the_runs_folder_stays_beside_it_and_ranks_stay_together() -> None:
+    specs = {spec.id: spec for spec in wired(["10.0.0.1", "10.0.0.2"], "learner.ranks=2").specs}
+    assert specs["learner-0"].node == specs["weight_store-0"].node == "10.0.0.1"
+    assert specs["learner-1"].node is None
+    assert specs["learner-0"].group == specs["learner-1"].group == "learner"
+
+
+def test_ranks_meet_where_they_can_reach_each_other() -> None:
+    assert wired(["10.0.0.1"]).kwargs("learner-0", {}, {})["master"] == "127.0.0.1:2345"
+    assert wired(["10.0.0.1", "10.0.0.2"]).kwargs("learner-0", {}, {})["master"] == "10.0.0.1:2345"
+
+
+def test_servers_that_run_already_are_used_as_they_are() -> None:
+    wiring = wired(["10.0.0.1"], "rewards.urls=[http://rewards:80]")
+    assert not any(spec.role == "reward" for spec in wiring.specs)
+    places = dict.fromkeys(("learner-0", "fetcher-0", "rollout-0"), ("10.0.0.1", 1))
+    assert wiring.kwargs("rollout-0", DESCRIBED, places)["reward_urls"] == ["http://rewards:80"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reached"),
+    [("tcp://0.0.0.0:5", "tcp://10.0.0.9:5"), ("tcp://127.0.0.1:5", "tcp://127.0.0.1:5"), ("http://0.0.0.0:5/x", "http://10.0.0.9:5/x")],
+)
+def test_an_endpoint_on_every_address_is_reached_by_its_machines(endpoint: str, reached: str) -> None:
+    assert topology.reachable(endpoint, "10.0.0.9") == reached
+
+
+def test_threads_and_the_mark_go_into_every_environment() -> None:
+    for spec in wired(["10.0.0.1"]).specs:
+        assert spec.env["OMP_NUM_THREADS"] == "1"
+        assert spec.env["MARK"] == "1"
