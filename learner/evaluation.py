@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from protocol.measures import GroupMeasures, summarise
 from protocol.messages import GroupResult, LeasedGroup, PolicyVersion
@@ -16,6 +19,8 @@ class Evaluation:
         self.label, self.version = label, version
         self._waiting = {entry.ordinal: entry.group.topic for entry in leased}
         self._measures: dict[str, list[GroupMeasures]] = defaultdict(list)
+        self.rows: list[dict[str, Any]] = []
+        """One a measured group, as they came in: its name, topic, measures and answers."""
         self.unmeasured = 0
         """Groups that came back without measures, such as audio that no actor could read."""
 
@@ -38,6 +43,8 @@ class Evaluation:
             self.unmeasured += 1
         else:
             self._measures[topic].append(result.measures)
+            answers = [completion.text for completion in result.completions]
+            self.rows.append({"group": result.group_id, "topic": topic, **msgspec.to_builtins(result.measures), "texts": answers})
 
     def figures(self) -> dict[str, float]:
         """Over all groups (see `protocol.measures.summarise`)."""

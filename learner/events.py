@@ -38,6 +38,13 @@ class Events:
         lines = (json.dumps(_plain(describe(item)), ensure_ascii=False) for item in items[:SAMPLE_GROUPS])
         (folder / f"step-{step}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
+    def evaluation(self, label: str, rows: Sequence[dict[str, Any]]) -> None:
+        """``evaluation/LABEL.jsonl``: every held-out group with its measures and answers, so that runs can be compared item by item."""
+        folder = self._run_dir / "evaluation"
+        folder.mkdir(exist_ok=True)
+        lines = (json.dumps(_plain(row), ensure_ascii=False) for row in sorted(rows, key=lambda row: str(row["group"])))
+        (folder / f"{label.replace(' ', '-')}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
     def close(self) -> None:
         """No more lines."""
         self._file.close()

@@ -129,6 +129,7 @@ class Session:
 
     def _measured(self, evaluation: Evaluation, seconds: float) -> None:
         figures = evaluation.figures()
+        self._events.evaluation(evaluation.label, evaluation.rows)
         self._evaluations[evaluation.label] = {**figures, "unmeasured": float(evaluation.unmeasured)}
         self._gauges.evaluated(figures)
         self._events.write(

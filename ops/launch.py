@@ -158,7 +158,10 @@ class Supervisor:
 
     def _start_workers(self, cluster: Cluster) -> tuple[Fleet, Topology]:
         nodes = cluster.nodes() if self.config.ray.address else [cluster.node_ip]
-        wiring = topology.lay_out(self.run, self.plan, nodes, _free_port(), {guard.MARKER: self.run.run_id})
+        mark = {guard.MARKER: self.run.run_id}
+        if cluster.folder is not None:
+            mark["TMPDIR"] = str(cluster.folder)  # vLLM leaves its sockets behind; this folder goes with the run
+        wiring = topology.lay_out(self.run, self.plan, nodes, _free_port(), mark)
         self.supervision = Supervision(wiring.needs())
         fleet = Fleet(wiring.specs, self.run.path)
         self._topology, self.fleet = wiring, fleet

@@ -32,3 +32,4 @@ def test_figures_once_every_group_is_in() -> None:
     assert evaluation.figures()["bleu"] == pytest.approx(100.0)
     assert evaluation.topics()["capitals"]["accuracy"] == pytest.approx(1 / 4)
     assert set(evaluation.topics()) == {"capitals", "sums"}
+    assert [(row["topic"], row["exact"]) for row in evaluation.rows] == [("sums", 4), ("capitals", 1)]

@@ -1,0 +1,265 @@
+"""The rollout actor's working loop, without a process, a thread or vLLM of its own.
+
+    learner ──notices──▶ listen ──▶ waiting leases ──▶ group tasks ──▶ results ──▶ deliver ──▶ learner
+                            └─▶ known version ──▶ update (fetch, apply) ──▶ applied version ──▲
+
+A lease's groups are sampled only once the actor holds the lease's policy version or a newer one, so what an actor samples is never
+older than the lease, by construction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from actors.rollout.gauges import Gauges
+from actors.rollout.generation import GenerationEngine, RefusedVersionError
+from actors.rollout.groups import GroupRunner, Stage
+from actors.rollout.idle import IdleClock, idle_state
+from protocol.dialogue.actor import Ended, Granted, Notice, Registered, VersionKnown
+from protocol.errors import RbaError
+from protocol.logs import get_logger
+from protocol.messages import Fetched, GroupResult, LeasedGroup, PolicyVersion
+from protocol.weights.fetcher import FetchError
+
+REPORT_S = 0.5
+RETRY_S = 0.5
+GIVE_UP_FETCH_S = 1800.0
+"""A version that is known and does not come for so long ends the actor. The first one may take a large learner minutes to publish."""
+REFUSALS = 3
+"""Times in a row that a version may turn out damaged."""
+ABORT_S = 5.0
+"""Time for groups under way to be called off."""
+FLUSH_S = 5.0
+"""Time for results on their way to be acknowledged."""
+
+
+class Link(Protocol):
+    """The actor's end of the lease dialogue (see `protocol.link.ActorLink`)."""
+
+    async def next_event(self) -> Notice:
+        """What the learner wants."""
+        ...
+
+    def send_results(self, results: list[GroupResult]) -> None:
+        """Hand over outcomes."""
+        ...
+
+    def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
+        """What the next heartbeats tell."""
+        ...
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until every result is acknowledged."""
+        ...
+
+
+Fetch = Callable[[PolicyVersion], Awaitable[Fetched]]
+"""Have a version, or a newer one, on this node. Raises `FetchError`; one call at a time."""
+
+
+class Actor:
+    """Works until the learner says Bye or `stop` is called. All methods belong to one event loop."""
+
+    def __init__(
+        self, link: Link, fetch: Fetch, engine: GenerationEngine, runner: GroupRunner, gauges: Gauges, capacity_groups: int
+    ) -> None:
+        self._link, self._fetch, self._engine, self._runner, self._gauges = link, fetch, engine, runner, gauges
+        self._capacity_groups = capacity_groups
+        self._log = get_logger("rollout")
+        self._changed = asyncio.Condition()
+        self._waiting: deque[tuple[LeasedGroup, PolicyVersion]] = deque()
+        self._running: dict[asyncio.Task[None], LeasedGroup] = {}
+        self._stages: Counter[Stage] = Counter()
+        self._results: asyncio.Queue[GroupResult] = asyncio.Queue()
+        self._idle = IdleClock(time.monotonic())
+        self._known: PolicyVersion | None = None
+        self._ending: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.applied: PolicyVersion | None = None
+        self.registered = False
+
+    async def work(self) -> str:
+        """Consumes: notices of the learner, policy versions. Produces: group results. Waits for: the end of the job.
+        Unblocked by: the learner's Bye, `stop`, or the first error of any task, which is raised. Returns why it ended.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(loop) for loop in (self._listen(), self._update(), self._sample(tasks), self._deliver(), self._report())
+            ]
+            reason = await self._ending
+            for task in (*loops, *self._running):
+                task.cancel()
+            _, late = await asyncio.wait([*loops, *self._running], timeout=ABORT_S)
+            if late:
+                self._log.warning("groups could not be called off", groups=len(late))
+        self._hand_over([])
+        return reason
+
+    def stop(self, reason: str) -> None:
+        """End `work`: no new groups, what is under way is called off, and the learner may lease it to others."""
+        if not self._ending.done():
+            self._ending.set_result(reason)
+
+    def figures(self) -> dict[str, Any]:
+        """Current figures; the closing ones when `work` has returned."""
+        now_s = time.monotonic()
+        gauges = self._gauges
+        return {
+            "policy_version": str(self.applied) if self.applied else None,
+            "registered": self.registered,
+            "held_groups": len(self._waiting) + len(self._running),
+            "groups": gauges.groups,
+            "outcomes": dict(gauges.outcomes),
+            "completions": gauges.completions,
+            "generated_tokens": gauges.tokens,
+            "idle": round(self._idle.share(now_s), 4),
+            "idle_seconds": {reason.value: round(seconds, 3) for reason, seconds in self._idle.seconds.items()},
+            "waits_for": self._idle.state.value if self._idle.state else None,
+            "pushes": gauges.pushes,
+            "refused_versions": gauges.refused,
+            "pause_ms_p50": gauges.pause_ms_p50,
+        }
+
+    # --- loops ----------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Consumes: notices. Produces: waiting leases, the known version. Waits for: a notice.
+        Unblocked by: the link, also when it fails.
+        """
+        while True:
+            match notice := await self._link.next_event():
+                case Registered():
+                    self.registered = True
+                    self._log.info("registered", run_id=notice.welcome.run_id, policy_version=str(notice.welcome.policy_version))
+                case Granted():
+                    self._waiting.extend((leased, notice.lease.policy_version) for leased in notice.lease.groups)
+                    await self._know(notice.lease.policy_version)
+                case VersionKnown():
+                    await self._know(notice.version)
+                case Ended():
+                    if notice.refused:
+                        raise RbaError(f"the learner refuses this actor: {notice.reason}")
+                    self.stop(notice.reason)
+                    return
+
+    async def _update(self) -> None:
+        """Consumes: known versions. Produces: applied versions. Waits for: a version newer than the applied one.
+        Unblocked by: `_listen`.
+        """
+        refusals, failing_since_s = 0, None
+        while True:
+            await self._until(lambda: self._known is not None and (self.applied is None or self._known > self.applied))
+            wanted, now_s = self._known, time.monotonic()
+            assert wanted is not None  # noqa: S101 - by the line before
+            try:
+                await self._change_to(wanted)
+                refusals, failing_since_s = 0, None
+                continue
+            except FetchError as error:
+                if failing_since_s is None:
+                    failing_since_s = now_s
+                    self._log.warning("policy version does not come yet", policy_version=str(wanted), error=str(error))
+                if now_s - failing_since_s > GIVE_UP_FETCH_S:
+                    raise
+            except RefusedVersionError as error:
+                refusals += 1
+                self._gauges.refused += 1
+                self._log.error("policy version refused", policy_version=str(wanted), error=str(error), applied=str(self.applied))
+                if refusals == REFUSALS:
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    async def _change_to(self, wanted: PolicyVersion) -> None:
+        """Fetch `wanted`, or what is newer by now, while groups are sampled, and apply it."""
+        started_s = time.monotonic()
+        fetched = await self._fetch(wanted)
+        fetched_s = time.monotonic()
+        pause_s = await self._engine.apply(fetched)
+        apply_s = time.monotonic() - fetched_s
+        self.applied = fetched.policy_version
+        self._gauges.applied(self.applied, pause_s, apply_s)
+        times = {"fetch_ms": fetched_s - started_s, "apply_ms": apply_s, "pause_ms": pause_s}
+        self._log.info("applied", policy_version=str(self.applied), **{name: round(1000 * seconds, 1) for name, seconds in times.items()})
+        self._link.report(self.applied, self._gauges.tokens)
+        await self._notify()
+
+    async def _sample(self, tasks: asyncio.TaskGroup) -> None:
+        """Consumes: waiting leases. Produces: group tasks. Waits for: a lease whose version is applied, and room. Unblocked by: `_listen`,
+        `_update`, the end of a group task.
+        """
+        while True:
+            await self._until(lambda: bool(self._waiting) and self._may_start())
+            leased, _ = self._waiting.popleft()
+            task = tasks.create_task(self._run_group(leased))
+            self._running[task] = leased
+
+    async def _run_group(self, leased: LeasedGroup) -> None:
+        started_s = time.monotonic()
+        stage: list[Stage] = []
+
+        def entered(new: Stage) -> None:
+            self._stages.subtract(stage)
+            stage[:] = [new]
+            self._stages.update(stage)
+            self._account()
+
+        try:
+            result = await self._runner.run(leased, entered)
+            self._gauges.sampled(result, leased, time.monotonic() - started_s)
+            self._results.put_nowait(result)
+        finally:
+            self._stages.subtract(stage)
+            self._running.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
+            self._account()
+        await self._notify()
+
+    async def _deliver(self) -> None:
+        """Consumes: group results. Produces: messages, each with all results of the moment. Waits for: a result.
+        Unblocked by: group tasks.
+        """
+        while True:
+            self._hand_over([await self._results.get()])
+
+    async def _report(self) -> None:
+        """Consumes: nothing. Produces: the heartbeat's figures, idle seconds. Waits for: `REPORT_S`. Unblocked by: time."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            self._engine.raise_if_failed()
+            self._account()
+            self._gauges.idle(self._idle)
+            self._link.report(self.applied, self._gauges.tokens)
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _may_start(self) -> bool:
+        _, version = self._waiting[0]
+        return len(self._running) < self._capacity_groups and self.applied is not None and self.applied >= version
+
+    def _hand_over(self, results: list[GroupResult]) -> None:
+        """Send `results` and all others that are finished."""
+        while not self._results.empty():
+            results.append(self._results.get_nowait())
+        if results:
+            self._link.send_results(results)
+
+    def _account(self) -> None:
+        stages = self._stages
+        state = idle_state(stages[Stage.SAMPLING], stages[Stage.AUDIO], stages[Stage.SCORING], len(self._waiting))
+        self._idle.switch(state, time.monotonic())
+
+    async def _know(self, version: PolicyVersion) -> None:
+        if self._known is None or version > self._known:
+            self._known = version
+        self._account()
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(condition)

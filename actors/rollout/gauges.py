@@ -1,0 +1,101 @@
+"""What a rollout actor tells Prometheus and `rba status`."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Iterable
+from itertools import combinations
+
+from actors.rollout.idle import IdleClock
+from actors.rollout.pairing import same_text
+from protocol.messages import GroupResult, LeasedGroup, PolicyVersion, Purpose
+from protocol.metrics import Metrics
+
+MEMORY = 0.98
+"""Share that a moving mean keeps of itself with every new value: it looks back some fifty groups."""
+VOICES = 32
+"""Voices that have gauges of their own; more of them count together as "other", for Prometheus would drown."""
+
+
+class MovingMean:
+    """An exponentially weighted mean; the first values count plainly."""
+
+    def __init__(self) -> None:
+        self.value, self._weight = 0.0, 0.0
+
+    def add(self, value: float) -> float:
+        """The mean with one more value."""
+        self._weight = MEMORY * self._weight + 1
+        self.value += (value - self.value) / self._weight
+        return self.value
+
+
+class Gauges:
+    """Counts what the actor does; the closing figures are its sums."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.groups = self.completions = self.tokens = 0
+        self.outcomes: Counter[str] = Counter()
+        self.pauses_s: deque[float] = deque(maxlen=10_000)
+        self.pushes = self.refused = 0
+        self._idle: Counter[str] = Counter()
+        self._consistency = MovingMean()
+        self._rewards: dict[str, MovingMean] = {}
+        self._gaps: dict[str, MovingMean] = {}
+
+    def sampled(self, result: GroupResult, leased: LeasedGroup, seconds: float) -> None:
+        """A group has its outcome, `seconds` after its sampling began."""
+        self.groups += 1
+        self.outcomes[result.outcome.value] += 1
+        self._metrics.inc("rba_group_outcomes_total", outcome=result.outcome.value)
+        for each in result.completions:
+            self.completions += 1
+            self.tokens += len(each.token_ids) // 4
+            self._metrics.inc("rba_completions_total", finish_reason=each.finish_reason)
+            self._metrics.inc("rba_generated_tokens_total", len(each.token_ids) // 4)
+        if result.completions:
+            self._metrics.observe("rba_generation_seconds", seconds)
+        if leased.purpose is Purpose.TRAIN:
+            self._voices(result, leased)
+
+    def applied(self, version: PolicyVersion, pause_s: float, apply_s: float) -> None:
+        """A policy version took over."""
+        self.pushes += 1
+        self.pauses_s.append(pause_s)
+        self._metrics.inc("rba_weight_pushes_total")
+        self._metrics.observe("rba_generation_pause_seconds", pause_s)
+        self._metrics.observe("rba_weight_push_seconds", apply_s, stage="apply")
+        self._metrics.set("rba_policy_version", version.step, role="rollout")
+
+    def idle(self, clock: IdleClock) -> None:
+        """Export what the clock has added up since the last time."""
+        for reason, seconds in clock.seconds.items():
+            self._metrics.inc("rba_actor_idle_seconds_total", seconds - self._idle[reason], reason=reason.value)
+            self._idle[reason] = seconds  # type: ignore[assignment]
+
+    @property
+    def pause_ms_p50(self) -> float | None:
+        """Median pause of a push."""
+        return round(1000 * statistics.median(self.pauses_s), 2) if self.pauses_s else None
+
+    def _voices(self, result: GroupResult, leased: LeasedGroup) -> None:
+        utterances = leased.group.utterances
+        spoken = [each for each in result.completions if utterances[each.utterance].audio is not None]
+        self._agree([each.text for each in spoken])
+        scored = [(utterances[each.utterance].speaker, each.reward) for each in spoken if each.reward is not None]
+        for _, reward in scored:
+            self._metrics.observe("rba_reward", reward)
+        if not scored:
+            return
+        mean = statistics.fmean(reward for _, reward in scored)
+        for speaker, reward in scored:
+            name = speaker if speaker in self._rewards or len(self._rewards) < VOICES else "other"
+            self._metrics.set("rba_speaker_reward", self._rewards.setdefault(name, MovingMean()).add(reward), speaker=name)
+            self._metrics.set("rba_reward_gap", self._gaps.setdefault(name, MovingMean()).add(mean - reward), speaker=name)
+
+    def _agree(self, texts: Iterable[str]) -> None:
+        pairs = [same_text(one, other) for one, other in combinations(texts, 2)]
+        if pairs:
+            self._metrics.set("rba_speaker_consistency", self._consistency.add(statistics.fmean(pairs)))

@@ -1,0 +1,55 @@
+"""How long a rollout actor had nothing to sample, and why. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import StrEnum
+
+
+class Idle(StrEnum):
+    """What an actor waits for that samples nothing."""
+
+    LEASES = "leases"
+    """The learner grants nothing: it is the bottleneck, or not there."""
+    WEIGHTS = "weights"
+    """Leases are held, and the policy version that they ask for is not here yet."""
+    AUDIO = "audio"
+    """Audio is being read."""
+    REWARDS = "rewards"
+    """All that is held waits for scores."""
+
+
+class IdleClock:
+    """Adds up idle seconds by reason. Times are those of one monotonic clock."""
+
+    def __init__(self, now_s: float) -> None:
+        self._since_s = self._started_s = now_s
+        self._state: Idle | None = Idle.LEASES
+        self.seconds: dict[Idle, float] = defaultdict(float)
+
+    def switch(self, state: Idle | None, now_s: float) -> None:
+        """From now on the actor waits for `state`, or, with None, samples."""
+        if self._state is not None:
+            self.seconds[self._state] += now_s - self._since_s
+        self._state, self._since_s = state, now_s
+
+    @property
+    def state(self) -> Idle | None:
+        """What the actor waits for; None while it samples."""
+        return self._state
+
+    def share(self, now_s: float) -> float:
+        """Idle seconds by all seconds so far."""
+        self.switch(self._state, now_s)
+        return sum(self.seconds.values()) / max(1e-9, now_s - self._started_s)
+
+
+def idle_state(sampling: int, reading: int, scoring: int, waiting: int) -> Idle | None:
+    """What an actor waits for that has so many groups in each stage; `waiting` ones have leases that ask for newer weights."""
+    if sampling:
+        return None
+    if reading:
+        return Idle.AUDIO
+    if waiting:
+        return Idle.WEIGHTS
+    return Idle.REWARDS if scoring else Idle.LEASES

@@ -1,0 +1,29 @@
+"""What the quickstart provides by name: the entry point `quickstart` of the group `rba.assets`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from protocol.errors import UserError
+from quickstart.world import SPLITS
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+MODELS = ("speechlm", "teacher", "reward_model")
+
+
+def provide(name: str, progress: bool = True) -> Path:
+    """The checkpoint folder or manifest called `name`; a data set is synthesised on first use (under a minute).
+
+    Raises `UserError` for an unknown name, or where a part of the installation is missing.
+    """
+    if name in MODELS:
+        folder = CHECKPOINTS / name
+        if not (folder / "model.safetensors").is_file():
+            raise UserError(f"the checkpoint {name} is missing", where=str(folder), fix="reinstall rba, or run python -m quickstart.build")
+        return folder
+    for split in SPLITS:
+        if name == split:
+            from quickstart.speech import provide_split
+
+            return provide_split(split, progress=progress)
+    raise UserError(f"the quickstart has no {name!r}", where="quickstart:", fix=f"use one of: {', '.join((*MODELS, *SPLITS))}")

@@ -1,0 +1,1 @@
+"""How the quickstart's tiny checkpoints are trained, from its own data alone."""

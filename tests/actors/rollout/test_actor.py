@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from actors.rollout import actor as acting
+from actors.rollout.actor import Actor
+from actors.rollout.gauges import Gauges
+from actors.rollout.generation import EngineFailedError, RefusedVersionError
+from actors.rollout.groups import GroupRunner
+from protocol.dialogue.actor import Ended, Granted, Notice, Registered, VersionKnown
+from protocol.errors import RbaError
+from protocol.messages import Fetched, GroupResult, Lease, Outcome, PolicyVersion, Purpose, Welcome
+from protocol.metrics import Metrics
+from protocol.weights.fetcher import FetchError
+from protocol.weights.files import directory_of, write_version
+from tests.actors.rollout.scripted import Letters, ScriptedEngine, Tones, config, leased
+
+CAPACITY = 4
+
+
+class Learner:
+    """The other end of the link: says what a test lets it say, and keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.said: asyncio.Queue[Notice] = asyncio.Queue()
+        self.results: list[GroupResult] = []
+        self.messages = 0
+        self.reports: list[tuple[PolicyVersion | None, int]] = []
+        self.heard = asyncio.Event()
+
+    async def next_event(self) -> Notice:
+        return await self.said.get()
+
+    def send_results(self, results: list[GroupResult]) -> None:
+        assert results
+        self.messages += 1
+        self.results += results
+        self.heard.set()
+
+    def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
+        self.reports.append((applied, generated_tokens))
+
+    async def drained(self, timeout_s: float) -> bool:
+        return True
+
+    def say(self, *notices: Notice) -> None:
+        for notice in notices:
+            self.said.put_nowait(notice)
+
+    def lease(self, *numbers: int, step: int = 0, purpose: Purpose = Purpose.TRAIN) -> None:
+        self.say(Granted(Lease([leased(number, purpose) for number in numbers], PolicyVersion(0, step), 60.0)))
+
+
+class Bench:
+    """An actor with a scripted engine, a learner, and versions on disk."""
+
+    def __init__(self, root: Path, engine: ScriptedEngine | None = None) -> None:
+        self.root, self.learner, self.engine = root, Learner(), engine or ScriptedEngine()
+        self.fetched: list[PolicyVersion] = []
+        self.fetch_errors = 0
+        self.metrics = Metrics("rollout", "rollout-0")
+        runner = GroupRunner(config("single"), self.engine, Letters(), Tones(), None)  # type: ignore[arg-type]
+        self.actor = Actor(self.learner, self.fetch, self.engine, runner, Gauges(self.metrics), CAPACITY)
+
+    def publish(self, step: int) -> PolicyVersion:
+        version = PolicyVersion(0, step)
+        write_version(self.root, version, [("w", "F32", [1], bytes([step, 0, 0, 0]))], 4096)
+        return version
+
+    def newer(self, step: int) -> None:
+        """Publish, and say so."""
+        self.learner.say(VersionKnown(self.publish(step)))
+
+    async def fetch(self, version: PolicyVersion) -> Fetched:
+        self.fetched.append(version)
+        await asyncio.sleep(0)
+        directory = directory_of(self.root, version)
+        if self.fetch_errors or not directory.exists():
+            self.fetch_errors = max(0, self.fetch_errors - 1)
+            raise FetchError("not served")
+        manifest = write_version(self.root, version, [("w", "F32", [1], bytes([version.step, 0, 0, 0]))], 4096)
+        return Fetched(version, str(directory), manifest.digest, manifest.size_bytes, 0.0)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    await made.engine.start(PolicyVersion(0, 0))
+    made.learner.say(Registered(Welcome("run", "boot", PolicyVersion(0, 0), 1.0)))
+    return made
+
+
+@contextlib.asynccontextmanager
+async def working(bench: Bench) -> AsyncIterator[asyncio.Task[str]]:
+    """The actor at work; ends with a Bye of the learner."""
+    task = asyncio.create_task(bench.actor.work())
+    try:
+        async with asyncio.timeout(30):
+            yield task
+            bench.learner.say(Ended("the run is over"))
+            await task
+    finally:
+        task.cancel()
+
+
+async def test_leased_groups_come_back_as_results(bench: Bench) -> None:
+    bench.newer(0)
+    bench.learner.lease(0, 1)
+    bench.learner.lease(2, purpose=Purpose.EVALUATE)
+    async with working(bench) as task:
+        await bench.until(lambda: len(bench.learner.results) == 3)
+    assert task.result() == "the run is over"
+    assert {result.ordinal: result.outcome for result in bench.learner.results} == {
+        0: Outcome.PAIRS,
+        1: Outcome.PAIRS,
+        2: Outcome.EVALUATED,
+    }
+    figures = bench.actor.figures()
+    assert (figures["groups"], figures["completions"], figures["held_groups"]) == (3, 3 + 3 + 4, 0)
+    assert figures["generated_tokens"] == sum(len(each.token_ids) // 4 for result in bench.learner.results for each in result.completions)
+    assert bench.learner.reports[-1] == (PolicyVersion(0, 0), 0) or bench.learner.reports[-1][1] > 0
+    assert f"rba_generated_tokens_total {figures['generated_tokens']}" in bench.metrics.render().decode()
+
+
+async def test_nothing_is_sampled_before_the_leases_version_is_applied(bench: Bench) -> None:
+    bench.newer(0)
+    bench.learner.lease(0, step=0)
+    async with working(bench):
+        await bench.until(lambda: len(bench.learner.results) == 1)
+        bench.learner.lease(1, step=5)
+        await bench.until(lambda: len(bench.fetched) > 1)
+        assert bench.actor.figures()["waits_for"] == "weights"
+        assert bench.actor.figures()["held_groups"] == 1
+        bench.publish(5)  # the lease has told of it already
+        await bench.until(lambda: len(bench.learner.results) == 2)
+    versions = [{span.version.step for each in result.completions for span in each.spans} for result in bench.learner.results]
+    assert versions == [{0}, {5}]
+
+
+async def test_answers_under_way_span_both_versions(bench: Bench) -> None:
+    bench.engine.gate = asyncio.Event()
+    bench.newer(0)
+    bench.learner.lease(0)
+    async with working(bench):
+        await bench.until(lambda: bench.engine.running == 3)
+        await asyncio.sleep(0.01)
+        bench.newer(1)
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 1))
+        bench.engine.gate.set()
+        await bench.until(lambda: bool(bench.learner.results))
+    for each in bench.learner.results[0].completions:
+        assert [span.version.step for span in each.spans] == [0, 1]
+        assert each.oldest_version == PolicyVersion(0, 0)
+    assert bench.actor.figures()["pushes"] == 2
+
+
+async def test_only_the_newest_version_is_fetched(bench: Bench) -> None:
+    for step in range(4):
+        bench.newer(step)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 3))
+    assert bench.fetched[-1] == PolicyVersion(0, 3)
+    assert len(bench.fetched) <= 2
+
+
+async def test_a_version_that_does_not_come_is_asked_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "RETRY_S", 0.0)
+    bench.fetch_errors = 3
+    bench.newer(0)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 0))
+    assert len(bench.fetched) == 4
+
+
+async def test_a_version_that_never_comes_ends_the_actor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "RETRY_S", 0.0)
+    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.05)
+    bench.learner.say(VersionKnown(PolicyVersion(0, 0)))
+    with pytest.raises(ExceptionGroup) as caught:
+        await bench.actor.work()
+    assert caught.group_contains(FetchError)
+
+
+async def test_a_damaged_version_leaves_the_old_one_serving_until_it_is_too_much(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "RETRY_S", 0.0)
+    damaged = 2
+    fetch = bench.fetch
+
+    async def damaging(version: PolicyVersion) -> Fetched:
+        nonlocal damaged
+        fetched = await fetch(version)
+        if version.step and damaged:
+            damaged -= 1
+            (Path(fetched.directory) / "weights.bin").write_bytes(b"bad!")
+        return fetched
+
+    bench.actor._fetch = damaging
+    bench.newer(0)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 0))
+        bench.newer(1)
+        bench.learner.lease(0, step=0)
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 1))
+        assert bench.actor.figures()["refused_versions"] == 2
+    again = Bench(bench.root, bench.engine)
+    again.actor._fetch, damaged = damaging, 3
+    again.newer(2)
+    with pytest.raises(ExceptionGroup) as caught:
+        await again.actor.work()
+    assert caught.group_contains(RefusedVersionError)
+
+
+async def test_no_more_groups_run_at_once_than_the_actor_has_room_for(bench: Bench) -> None:
+    bench.newer(0)
+    bench.learner.lease(*range(9))
+    async with working(bench):
+        await bench.until(lambda: len(bench.learner.results) == 9)
+    assert bench.engine.most_running <= 3 * CAPACITY
+    assert bench.learner.messages <= 9
+
+
+async def test_stop_calls_off_what_is_under_way_and_hands_over_what_is_finished(bench: Bench) -> None:
+    bench.newer(0)
+    bench.learner.lease(0)
+    async with working(bench) as task:
+        await bench.until(lambda: len(bench.learner.results) == 1)
+        bench.engine.gate = asyncio.Event()
+        bench.learner.lease(1, 2)
+        await bench.until(lambda: bench.engine.running == 6)
+        bench.actor.stop("scaled down")
+        assert await task == "scaled down"
+    assert (bench.engine.running, bench.engine.aborted) == (0, 6)
+    assert [result.ordinal for result in bench.learner.results] == [0]
+
+
+async def test_the_first_error_of_any_task_ends_the_actor(bench: Bench) -> None:
+    bench.engine.gate = asyncio.Event()
+    bench.newer(0)
+    bench.learner.lease(0, 1)
+    task = asyncio.create_task(bench.actor.work())
+    await bench.until(lambda: bench.engine.running == 6)
+    bench.engine.fail("killed")
+    bench.engine.gate.set()
+    with pytest.raises(ExceptionGroup) as caught:
+        await task
+    assert caught.group_contains(EngineFailedError)
+
+
+async def test_an_engine_that_dies_while_idle_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "REPORT_S", 0.01)
+    task = asyncio.create_task(bench.actor.work())
+    bench.engine.fail("killed")
+    with pytest.raises(ExceptionGroup) as caught:
+        await task
+    assert caught.group_contains(EngineFailedError)
+
+
+async def test_a_learner_that_refuses_the_actor_is_an_error(bench: Bench) -> None:
+    bench.learner.say(Ended("protocol 2.0 is spoken here", refused=True))
+    with pytest.raises(ExceptionGroup) as caught:
+        await bench.actor.work()
+    assert caught.group_contains(RbaError, match="protocol 2.0")
+
+
+async def test_idle_time_is_told_by_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "REPORT_S", 0.005)
+    bench.newer(0)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.figures()["idle_seconds"].get("leases", 0) > 0.02)
+        bench.learner.lease(0, step=1)
+        await bench.until(lambda: bench.actor.figures()["idle_seconds"].get("weights", 0) > 0.02)
+    rendered = bench.metrics.render().decode()
+    assert 'rba_actor_idle_seconds_total{reason="weights"}' in rendered
+    assert 0.9 < bench.actor.figures()["idle"] <= 1.0

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from actors.rollout.idle import Idle, IdleClock, idle_state
+
+
+def test_an_actor_that_samples_is_not_idle_and_the_nearest_cause_counts() -> None:
+    assert idle_state(sampling=1, reading=0, scoring=3, waiting=2) is None
+    assert idle_state(sampling=0, reading=1, scoring=3, waiting=2) is Idle.AUDIO
+    assert idle_state(sampling=0, reading=0, scoring=3, waiting=2) is Idle.WEIGHTS
+    assert idle_state(sampling=0, reading=0, scoring=3, waiting=0) is Idle.REWARDS
+    assert idle_state(sampling=0, reading=0, scoring=0, waiting=0) is Idle.LEASES
+
+
+def test_seconds_add_up_by_reason() -> None:
+    clock = IdleClock(10.0)
+    clock.switch(None, 12.0)
+    clock.switch(Idle.REWARDS, 15.0)
+    clock.switch(None, 16.0)
+    assert clock.seconds == {Idle.LEASES: 2.0, Idle.REWARDS: 1.0}
+    assert clock.share(20.0) == pytest.approx(0.3)
+    clock.switch(Idle.LEASES, 20.0)
+    assert clock.share(30.0) == pytest.approx(13 / 20)

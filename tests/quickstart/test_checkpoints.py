@@ -1,0 +1,121 @@
+"""The committed checkpoints, measured again on a part of what their figures were measured on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from policies.adapter import adapter
+from protocol.audio import load
+from protocol.dataset import DataSet
+from protocol.errors import UserError
+from quickstart import build
+from quickstart.assets import CHECKPOINTS, MODELS, provide
+from quickstart.speech import REFERENCES, provide_split, reference
+from quickstart.training import teacher
+from quickstart.training.reward_model import pair_accuracy
+from quickstart.training.speechlm import accuracy, answers, hear
+from quickstart.training.tokenizer import build_tokenizer
+from quickstart.world import Difficulty, members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return json.loads((CHECKPOINTS / "figures.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def some_test_groups(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RBA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return provide_split("test", Difficulty(test_groups=25), progress=False)
+
+
+@pytest.fixture(scope="module")
+def speechlm():
+    family = adapter("qwen2_audio")
+    return family.load_model(provide("speechlm"), "float32"), family.open(provide("speechlm"))
+
+
+def test_everything_committed_is_small():
+    files = [path for path in Path(CHECKPOINTS).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
+    assert {path.name for path in CHECKPOINTS.iterdir()} == {*MODELS, "figures.json", "references.json.gz"}
+
+
+def test_the_three_models_share_the_tokenizer_that_the_script_builds():
+    texts = {(provide(name) / "tokenizer.json").read_text() for name in MODELS}
+    assert len(texts) == 1
+    assert json.loads(texts.pop()) == json.loads(build_tokenizer().backend_tokenizer.to_str())
+
+
+def test_figures_say_what_was_asked_for(figures):
+    assert 0.5 <= figures["speechlm"]["test_accuracy"] <= 0.65
+    assert min(figures["teacher"]["accuracy"].values()) >= 0.99
+    assert figures["reward_model"]["made_up_accuracy"] >= 0.97
+    assert figures["reward_model"]["sampled_accuracy"] >= 0.97
+
+
+def test_the_speechlm_is_half_way(speechlm, some_test_groups):
+    model, processing = speechlm
+    share, by_speaker = accuracy(model, hear(some_test_groups, processing), processing)
+    assert 0.4 <= share <= 0.72
+    assert len(by_speaker) >= 8
+
+
+def test_transformers_own_pipeline_gives_the_same_answers(speechlm, some_test_groups):
+    from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(str(provide("speechlm")))
+    whole = Qwen2AudioForConditionalGeneration.from_pretrained(str(provide("speechlm")))
+    data = DataSet.open(some_test_groups)
+    clips = [load(data.audio_path(group.utterances[3].audio)) for group in data.groups[:8]]
+    chat = processor.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}], add_generation_prompt=True, tokenize=False)
+    assert chat == "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|><|im_end|>\n<|im_start|>assistant\n"
+    texts = []
+    for clip in clips:
+        inputs = processor(text=[chat], audio=[clip], sampling_rate=16_000, return_tensors="pt")
+        done = whole.generate(**inputs, max_new_tokens=16, do_sample=False)
+        texts += processor.batch_decode(done[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    model, processing = speechlm
+    assert texts == answers(model, hear(some_test_groups, processing)[3::4][:8], processing)
+
+
+def test_the_teacher_knows_the_world(figures):
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+    model = Qwen2ForCausalLM.from_pretrained(str(provide("teacher")))
+    tokenizer = AutoTokenizer.from_pretrained(str(provide("teacher")))
+    assert teacher.right_share(model, tokenizer, members("test")[:150]) >= 0.98
+
+
+def test_references_are_the_teachers_answers_to_every_training_instruction():
+    assert REFERENCES.is_file()
+    asked = members("learned") + members("train")
+    given = [reference(each, "train") for each in asked]
+    assert sum(text == each.answer for each, text in zip(asked, given, strict=True)) / len(asked) >= 0.99
+    assert all(reference(each, "test") == each.answer for each in members("test"))
+
+
+def test_the_reward_model_prefers_right_answers():
+    from transformers import AutoTokenizer, Qwen2ForSequenceClassification
+
+    model = Qwen2ForSequenceClassification.from_pretrained(str(provide("reward_model")))
+    tokenizer = AutoTokenizer.from_pretrained(str(provide("reward_model")))
+    measured = pair_accuracy(model, tokenizer, {}, instructions=120)
+    assert measured["made_up_pairs"] == 480
+    assert measured["made_up_accuracy"] >= 0.97
+
+
+def test_the_build_refuses_names_it_does_not_know():
+    with pytest.raises(UserError, match="speachlm"):
+        build.main(["speachlm"])
