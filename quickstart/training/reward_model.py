@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from quickstart.training.steps import Schedule, batches, optimise, pad
 from quickstart.training.teacher import text_config
+from quickstart.training.tokenizer import build_tokenizer
 from quickstart.training.wrong import ranked_pair, wrong_answer
 from quickstart.world import Instruction, members
 
@@ -64,7 +65,7 @@ def train_reward_model(folder: Path, teacher: Path, sampled: Samples, seed: int,
 
     steps = optimise(model, SCHEDULE, loss_of, after)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
     cast(Any, model).save_pretrained(folder)
     figures = {"seed": seed, "steps": steps, "parameters": sum(each.numel() for each in model.parameters())}
     return figures | pair_accuracy(model, tokenizer, sampled)

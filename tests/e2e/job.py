@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,10 @@ SHORT = (
     "evaluation.groups=8",
 )
 """Overrides that make the main job short; every part stays the real one."""
+
+
+POLL_S = 1.0
+"""Between two looks at a job: each look is a process of its own, and the machine has two cores."""
 
 
 def rba(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -75,6 +80,7 @@ def wait_until(probe: Callable[[], Any], timeout_s: float, what: str) -> Any:
     while time.monotonic() < give_up_at_s:
         if found := probe():
             return found
+        threading.Event().wait(POLL_S)
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
 

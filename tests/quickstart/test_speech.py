@@ -121,5 +121,5 @@ def test_a_killed_synthesis_leaves_nothing_behind(cache, monkeypatch):
 
 
 def test_an_unknown_asset_names_those_that_there_are():
-    with pytest.raises(UserError, match="speechlm, teacher, reward_model, train, validation, test"):
+    with pytest.raises(UserError, match="speechlm, teacher, reward_model, learned, train, validation, test"):
         assets.provide("speachlm")
