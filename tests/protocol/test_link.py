@@ -65,7 +65,7 @@ def port_of(link: LearnerLink) -> int:
 
 async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is watched belongs to another thread
+        while not condition():
             await asyncio.sleep(0.005)
 
 
