@@ -162,7 +162,9 @@ def leased(number: int = 0, purpose: Purpose = Purpose.TRAIN, **fields: Any) -> 
     return LeasedGroup(number, 0, group(number, **fields), purpose, seed=number)
 
 
-def answers(*answered: tuple[str, float | None] | tuple[str, float | None, str], utterances: Sequence[int] | None = None) -> list[Completion]:
+def answers(
+    *answered: tuple[str, float | None] | tuple[str, float | None, str], utterances: Sequence[int] | None = None
+) -> list[Completion]:
     """Completions: (text, reward[, finish reason]) of the utterances 0, 1, …"""
     made = []
     for place, (text, reward, *finish) in enumerate(answered):

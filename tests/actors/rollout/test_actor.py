@@ -243,6 +243,13 @@ async def test_stop_calls_off_what_is_under_way_and_hands_over_what_is_finished(
     assert [result.ordinal for result in bench.learner.results] == [0]
 
 
+async def test_a_result_that_is_finished_when_the_actor_stops_is_handed_over(bench: Bench) -> None:
+    bench.actor._results.put_nowait(GroupResult(7, 0, "g7", Outcome.TIED))
+    bench.actor.stop("scaled down")
+    assert await bench.actor.work() == "scaled down"
+    assert [result.ordinal for result in bench.learner.results] == [7]
+
+
 async def test_the_first_error_of_any_task_ends_the_actor(bench: Bench) -> None:
     bench.engine.gate = asyncio.Event()
     bench.newer(0)

@@ -58,9 +58,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
     processing = request.getfixturevalue("processing")
     weights = request.getfixturevalue("weights")
     written = processing.compact_ids("", "what is three plus four")
-    return Subject(
-        request.getfixturevalue("vllm_engine"), processing.stop_token_ids, processing.compact_ids(""), written, weights.publish
-    )
+    return Subject(request.getfixturevalue("vllm_engine"), processing.stop_token_ids, processing.compact_ids(""), written, weights.publish)
 
 
 async def test_an_answer_is_whole(subject: Subject) -> None:

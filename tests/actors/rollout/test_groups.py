@@ -33,7 +33,11 @@ class Lengths:
 
 
 async def result_of(
-    one: LeasedGroup, settings: RunConfig, engine: ScriptedEngine | None = None, scorer: Lengths | None = None, max_model_len: int | None = None
+    one: LeasedGroup,
+    settings: RunConfig,
+    engine: ScriptedEngine | None = None,
+    scorer: Lengths | None = None,
+    max_model_len: int | None = None,
 ) -> GroupResult:
     engine = engine or ScriptedEngine()
     await engine.start(VERSION)

@@ -88,7 +88,9 @@ async def test_without_the_reset_a_cache_serves_what_old_weights_heard(
     assert np.abs(stale.logprobs - expected(weights, processing, stale)).max() > 1e-2
     monkeypatch.undo()
     await caching_engine.apply(weights.publish())
-    np.testing.assert_allclose((cured := await greedy(caching_engine, processing)).logprobs, expected(weights, processing, cured), atol=1e-3)
+    np.testing.assert_allclose(
+        (cured := await greedy(caching_engine, processing)).logprobs, expected(weights, processing, cured), atol=1e-3
+    )
 
 
 async def test_caches_survive_many_versions_under_load(caching_engine: VllmEngine, weights: Weights, processing: Processing) -> None:
@@ -111,7 +113,9 @@ async def test_caches_survive_many_versions_under_load(caching_engine: VllmEngin
     assert min(await asyncio.gather(*asking)) > 0
 
 
-async def test_answers_under_way_are_read_again_by_the_new_weights(vllm_engine: VllmEngine, weights: Weights, processing: Processing) -> None:
+async def test_answers_under_way_are_read_again_by_the_new_weights(
+    vllm_engine: VllmEngine, weights: Weights, processing: Processing
+) -> None:
     """Tokens after the change have exactly the new weights' log-probabilities, those before it the old ones'."""
     weights.restore()
     await vllm_engine.apply(weights.publish())

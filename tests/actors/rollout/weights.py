@@ -36,7 +36,9 @@ class Weights:
         import torch
 
         generator = torch.Generator().manual_seed(seed)
-        self.change(lambda name, parameter: parameter.add_(scale * torch.randn(parameter.shape, generator=generator)) if part in name else None)
+        self.change(
+            lambda name, parameter: parameter.add_(scale * torch.randn(parameter.shape, generator=generator)) if part in name else None
+        )
 
     def change(self, what: Callable[[str, Any], object]) -> None:
         """Call `what` with each parameter."""
