@@ -80,7 +80,7 @@ class EngineSection(Section):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     enforce_eager: bool = False
     cpu_kvcache_bytes: PositiveInt = 1 << 30
-    """Size of the KV cache on a CPU (`VLLM_CPU_KVCACHE_SPACE`)."""
+    """Size of the KV cache on a CPU (vLLM's `kv_cache_memory_bytes`)."""
     extra: dict[str, Any] = {}
     """Further `AsyncEngineArgs` fields."""
 

@@ -62,7 +62,7 @@ Fetch = Callable[[PolicyVersion], Awaitable[Fetched]]
 
 
 class Actor:
-    """Works until the learner says Bye or `stop` is called. All methods belong to one event loop."""
+    """Works until the learner says Bye or `stop` is called. All methods but `figures` belong to one event loop."""
 
     def __init__(
         self, link: Link, fetch: Fetch, engine: GenerationEngine, runner: GroupRunner, gauges: Gauges, capacity_groups: int
@@ -104,7 +104,7 @@ class Actor:
             self._ending.set_result(reason)
 
     def figures(self) -> dict[str, Any]:
-        """Current figures; the closing ones when `work` has returned."""
+        """Current figures; the closing ones when `work` has returned. Any thread may ask."""
         now_s = time.monotonic()
         gauges = self._gauges
         return {
@@ -116,7 +116,7 @@ class Actor:
             "completions": gauges.completions,
             "generated_tokens": gauges.tokens,
             "idle": round(self._idle.share(now_s), 4),
-            "idle_seconds": {reason.value: round(seconds, 3) for reason, seconds in self._idle.seconds.items()},
+            "idle_seconds": {reason.value: round(seconds, 3) for reason, seconds in self._idle.seconds(now_s).items()},
             "waits_for": self._idle.state.value if self._idle.state else None,
             "pushes": gauges.pushes,
             "refused_versions": gauges.refused,
@@ -229,7 +229,7 @@ class Actor:
             await asyncio.sleep(REPORT_S)
             self._engine.raise_if_failed()
             self._account()
-            self._gauges.idle(self._idle)
+            self._gauges.idle(self._idle, time.monotonic())
             self._link.report(self.applied, self._gauges.tokens)
 
     # --- parts ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from actors.rollout.generation import (
     UnusableInputError,
 )
 from actors.rollout.plugin import BACKEND
-from configs.schema import RolloutSection
+from configs.schema import EngineSection, RolloutSection, SamplingSection
 from protocol.errors import UserError
 from protocol.messages import Fetched, PolicyVersion, VersionSpan
 from protocol.weights.files import DamagedVersionError, open_version
@@ -79,7 +79,7 @@ class VllmEngine:
         return f"vllm {vllm.__version__} ({current_platform.device_type})"
 
     async def start(self, version: PolicyVersion) -> None:
-        """Start vLLM's processes: some twenty seconds on a CPU, nearly all of them imports."""
+        """Start vLLM's processes: eight seconds on a quiet CPU core, most of them imports."""
         started_s = time.monotonic()
         prepare_environment(self._model, self._section)
         self._older_children = set(multiprocessing.active_children())
@@ -228,7 +228,8 @@ def prepare_environment(model: Path, section: RolloutSection) -> None:
 def engine_arguments(model: Path, dtype: str, section: RolloutSection) -> AsyncEngineArgs:
     """Settings of vLLM: rba's defaults, the section's keys, then `rollout.engine.extra`. Raises `UserError`."""
     engine = section.engine
-    _check_extra("rollout.engine.extra", engine.extra, {field.name for field in dataclasses.fields(AsyncEngineArgs)}, OWN_ENGINE_ARGUMENTS)
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    _check_extra(engine, "rollout.engine", known, OWN_ENGINE_ARGUMENTS)
     arguments: dict[str, Any] = {
         "model": str(model),
         "dtype": dtype,
@@ -261,7 +262,7 @@ def engine_arguments(model: Path, dtype: str, section: RolloutSection) -> AsyncE
 def sampling_parameters(section: RolloutSection, stop_token_ids: list[int]) -> SamplingParams:
     """How training answers are sampled. Raises `UserError`."""
     sampling = section.sampling
-    _check_extra("rollout.sampling.extra", sampling.extra, set(SamplingParams.__struct_fields__), OWN_SAMPLING)
+    _check_extra(sampling, "rollout.sampling", set(SamplingParams.__struct_fields__), OWN_SAMPLING)
     try:
         return SamplingParams(
             **{"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k, **sampling.extra},
@@ -275,13 +276,15 @@ def _own_sampling(stop_token_ids: list[int]) -> dict[str, Any]:
     return {"logprobs": 0, "stop_token_ids": list(stop_token_ids), "output_kind": RequestOutputKind.FINAL_ONLY}
 
 
-def _check_extra(where: str, extra: dict[str, Any], known: set[str], own: set[str]) -> None:
-    for key in extra:
+def _check_extra(section: EngineSection | SamplingSection, where: str, known: set[str], own: set[str]) -> None:
+    for key in section.extra:
         if key in own:
-            raise UserError(f"{key} is set by rba itself", where=where, fix="take it out")
+            raise UserError(f"{key} is set by rba itself", where=f"{where}.extra", fix="take it out")
+        if key in type(section).model_fields:
+            raise UserError(f"{key} has a place of its own", where=f"{where}.extra", fix=f"write it as {where}.{key}")
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"vLLM knows no {key!r}", where=where, fix=f"did you mean {near[0]!r}?" if near else "take it out")
+            raise UserError(f"vLLM knows no {key!r}", where=f"{where}.extra", fix=f"did you mean {near[0]!r}?" if near else "take it out")
 
 
 def _open_and_compare(info: dict[str, str]) -> None:

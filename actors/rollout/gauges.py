@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from itertools import combinations
 
-from actors.rollout.idle import IdleClock
+from actors.rollout.idle import Idle, IdleClock
 from actors.rollout.pairing import same_text
 from protocol.messages import GroupResult, LeasedGroup, PolicyVersion, Purpose
 from protocol.metrics import Metrics
@@ -40,7 +40,7 @@ class Gauges:
         self.outcomes: Counter[str] = Counter()
         self.pauses_s: deque[float] = deque(maxlen=10_000)
         self.pushes = self.refused = 0
-        self._idle: Counter[str] = Counter()
+        self._idle: dict[Idle, float] = defaultdict(float)
         self._consistency = MovingMean()
         self._rewards: dict[str, MovingMean] = {}
         self._gaps: dict[str, MovingMean] = {}
@@ -69,11 +69,11 @@ class Gauges:
         self._metrics.observe("rba_weight_push_seconds", apply_s, stage="apply")
         self._metrics.set("rba_policy_version", version.step, role="rollout")
 
-    def idle(self, clock: IdleClock) -> None:
+    def idle(self, clock: IdleClock, now_s: float) -> None:
         """Export what the clock has added up since the last time."""
-        for reason, seconds in clock.seconds.items():
-            self._metrics.inc("rba_actor_idle_seconds_total", seconds - self._idle[reason], reason=reason.value)
-            self._idle[reason] = seconds  # type: ignore[assignment]
+        for reason, seconds in clock.seconds(now_s).items():
+            self._metrics.inc("rba_actor_idle_seconds_total", max(0.0, seconds - self._idle[reason]), reason=reason.value)
+            self._idle[reason] = seconds
 
     @property
     def pause_ms_p50(self) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from enum import StrEnum
 
 
@@ -25,12 +24,12 @@ class IdleClock:
     def __init__(self, now_s: float) -> None:
         self._since_s = self._started_s = now_s
         self._state: Idle | None = Idle.LEASES
-        self.seconds: dict[Idle, float] = defaultdict(float)
+        self._seconds: dict[Idle, float] = dict.fromkeys(Idle, 0.0)
 
     def switch(self, state: Idle | None, now_s: float) -> None:
         """From now on the actor waits for `state`, or, with None, samples."""
         if self._state is not None:
-            self.seconds[self._state] += now_s - self._since_s
+            self._seconds[self._state] += now_s - self._since_s
         self._state, self._since_s = state, now_s
 
     @property
@@ -38,10 +37,16 @@ class IdleClock:
         """What the actor waits for; None while it samples."""
         return self._state
 
+    def seconds(self, now_s: float) -> dict[Idle, float]:
+        """Idle seconds so far, by reason. Changes nothing, so any thread may ask."""
+        added = dict(self._seconds)
+        if (state := self._state) is not None:
+            added[state] += now_s - self._since_s
+        return added
+
     def share(self, now_s: float) -> float:
         """Idle seconds by all seconds so far."""
-        self.switch(self._state, now_s)
-        return sum(self.seconds.values()) / max(1e-9, now_s - self._started_s)
+        return sum(self.seconds(now_s).values()) / max(1e-9, now_s - self._started_s)
 
 
 def idle_state(sampling: int, reading: int, scoring: int, waiting: int) -> Idle | None:

@@ -68,6 +68,7 @@ async def test_the_samplers_logprobs_are_those_of_the_model(vllm_engine: VllmEng
     [
         ("engine", {"max_num_seq": 3}, "did you mean 'max_num_seqs'"),
         ("engine", {"model": "x"}, "set by rba itself"),
+        ("engine", {"max_num_seqs": 3}, "write it as rollout.engine.max_num_seqs"),
         ("engine", {"enable_prefix_caching": True}, "prefix caching cannot be on"),
         ("sampling", {"min_pp": 0.1}, "did you mean 'min_p'"),
         ("sampling", {"stop": ["."]}, "set by rba itself"),

@@ -18,7 +18,7 @@ def test_seconds_add_up_by_reason() -> None:
     clock.switch(None, 12.0)
     clock.switch(Idle.REWARDS, 15.0)
     clock.switch(None, 16.0)
-    assert clock.seconds == {Idle.LEASES: 2.0, Idle.REWARDS: 1.0}
+    assert clock.seconds(20.0) == {Idle.LEASES: 2.0, Idle.WEIGHTS: 0.0, Idle.AUDIO: 0.0, Idle.REWARDS: 1.0}
     assert clock.share(20.0) == pytest.approx(0.3)
     clock.switch(Idle.LEASES, 20.0)
-    assert clock.share(30.0) == pytest.approx(13 / 20)
+    assert clock.share(30.0) == clock.share(30.0) == pytest.approx(13 / 20)
