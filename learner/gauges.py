@@ -77,6 +77,10 @@ class Gauges:
         for name in ("rejected", "dropped"):
             for reason, count in ledger[f"{name}_reasons"].items():
                 self._upto(f"rba_results_{name}_total", count, reason)
+        for name in ("received", "duplicate"):
+            self._upto(f"rba_pairs_{name}_total", ledger[f"pairs_{name}"])
+        for reason, count in ledger["pairs_rejected_reasons"].items():
+            self._upto("rba_pairs_rejected_total", count, reason)
         self._upto("rba_pairs_unique_total", counts.pairs_unique)
         self._upto("rba_pairs_trained_total", counts.pairs_trained)
         for reason, count in counts.pairs_dropped.items():

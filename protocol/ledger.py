@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from protocol.messages import GroupResult
+
 IDENTITIES = {
     "leased": ("settled", "outstanding", "expired"),
     "received": ("unique", "duplicate", "rejected"),
@@ -33,6 +35,32 @@ class Ledger:
     trained: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     queued: int = 0
+    pairs_received: int = 0
+    """Preference pairs of the results received; the same for the next two."""
+    pairs_duplicate: int = 0
+    pairs_rejected: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, result: GroupResult) -> None:
+        """`result` is the first outcome of its ordinal."""
+        self._receive(result)
+        self.unique += 1
+        self.queued += 1
+
+    def repeat(self, result: GroupResult) -> None:
+        """`result` is known, or its ordinal has an outcome."""
+        self._receive(result)
+        self.duplicate += 1
+        self.pairs_duplicate += len(result.pairs)
+
+    def reject(self, result: GroupResult, reason: str) -> None:
+        """`result` is none that anybody asked for."""
+        self._receive(result)
+        self.rejected[reason] += 1
+        self.pairs_rejected[reason] += len(result.pairs)
+
+    def _receive(self, result: GroupResult) -> None:
+        self.received += 1
+        self.pairs_received += len(result.pairs)
 
     def faults(self) -> list[str]:
         """The identities that do not hold, in words; empty when all do."""
@@ -56,4 +84,7 @@ class Ledger:
             "queued": self.queued,
             "rejected_reasons": dict(self.rejected),
             "dropped_reasons": dict(self.dropped),
+            "pairs_received": self.pairs_received,
+            "pairs_duplicate": self.pairs_duplicate,
+            "pairs_rejected_reasons": dict(self.pairs_rejected),
         }

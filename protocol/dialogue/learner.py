@@ -214,7 +214,8 @@ class LearnerDialogue:
         actor = self._actor_at(event.peer)
         if actor is None:
             if isinstance(message, GroupResults):
-                self._reject(message, "unregistered")
+                for result in message.results:
+                    self.ledger.reject(result, "unregistered")
             # Silence makes it say Hello again, which tells it the learner's boot id; then it sends its results again.
             return [Log("message of an unregistered actor", "", type(message).__name__)]
         actor.last_heard_s = event.now_s
@@ -230,10 +231,6 @@ class LearnerDialogue:
 
     def _actor_at(self, peer: bytes) -> Actor | None:
         return next((actor for actor in self.actors.values() if actor.peer == peer), None)
-
-    def _reject(self, message: GroupResults, reason: str) -> None:
-        self.ledger.received += len(message.results)
-        self.ledger.rejected[reason] += len(message.results)
 
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:
@@ -269,30 +266,26 @@ class LearnerDialogue:
 
     def _results(self, actor: Actor, message: GroupResults, now_s: float) -> list[Action]:
         if message.actor_id != actor.actor_id or message.incarnation != actor.incarnation:
-            self._reject(message, "foreign")
+            for result in message.results:
+                self.ledger.reject(result, "foreign")
             return [Log("results under another actor's name", actor.actor_id, message.actor_id)]
-        if message.sequence in actor.acknowledged:
-            self.ledger.received += len(message.results)
-            self.ledger.duplicate += len(message.results)
-            return [Send(actor.peer, Ack(actor.incarnation, message.sequence, self.version))]
         if not actor.received.add(message.sequence):
-            self.ledger.received += len(message.results)
-            self.ledger.duplicate += len(message.results)
-            return []
+            for result in message.results:
+                self.ledger.repeat(result)
+            known = message.sequence in actor.acknowledged
+            return [Send(actor.peer, Ack(actor.incarnation, message.sequence, self.version))] if known else []
         first = [result for result in message.results if self._enter(result)]
         return [Intake(actor.actor_id, actor.incarnation, message.sequence, first), *self._grant(now_s)]
 
     def _enter(self, result: GroupResult) -> bool:
         """Count one result; True when it is the first outcome of its ordinal."""
-        self.ledger.received += 1
         if result.ordinal in self.settled:
-            self.ledger.duplicate += 1
+            self.ledger.repeat(result)
             return False
         if result.ordinal not in self.granted:
-            self.ledger.rejected["unknown_ordinal"] += 1
+            self.ledger.reject(result, "unknown_ordinal")
             return False
-        self.ledger.unique += 1
-        self.ledger.queued += 1
+        self.ledger.enter(result)
         self.settled.add(result.ordinal)
         self.granted.discard(result.ordinal)
         lease = self.open.pop(result.ordinal, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def test_a_run_of_group_strategy(checkpoint: Path, tmp_path: Path) -> None:
     assert ledger["dropped_reasons"]["evaluated"] == 8
     assert ledger["dropped_reasons"]["filtered"] >= 1
     assert closing["pairs"]["trained"] <= 12
+    assert ledger["pairs_received"] == closing["pairs"]["unique"] > 0
+    assert re.search(r"^rba_pairs_received_total [1-9]", scraped[-1], re.MULTILINE)
     # the bound on staleness, and what was measured at which version
     assert 0 <= closing["policy_lag"]["mean"] <= closing["policy_lag"]["max"] <= 2
     assert 0.0 <= closing["idle"]["learner"] <= 1.0

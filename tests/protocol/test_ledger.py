@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import msgspec
 import pytest
 
 from protocol.ledger import Ledger
+from protocol.messages import PreferencePair
+from tests.protocol.examples import result
 
 
 def balanced() -> Ledger:
@@ -42,3 +45,17 @@ def test_its_dictionary_is_json_with_sums_and_reasons() -> None:
     assert counts["dropped"] == 2
     assert counts["rejected_reasons"] == {"unknown_ordinal": 1}
     assert counts["dropped_reasons"] == {"stale": 1, "evaluated": 1}
+
+
+def test_what_arrives_is_counted_in_results_and_in_pairs() -> None:
+    ledger = Ledger()
+    paired = msgspec.structs.replace(result(0), pairs=[PreferencePair(0, 1), PreferencePair(1, 0)])
+    ledger.enter(paired)
+    ledger.repeat(paired)
+    ledger.repeat(paired)
+    ledger.reject(paired, "foreign")
+    ledger.reject(result(1), "unregistered")
+    assert (ledger.received, ledger.unique, ledger.queued, ledger.duplicate) == (5, 1, 1, 2)
+    assert ledger.rejected == Counter(foreign=1, unregistered=1)
+    assert (ledger.pairs_received, ledger.pairs_duplicate, ledger.pairs_rejected["foreign"]) == (8, 4, 2)
+    assert ledger.faults() == []
