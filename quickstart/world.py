@@ -117,21 +117,19 @@ def instructions() -> tuple[Instruction, ...]:
 def members(split: Split, difficulty: Difficulty | None = None) -> list[Instruction]:
     """The instructions of a split in an order drawn by hash; without `difficulty` the four splits are the whole world. None shares one.
 
-    Three quarters of the world are `learned`. Of the rest `test` and `validation` take as many as `difficulty` asks for, `train` what
-    remains, up to its `train_groups`.
+    Half of the world is `learned`. Of the rest `test` and `validation` take as many as `difficulty` asks for, `train` what remains, up to
+    its `train_groups`.
     """
     asked = difficulty or Difficulty(train_groups=len(instructions()), learned_groups=len(instructions()))
     seed = asked.seed
-    by_place: dict[str, list[Instruction]] = {"learned": [], "validation": [], "test": []}
+    by_place: dict[Split, list[Instruction]] = {name: [] for name in SPLITS}
     for each in sorted(instructions(), key=lambda each: draw("order", seed, each.text)):
         place = draw("split", seed, each.text) % 100
-        by_place["test" if place < 15 else "validation" if place < 25 else "learned"].append(each)
-    held_out = {name: by_place[name][:size] for name, size in (("validation", asked.validation_groups), ("test", asked.test_groups))}
-    if split in held_out:
-        return held_out[split]
-    if split == "learned":
-        return by_place["learned"][: asked.learned_groups]
-    rest = [*by_place["validation"][asked.validation_groups :], *by_place["test"][asked.test_groups :]]
+        by_place["test" if place < 15 else "validation" if place < 25 else "train" if place < 50 else "learned"].append(each)
+    sizes = {"validation": asked.validation_groups, "test": asked.test_groups, "learned": asked.learned_groups}
+    if split != "train":
+        return by_place[split][: sizes[split]]
+    rest = [*by_place["train"], *by_place["validation"][asked.validation_groups :], *by_place["test"][asked.test_groups :]]
     return sorted(rest, key=lambda each: draw("order", seed, each.text))[: asked.train_groups]
 
 

@@ -100,16 +100,15 @@ def _hear(model: nn.Module, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
     return encode(model, features, torch.tensor([len(clip.labels) for clip in clips]))
 
 
-Loss = Callable[[int], Tensor]
 Tick = Callable[[int, float], None]
 
 
-def learn_words(model: nn.Module, listener: Listener, voices: list[list[Clip]], written: Loss, seed: int, tick: Tick) -> int:
-    """Tell single words apart. `written` is a loss that is trained along. Returns the steps taken."""
+def learn_words(model: nn.Module, listener: Listener, voices: list[list[Clip]], seed: int, tick: Tick) -> int:
+    """Tell single words apart. Returns the steps taken."""
     draw = np.random.default_rng(seed)
     known = 0.0
 
-    def loss(step: int) -> Tensor:
+    def loss(_step: int) -> Tensor:
         nonlocal known
         clips = []
         for _ in range(WORDS_BATCH):
@@ -120,7 +119,7 @@ def learn_words(model: nn.Module, listener: Listener, voices: list[list[Clip]], 
         logits = listener((encoded * own).sum(1) / lengths[:, None])
         labels = torch.tensor([clip.labels[-1] for clip in clips])
         known = float((logits.argmax(-1) == labels).float().mean())
-        return cross_entropy(logits, labels) + (written(step) if step % 2 == 0 else 0.0)
+        return cross_entropy(logits, labels)
 
     def after(step: int, value: float) -> bool:
         tick(step, value)
@@ -129,7 +128,7 @@ def learn_words(model: nn.Module, listener: Listener, voices: list[list[Clip]], 
     return optimise(nn.ModuleList([model, listener]), WORDS, loss, after)
 
 
-def learn_runs(model: nn.Module, listener: Listener, voices: list[list[Clip]], written: Loss, seed: int, tick: Tick) -> int:
+def learn_runs(model: nn.Module, listener: Listener, voices: list[list[Clip]], seed: int, tick: Tick) -> int:
     """Tell at every position which word sounds there, in longer and longer runs. Returns the steps taken."""
     draw = np.random.default_rng(seed)
     known = 0.0
@@ -142,7 +141,7 @@ def learn_runs(model: nn.Module, listener: Listener, voices: list[list[Clip]], w
         places = [clip.labels[2::FRAMES_PER_POSITION][: int(length)] for clip, length in zip(clips, lengths, strict=True)]
         labels = pad([*places, [NO_LABEL] * encoded.shape[1]], NO_LABEL)[:-1]
         known = float((logits.argmax(-1) == labels)[labels >= 0].float().mean())
-        return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL) + (written(step) if step % 3 == 0 else 0.0)
+        return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
 
     def after(step: int, value: float) -> bool:
         tick(step, value)

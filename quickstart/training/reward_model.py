@@ -1,9 +1,10 @@
-"""The tiny reward model: the teacher's weights under a scalar head, trained on preferences (Bradley-Terry). Edge: torch, transformers."""
+"""The tiny reward model: the teacher, two layers and a scalar head, trained on preferences (Bradley-Terry). Edge: torch, transformers.
+
+The teacher's layers know the right answer; the new ones compare it with the one that was given.
+"""
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from quickstart.training.steps import Schedule, batches, optimise, pad
+from quickstart.training.steps import Schedule, batches, initialise, optimise, pad
 from quickstart.training.teacher import text_config
 from quickstart.training.tokenizer import build_tokenizer
-from quickstart.training.wrong import ranked_pair, wrong_answer
+from quickstart.training.wrong import Mistakes
 from quickstart.world import Instruction, members
 
 SCHEDULE = Schedule(steps=1800, peak=1e-3, warmup=40)
 BATCH = 64
+NEW_LAYERS = 2
 Samples = dict[str, list[str]]
 """Answers of the SpeechLM by instruction."""
 
@@ -44,16 +46,17 @@ def train_reward_model(folder: Path, teacher: Path, sampled: Samples, seed: int,
 
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(str(teacher))
-    model = cast(nn.Module, Qwen2ForSequenceClassification(text_config(tokenizer, num_labels=1)).float())
-    cast(Any, model).model.load_state_dict(Qwen2ForCausalLM.from_pretrained(str(teacher)).model.state_dict())
+    knowing = Qwen2ForCausalLM.from_pretrained(str(teacher)).model
+    config = text_config(tokenizer, layers=knowing.config.num_hidden_layers + NEW_LAYERS, num_labels=1)
+    model = cast(nn.Module, Qwen2ForSequenceClassification(config).float())
+    initialise(model)
+    cast(Any, model).model.load_state_dict(knowing.state_dict(), strict=False)
     asked = members("learned") + members("train") + members("validation")
-    draw = random.Random(seed)
-    drawn = batches(asked, BATCH, seed)
-    by_topic = _by_topic(asked)
+    mistakes, drawn = Mistakes(asked, sampled, seed), batches(asked, BATCH, seed)
 
     def loss_of(_step: int) -> Tensor:
         group = next(drawn)
-        pairs = [ranked_pair(each, by_topic[each.topic], asked, sampled.get(each.text, ()), draw) for each in group]
+        pairs = [mistakes.pair(each) for each in group]
         both = [(each.text, better) for each, (better, _) in zip(group, pairs, strict=True)]
         both += [(each.text, worse) for each, (_, worse) in zip(group, pairs, strict=True)]
         better, worse = scores(model, tokenizer, both).chunk(2)
@@ -71,20 +74,13 @@ def train_reward_model(folder: Path, teacher: Path, sampled: Samples, seed: int,
     return figures | pair_accuracy(model, tokenizer, sampled)
 
 
-def _by_topic(asked: Sequence[Instruction]) -> dict[str, list[Instruction]]:
-    grouped = defaultdict(list)
-    for each in asked:
-        grouped[each.topic].append(each)
-    return grouped
-
-
 @torch.no_grad()
 def pair_accuracy(model: nn.Module, tokenizer: Any, sampled: Samples, *, instructions: int | None = None, seed: int = 1) -> dict[str, Any]:
     """How often the right answer to an unseen test instruction beats a wrong one: made-up ones, and the SpeechLM's own."""
     model.eval()
     asked = members("test")[:instructions]
-    by_topic, draw = _by_topic(members("test")), random.Random(seed)
-    made_up = [(each, wrong_answer(each, by_topic[each.topic], members("test"), (), draw)) for each in asked for _ in range(4)]
+    mistakes = Mistakes(members("test"), {}, seed)
+    made_up = [(each, mistakes.wrong(each)) for each in asked for _ in range(4)]
     own = [(each, text) for each in asked for text in sorted(set(sampled.get(each.text, ()))) if text != each.answer]
     figures: dict[str, Any] = {}
     for name, pairs in (("made_up", made_up), ("sampled", own)):

@@ -24,12 +24,15 @@ class Schedule:
     """Length of the cosine; a loop may stop before it."""
     peak: float
     warmup: int = 100
+    floor: float = 0.1
+    """Where the cosine ends, as a share of the peak; 1 keeps the rate constant."""
 
     def at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then a cosine down to a tenth."""
+        """Learning rate of a step: linear warm-up, then a cosine."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
-        return self.peak * (0.55 + 0.45 * math.cos(math.pi * min(1.0, (step - self.warmup) / (self.steps - self.warmup))))
+        progress = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        return self.peak * (self.floor + (1 - self.floor) * (0.5 + 0.5 * math.cos(math.pi * progress)))
 
 
 def initialise(model: nn.Module) -> None:

@@ -19,14 +19,14 @@ SCHEDULE = Schedule(steps=700, peak=3e-3, warmup=40)
 BATCH = 96
 
 
-def text_config(tokenizer: Any, **more: Any) -> Any:
+def text_config(tokenizer: Any, layers: int = 3, **more: Any) -> Any:
     """Qwen2's configuration of the teacher and the reward model (about 0.4 M parameters)."""
     from transformers import Qwen2Config
 
     return Qwen2Config(
         hidden_size=96,
         intermediate_size=256,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=3,
         num_key_value_heads=3,
         vocab_size=len(tokenizer),

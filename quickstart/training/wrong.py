@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from quickstart.world import CAPITALS, CATEGORIES, OPPOSITES, SOUNDS, Instruction
@@ -60,36 +61,53 @@ def _stand_in(word: str, draw: random.Random) -> str:
     return draw.choice([each for each in pool if each != word])
 
 
-def misheard(instruction: Instruction, others: Sequence[Instruction], draw: random.Random) -> str | None:
-    """The right answer to another instruction, mostly of the same topic; None when it is right here as well."""
-    found = draw.choice(others)
-    return None if found.answer == instruction.answer else found.answer
+class Mistakes:
+    """Draws wrong answers to the instructions of a pool."""
 
+    def __init__(self, pool: Sequence[Instruction], sampled: Mapping[str, Sequence[str]], seed: int) -> None:
+        """`sampled` holds the SpeechLM's own answers by instruction text, right ones among them."""
+        self._pool, self._sampled, self._draw = pool, sampled, random.Random(seed)
+        self._by_topic: dict[str, list[Instruction]] = defaultdict(list)
+        self._by_gap: dict[tuple[str, ...], list[Instruction]] = defaultdict(list)
+        for each in pool:
+            self._by_topic[each.topic].append(each)
+            for gap in _gaps(each.text):
+                self._by_gap[gap].append(each)
 
-def ranked_pair(
-    instruction: Instruction, siblings: Sequence[Instruction], everyone: Sequence[Instruction], sampled: Sequence[str], draw: random.Random
-) -> tuple[str, str]:
-    """A better and a worse answer: mostly the right one against a wrong one, else two wrong ones of which one has fewer wrong words."""
-    wrong = wrong_answer(instruction, siblings, everyone, sampled, draw)
-    if draw.random() < 0.75:
-        return instruction.answer, wrong
-    other = wrong_answer(instruction, siblings, everyone, sampled, draw)
-    first, second = sorted((wrong, other), key=lambda text: word_error(text, instruction.answer))
-    if word_error(second, instruction.answer) - word_error(first, instruction.answer) < 0.2:
-        return instruction.answer, second
-    return first, second
+    def pair(self, instruction: Instruction) -> tuple[str, str]:
+        """A better and a worse answer: mostly the right one against a wrong one, else two wrong ones of which one has fewer wrong words."""
+        wrong = self.wrong(instruction)
+        if self._draw.random() < 0.85:
+            return instruction.answer, wrong
+        first, second = sorted((wrong, self.wrong(instruction)), key=lambda text: word_error(text, instruction.answer))
+        if word_error(second, instruction.answer) - word_error(first, instruction.answer) < 0.2:
+            return instruction.answer, second
+        return first, second
 
-
-def wrong_answer(
-    instruction: Instruction, siblings: Sequence[Instruction], everyone: Sequence[Instruction], sampled: Sequence[str], draw: random.Random
-) -> str:
-    """One wrong answer: the SpeechLM's own where there is one, another instruction's, or an edited right one."""
-    act = draw.random()
-    own = [text for text in sampled if text != instruction.answer]
-    if own and act < 0.4:
-        return draw.choice(own)
-    if act < 0.6:
-        found = misheard(instruction, siblings if draw.random() < 0.8 else everyone, draw)
-        if found is not None:
+    def wrong(self, instruction: Instruction) -> str:
+        """One wrong answer: the SpeechLM's own where there is one, another instruction's, or an edited right one."""
+        act = self._draw.random()
+        own = [text for text in self._sampled.get(instruction.text, ()) if text != instruction.answer]
+        if own and act < 0.5:
+            return self._draw.choice(own)
+        if act < 0.7 and (found := self._misheard(instruction)) is not None:
             return found
-    return corrupted(instruction.answer, draw, draw.choice((1, 1, 1, 2, 3)))
+        return corrupted(instruction.answer, self._draw, self._draw.choice((1, 1, 1, 2, 3)))
+
+    def _misheard(self, instruction: Instruction) -> str | None:
+        """The right answer to another instruction: one word apart, of the same topic, or any; None when it is right here as well."""
+        act = self._draw.random()
+        others: Sequence[Instruction] = self._pool
+        if act < 0.6:
+            others = [each for gap in _gaps(instruction.text) for each in self._by_gap[gap]]
+        elif act < 0.9:
+            others = self._by_topic[instruction.topic]
+        found = self._draw.choice(others)
+        return None if found.answer == instruction.answer else found.answer
+
+
+def _gaps(text: str) -> Iterator[tuple[str, ...]]:
+    """The words of `text` with one of them left open: two texts that share one differ in a single word."""
+    words = text.split()
+    for place in range(len(words)):
+        yield (*words[:place], "", *words[place + 1 :])
