@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Strategy = Literal["group", "single", "sft"]
+Strategy = Literal["group", "single", "hybrid", "sft"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -103,6 +103,8 @@ class RolloutSection(Section):
 class PairingSection(Section):
     """Which completions become chosen and rejected."""
 
+    pairs: Literal["best_worst", "all"] = "best_worst"
+    """Of a group's answers: the best against the worst, as in the paper, or every better one against every worse one of another voice."""
     min_margin: NonNegativeFloat = 0.0
     """Rewards closer than this are a tie (equal texts always are)."""
 
@@ -143,6 +145,14 @@ class LossSection(Section):
     """Equation 1 sums over tokens; the mean keeps its size independent of the length."""
     ce_utterances: Literal["all", "pair"] = "all"
     """Voices that the cross-entropy averages over."""
+    preference: Literal["sigmoid", "ipo"] = "sigmoid"
+    """`sigmoid`: equations 2 and 6; `ipo`: the squared distance of log V⁺ − log V⁻ from 1/(2β)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of the pairs that are taken to be labelled the wrong way round (sigmoid only)."""
+    length_normalization: bool = False
+    """Divide log π of a pair's answers by their number of tokens."""
+    pair_prompt: Literal["own", "chosen"] = "own"
+    """The voice on which a rejected answer is judged: the one that it was sampled for, as in the paper, or the chosen answer's."""
 
 
 class LearnerSection(Section):
@@ -229,7 +239,8 @@ class RunConfig(Section):
 
     run: RunSection = RunSection()
     strategy: Strategy = "group"
-    """`group`: best against worst over the voices; `single`: the teacher's reference against each sample; `sft`: the reference alone."""
+    """`group`: best against worst over the voices; `single`: the teacher's reference against each sample; `hybrid`: best against worst, the
+    reference being one more candidate for the best; `sft`: the reference alone."""
     model: ModelSection
     data: DataSection
     rollout: RolloutSection = RolloutSection()
@@ -244,7 +255,7 @@ class RunConfig(Section):
     @property
     def needs_rewards(self) -> bool:
         """True when the strategy cannot train without scores (equations 2 to 4)."""
-        return self.strategy == "group"
+        return self.strategy in {"group", "hybrid"}
 
     @property
     def uses_rewards(self) -> bool:
@@ -265,6 +276,8 @@ class RunConfig(Section):
                 "loss.reference_model: none needs loss.lambda_ce > 0, since nothing else would hold the policy near the teacher; "
                 "set loss.reference_model=frozen or loss.lambda_ce=0.2"
             )
+        if loss.preference == "ipo" and loss.label_smoothing:
+            raise ValueError("loss.label_smoothing has no meaning with loss.preference=ipo; leave it at 0")
         if learner.max_policy_lag < learner.publish_every - 1:
             raise ValueError(
                 f"learner.max_policy_lag ({learner.max_policy_lag}) is below learner.publish_every - 1 ({learner.publish_every - 1}), "

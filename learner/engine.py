@@ -118,9 +118,7 @@ class Engine:
 
     def _micro_step(self, items: Sequence[TrainingGroup], figures: Figures, seconds: dict[str, float]) -> None:
         started = time.perf_counter()
-        batch = collate(
-            items, self._processing, self._clips, cross_entropy=self._loss.lambda_ce > 0, ce_utterances=self._loss.ce_utterances
-        )
+        batch = self._collate(items, cross_entropy=self._loss.lambda_ce > 0)
         collated = time.perf_counter()
         reference = self._reference_logprobs(items)
         policy = by_sequence(self._engine(batch), batch)
@@ -136,11 +134,22 @@ class Engine:
         for phase, spent in zip(seconds, (collated - started, forwarded - collated, went_back - forwarded, ended - went_back), strict=True):
             seconds[phase] += spent
 
+    def _collate(self, items: Sequence[TrainingGroup], *, cross_entropy: bool) -> MicroBatch:
+        loss = self._loss
+        return collate(
+            items,
+            self._processing,
+            self._clips,
+            cross_entropy=cross_entropy,
+            ce_utterances=loss.ce_utterances,
+            pair_prompt=loss.pair_prompt,
+        )
+
     def _reference_logprobs(self, items: Sequence[TrainingGroup]) -> tuple[Tensor, Tensor] | None:
         """Log π_ref of the pairs' chosen and rejected answers, each ``[pair]``; None without a reference model."""
         if self._reference is None:
             return None
-        batch = collate(items, self._processing, self._clips, cross_entropy=False)
+        batch = self._collate(items, cross_entropy=False)
         with torch.no_grad():
             scored = by_sequence(self._reference(batch), batch)
         put = torch.as_tensor

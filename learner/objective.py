@@ -11,7 +11,7 @@ from configs.schema import LossSection
 from learner.collate import MicroBatch
 from learner.figures import Figures
 from learner.logprobs import LogProbs
-from learner.losses import cross_entropy, log_v, margin, mean_by_group, preference, rba
+from learner.losses import cross_entropy, ipo, log_v, margin, mean_by_group, per_token, preference, rba
 
 
 def objective(
@@ -26,10 +26,16 @@ def objective(
     put = partial(torch.as_tensor, device=policy.sequences.device)
     chosen, rejected, pair_group = put(batch.chosen), put(batch.rejected), put(batch.pair_group)
     ce_sequence, ce_group = put(batch.ce_sequence), put(batch.ce_group)
+    counts = put(batch.token_counts)
+    ce_losses = cross_entropy(policy.sequences[ce_sequence], counts[ce_sequence], section.ce_reduction)
     log_ref_chosen, log_ref_rejected = reference if reference is not None else (None, None)
-    margins = margin(log_v(policy.sequences[chosen], log_ref_chosen), log_v(policy.sequences[rejected], log_ref_rejected), section.beta)
-    pair_losses = preference(margins)
-    ce_losses = cross_entropy(policy.sequences[ce_sequence], put(batch.token_counts)[ce_sequence], section.ce_reduction)
+
+    def log_ratio(side: Tensor, log_ref: Tensor | None) -> Tensor:
+        ratio = log_v(policy.sequences[side], log_ref)
+        return per_token(ratio, counts[side]) if section.length_normalization else ratio
+
+    margins = margin(log_ratio(chosen, log_ref_chosen), log_ratio(rejected, log_ref_rejected), section.beta)
+    pair_losses = ipo(margins, section.beta) if section.preference == "ipo" else preference(margins, section.label_smoothing)
     by_group = rba(
         mean_by_group(pair_losses, pair_group, batch.groups), mean_by_group(ce_losses, ce_group, batch.groups), section.lambda_ce
     )
