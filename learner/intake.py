@@ -58,18 +58,26 @@ class Batch:
 class Intake:
     """The queue between the actors' results and the step."""
 
-    def __init__(self, strategy: Strategy, loss: LossSection, max_policy_lag: int, lineage: int, vocabulary: int) -> None:
+    def __init__(
+        self, strategy: Strategy, loss: LossSection, max_policy_lag: int, lineage: int, vocabulary: int, counts: Counts | None = None
+    ) -> None:
+        """`counts` are those of the run's earlier lives."""
         self._strategy, self._loss, self._max_policy_lag, self._lineage = strategy, loss, max_policy_lag, lineage
         self._vocabulary = vocabulary
         self._trains_ce = strategy == "sft" or loss.lambda_ce > 0
         self._queue: deque[TrainingGroup] = deque()
         self._in_training: list[TrainingGroup] = []
-        self.counts = Counts()
+        self.counts = counts or Counts()
 
     @property
     def queued(self) -> int:
         """Groups that wait for a step, those of the current step included."""
         return len(self._queue) + len(self._in_training)
+
+    @property
+    def queued_ordinals(self) -> list[int]:
+        """Of the groups that wait for a step."""
+        return [item.result.ordinal for item in self._queue]
 
     def receive(self, leased: LeasedGroup | None, result: GroupResult, unusable: str = "") -> str:
         """Take one unique result of `leased` (None when its ordinal is not open); `unusable` says why the learner cannot use its audio.

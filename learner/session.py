@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.schema import RunConfig
-from learner.checkpoint import write_checkpoint
+from learner import training_state
+from learner.checkpoint import STATE, write_checkpoint
 from learner.engine import Engine
 from learner.evaluation import Evaluation
 from learner.events import Events, samples_due
@@ -21,6 +22,7 @@ from learner.exchange import Exchange
 from learner.figures import StepFigures, step_event
 from learner.gauges import Gauges
 from learner.intake import Batch
+from learner.life import Life, account
 from learner.progress import Progress
 from learner.publish import publish
 from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
@@ -30,8 +32,6 @@ from protocol.messages import InstructionGroup, PolicyVersion
 
 Found = TypeVar("Found")
 
-LINEAGE = 0
-"""Of a run that starts afresh."""
 KEEP_ALIVE_S = 5.0
 """Between two `Wait` orders to the other ranks."""
 MAX_SKIPPED_STEPS = 10
@@ -53,6 +53,7 @@ class Session:
         exchange: Exchange,
         gauges: Gauges,
         held_out: Sequence[InstructionGroup],
+        life: Life,
         stop: Callable[[], str],
     ) -> None:
         self._config, self._run_dir, self._weights_root = config, run_dir, weights_root
@@ -61,13 +62,14 @@ class Session:
         self._source = Path(config.model.path)
         self._names = family.checkpoint_names(self._source)
         self._events = Events(run_dir)
-        self._progress = Progress()
-        self._step = 0
+        self._progress = Progress(life.progress)
+        self._life = life
+        self._step = life.step
         self._published: PolicyVersion | None = None
-        self._evaluations: dict[str, dict[str, Any]] = {}
+        self._evaluations: dict[str, dict[str, Any]] = dict(life.evaluations)
         self._last: dict[str, Any] = {}
-        self._saved = -1
-        self._skipped = 0
+        self._saved = life.step if life.lineage else -1
+        self._skipped = life.skipped
         self._ordered_s = time.monotonic()
         self.state = "starting"
         self.closed = False
@@ -78,8 +80,9 @@ class Session:
         Unblocked by: rollout actors, or `stop`, which ends it after the current step with a checkpoint.
         """
         section, evaluation = self._config.learner, self._config.evaluation
+        self._begin()
         self._publish()
-        if evaluation.before:
+        if evaluation.before and "before" not in self._evaluations:
             self._evaluate("before")
         while self._step < section.steps and (batch := self._next_batch()) is not None:
             self._train(batch)
@@ -96,9 +99,17 @@ class Session:
 
     # --- the stages, in the order of the walk ---------------------------------------------------------------
 
+    def _begin(self) -> None:
+        if self._life.lineage:
+            self._events.write("resume", step=self._step, lineage=self._life.lineage, leased_again=len(self._life.frontier.untrained))
+
+    @property
+    def _version(self) -> PolicyVersion:
+        return PolicyVersion(self._life.lineage, self._step)
+
     def _publish(self) -> None:
         """Bring the current weights to the actors, unless they have them."""
-        version = PolicyVersion(LINEAGE, self._step)
+        version = self._version
         if version == self._published:
             return
         started = time.monotonic()
@@ -119,7 +130,7 @@ class Session:
         started = time.monotonic()
         self.state = f"evaluating {label}"
         self._publish()
-        evaluation = self._exchange.measure(label, PolicyVersion(LINEAGE, self._step), self._held_out)
+        evaluation = self._exchange.measure(label, self._version, self._held_out)
         finished = self._wait(lambda: evaluation if evaluation.done else None)
         self._exchange.evaluation = None
         seconds = time.monotonic() - started
@@ -200,11 +211,29 @@ class Session:
         started = time.monotonic()
         self._order(Save(self._step))
         dtype = self._config.model.dtype
-        path = write_checkpoint(self._run_dir, self._step, self._engine.tensors(dtype), self._family, self._source, dtype)
+        path = write_checkpoint(
+            self._run_dir, self._step, self._engine.tensors(dtype), self._family, self._source, dtype, self._write_state
+        )
         self._saved = self._step
         seconds = time.monotonic() - started
         self._gauges.saved(seconds)
         self._events.write("checkpoint", step=self._step, path=str(path.relative_to(self._run_dir)), seconds=seconds)
+
+    def _write_state(self, checkpoint: Path) -> None:
+        """What the run's next life needs, beside the released layout."""
+        training_state.write(checkpoint / STATE, self._engine.training_state.gathered())
+        exchange = self._exchange
+        life = Life(
+            step=self._step,
+            lineage=self._life.lineage,
+            updates=self._engine.training_state.updates,
+            skipped=self._skipped,
+            frontier=exchange.frontier.state(exchange.intake.queued_ordinals),
+            progress=self._progress.state(),
+            evaluations=self._evaluations,
+            **account(exchange.accounts()[0], exchange.intake.counts),
+        )
+        life.write(checkpoint)
 
     def _close(self) -> dict[str, Any]:
         reason = self._stop()
@@ -248,7 +277,7 @@ class Session:
             "status": self.state,
             "strategy": self._config.strategy,
             "zero_stage": self._config.learner.zero_stage,
-            "policy_version": {"lineage": LINEAGE, "step": self._step},
+            "policy_version": {"lineage": self._life.lineage, "step": self._step},
             **self._progress.closing(),
             "ledger": self._exchange.account(),
             "pairs": {"unique": counts.pairs_unique, "trained": counts.pairs_trained, "dropped": dict(counts.pairs_dropped)},

@@ -21,6 +21,13 @@ class History:
                 self._steps.append(event)
             elif event["event"] == "evaluation":
                 self._evaluations.append(event)
+            elif event["event"] == "resume":
+                self._go_back_to(int(event["step"]))
+
+    def _go_back_to(self, step: int) -> None:
+        """The run went on from a checkpoint of `step`: what came after it is told again."""
+        self._steps = [each for each in self._steps if each["step"] <= step]
+        self._evaluations = [each for each in self._evaluations if PolicyVersion.parse(each["policy_version"]).step <= step]
 
     @classmethod
     def read(cls, path: Path) -> Self:
