@@ -6,7 +6,8 @@ bytes (`_bytes`), and work is counted in instruction groups (`_groups`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,9 +24,25 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
 
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Keys that may differ when a run goes on from a checkpoint; "*" for all of them."""
+
+    def fixed_differences(self, other: Self, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+        """``(key, own value, other's)`` of each key in which `other` differs though a run that goes on has to keep it."""
+        for name in type(self).model_fields:
+            own, theirs = getattr(self, name), getattr(other, name)
+            if own == theirs or {name, "*"} & self.changeable:
+                continue
+            if isinstance(own, Section):
+                yield from own.fixed_differences(theirs, f"{at}{name}.")
+            else:
+                yield f"{at}{name}", own, theirs
+
 
 class RunSection(Section):
     """What the run is called and where it leaves its files."""
+
+    changeable = frozenset({"name", "directory"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the folder under `directory`; a number is appended when it is taken."""
@@ -74,6 +91,8 @@ class SamplingSection(Section):
 class EngineSection(Section):
     """vLLM's engine; further keys go to `AsyncEngineArgs` as they are."""
 
+    changeable = frozenset({"*"})
+
     tensor_parallel_size: PositiveInt = 1
     max_model_len: PositiveInt | None = None
     max_num_seqs: PositiveInt = 64
@@ -87,6 +106,8 @@ class EngineSection(Section):
 
 class RolloutSection(Section):
     """The rollout actors."""
+
+    changeable = frozenset({"actors", "capacity_groups", "engine", "cpu_threads", "gpus"})
 
     actors: PositiveInt = 1
     """Number of rollout actors, each with a vLLM engine of its own."""
@@ -111,6 +132,8 @@ class PairingSection(Section):
 
 class RewardsSection(Section):
     """The reward servers, and how actors ask them."""
+
+    changeable = frozenset({"urls", "servers", "batch_items", "timeout_s", "attempts", "cpu_threads", "gpus"})
 
     scorer: Literal["reward_model", "armorm", "bleu"] = "reward_model"
     """`reward_model`: any sequence-classification checkpoint; `armorm`: ArmoRM-Llama3-8B; `bleu`: sentence BLEU against the reference."""
@@ -158,6 +181,20 @@ class LossSection(Section):
 class LearnerSection(Section):
     """The learner: DeepSpeed, the optimiser, the schedule, the pace of publishing."""
 
+    changeable = frozenset(
+        {
+            "steps",
+            "micro_batch_groups",
+            "ranks",
+            "zero_stage",
+            "gradient_checkpointing",
+            "checkpoint_every",
+            "lease_deadline_s",
+            "heartbeat_s",
+            "cpu_threads",
+        }
+    )
+
     steps: PositiveInt = 100
     """Optimiser steps of the run."""
     batch_groups: PositiveInt = 8
@@ -199,6 +236,8 @@ class LearnerSection(Section):
 class EvaluationSection(Section):
     """Held-out evaluation, through leases of its own."""
 
+    changeable = frozenset({"*"})
+
     groups: NonNegativeInt = 200
     """Held-out groups that are measured (the first ones of `data.test`); 0 switches it off."""
     max_tokens: PositiveInt | None = None
@@ -214,6 +253,8 @@ class EvaluationSection(Section):
 class NetworkSection(Section):
     """Where the run's sockets listen. Port 0 takes a free one."""
 
+    changeable = frozenset({"*"})
+
     bind: str = "127.0.0.1"
     """Address that the sockets bind to; anything but loopback needs `insecure`."""
     pairs_port: Port = 0
@@ -227,6 +268,8 @@ class NetworkSection(Section):
 
 class RaySection(Section):
     """The Ray cluster that the processes run on."""
+
+    changeable = frozenset({"*"})
 
     address: str | None = None
     """Address of a running cluster; by default one is started on this machine for the run."""

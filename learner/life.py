@@ -46,10 +46,6 @@ class Life(msgspec.Struct):
         """The policy version that this life begins with."""
         return PolicyVersion(self.lineage, self.step)
 
-    def next(self) -> Life:
-        """The life after this one."""
-        return msgspec.structs.replace(self, lineage=self.lineage + 1)
-
     def counts(self) -> Counts:
         """The intake's counts; what was queued is leased again and counts anew."""
         unique = self.trained + sum(self.dropped.values())
@@ -83,14 +79,15 @@ class Life(msgspec.Struct):
         (checkpoint / STATE / LEARNER).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
     @classmethod
-    def read(cls, checkpoint: Path) -> Life:
-        """From the folder of a checkpoint. Raises `UserError` for one that cannot be continued."""
+    def read(cls, checkpoint: Path, lineage: int) -> Life:
+        """The life of `lineage` that begins at a checkpoint. Raises `UserError` for one that cannot be continued."""
         path = checkpoint / STATE / LEARNER
         try:
-            return msgspec.json.decode(path.read_bytes(), type=cls)
+            left = msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
             fix = "use a checkpoint that this version of rba has written"
             raise UserError(f"the checkpoint cannot be continued: {error}", where=str(path), fix=fix) from None
+        return msgspec.structs.replace(left, lineage=lineage)
 
 
 def account(ledger: dict[str, Any], counts: Counts) -> dict[str, Any]:

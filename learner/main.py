@@ -38,7 +38,8 @@ class Learner:
 
     `config.model.path`, `config.data.train` and `config.data.test` are folders and files of this machine; names of the Hub and of asset
     providers are resolved before. `master` is "host:port" of rank 0, where the ranks meet (see `learner.ranks.Ranks`).
-    `checkpoint` is the folder of the run's checkpoint that it goes on from, on rank 0's machine; the other ranks need only know of it.
+    `lineage` is new in every life of the run. `checkpoint` is the folder that it goes on from, on rank 0's machine; the other ranks need
+    only know of it.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Learner:
         rank: int = 0,
         world_size: int = 1,
         master: str = "",
+        lineage: int = 0,
         checkpoint: Path | str | None = None,
     ) -> None:
         self._config, self._run_dir, self._weights_root = config, Path(run_dir), Path(weights_root)
@@ -65,10 +67,10 @@ class Learner:
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
         self._link: LearnerLink | None = None
-        self._life = Life()
+        self._life = Life(lineage=lineage)
         if rank == 0:
             if self._checkpoint is not None:
-                self._life = Life.read(self._checkpoint).next()
+                self._life = Life.read(self._checkpoint, lineage)
             section, life = config.learner, self._life
             dialogue = LearnerDialogue(
                 config.run.name,

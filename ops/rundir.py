@@ -83,6 +83,14 @@ def create(config: RunConfig, wanted: Path | None) -> RunDir:
     return RunDir(path, f"{path.name[:40]}-{secrets.token_hex(3)}")
 
 
+def reopen(config: RunConfig, wanted: Path | None) -> RunDir:
+    """The folder of a run that is to go on: `wanted`, or ``<run.directory>/<run.name>``. Raises `UserError` when no run lies there."""
+    path = (wanted or Path(config.run.directory) / config.run.name).absolute()
+    if not (path / "config.yaml").is_file():
+        raise UserError("there is no run to go on with", where=str(path), fix="give its folder with --run-dir, or leave --resume out")
+    return RunDir(path, f"{path.name[:40]}-{secrets.token_hex(3)}")
+
+
 def find(run: str, directory: str = "runs") -> RunDir:
     """The folder that a user means by `run`: a path, or the name of a run under `directory`. Raises `UserError`."""
     for path in (Path(run), Path(directory) / run):

@@ -120,6 +120,15 @@ def read(run: RunDir) -> dict[str, Any]:
         return _vanished(run, str(error))
 
 
+def is_alive(run: RunDir) -> bool:
+    """True when the run's supervisor answers."""
+    try:
+        ask(run, "GET", "/v1/status")
+    except RbaError:
+        return False
+    return True
+
+
 def ask(run: RunDir, method: str, path: str) -> dict[str, Any]:
     """One call to the run's control server. Raises `RbaError` when it does not answer."""
     import httpx

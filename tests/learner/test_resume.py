@@ -28,7 +28,7 @@ def config_of(checkpoint: Path, folder: Path, **learner: Any) -> RunConfig:
 
 
 def carry_out(config: RunConfig, run_dir: Path, checkpoint: Path | None = None) -> tuple[dict[str, Any], ScriptedActor]:
-    learner = Learner(config, run_dir, run_dir / "weights", checkpoint=checkpoint)
+    learner = Learner(config, run_dir, run_dir / "weights", lineage=int(checkpoint is not None), checkpoint=checkpoint)
     with ScriptedActor(learner) as actor:
         return learner.run(), actor
 
@@ -80,16 +80,16 @@ def test_a_life_survives_its_file_and_the_next_one_begins_behind_it(checkpoint: 
     config = config_of(checkpoint, tmp_path)
     carry_out(config, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints" / f"step-{HALF}"
-    life = Life.read(folder)
-    assert (life.step, life.lineage, life.updates, life.trained) == (HALF, 0, HALF, 3 * HALF)
-    assert life.next().version == PolicyVersion(1, HALF)
+    life = Life.read(folder, lineage=2)
+    assert (life.step, life.updates, life.trained) == (HALF, HALF, 3 * HALF)
+    assert life.version == PolicyVersion(2, HALF)
     assert life.ledger().faults() == []
     settled = life.settled()
     assert all((ordinal in settled) != (ordinal in life.frontier.untrained) for ordinal in range(life.frontier.ordinal))
     assert life.frontier.ordinal not in settled
     (folder / "state" / "learner.json").write_text('{"step": "three"}')
     with pytest.raises(UserError, match="cannot be continued"):
-        Life.read(folder)
+        Life.read(folder, lineage=1)
 
 
 def test_the_newest_whole_checkpoint_is_found(checkpoint: Path, tmp_path: Path) -> None:
