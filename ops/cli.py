@@ -84,6 +84,20 @@ def report(run: RunArgument) -> None:
     typer.echo(page.write(rundir.find(run)))
 
 
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    step: Annotated[int | None, typer.Option(help="Learner step of the checkpoint; by default the last whole one.")] = None,
+) -> None:
+    """Copy a checkpoint of a run to a folder that transformers and vLLM load."""
+    from ops import export as exporting
+    from ops import rundir
+
+    for note in exporting.export(rundir.find(run), step, out):
+        typer.echo(note)
+
+
 @app.command("serve-rewards")
 def serve_rewards(
     scorer: Annotated[str, typer.Option(help="reward_model, armorm or bleu.")] = "reward_model",
