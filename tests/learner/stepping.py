@@ -60,11 +60,11 @@ def deaf(audio: str) -> Any:
     return np.full(20_000, np.nan, np.float32) if audio == "1-1" else spoken(audio)
 
 
-def run(out: Path, checkpoint: Path, ranks: Ranks) -> None:
-    """Every case of this world size."""
-    family = adapter("qwen2_audio")
+def run(out: Path, checkpoint: Path, ranks: Ranks, cases: dict[str, dict[str, Any]], family_name: str = "qwen2_audio") -> None:
+    """Every case, one after the other."""
+    family = adapter(family_name)
     processing = family.open(checkpoint)
-    for name, case in CASES[ranks.world_size].items():
+    for name, case in cases.items():
         settings = dict(case)
         loss = LOSS.model_copy(update=settings.pop("loss", {}))
         clips = Clips(deaf if settings.pop("poison", False) else spoken, processing)
@@ -87,5 +87,5 @@ def run(out: Path, checkpoint: Path, ranks: Ranks) -> None:
 if __name__ == "__main__":
     prepare_environment(LearnerSection(**BASE))
     group_of_ranks = Ranks(int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
-    run(Path(sys.argv[1]), Path(sys.argv[2]), group_of_ranks)
+    run(Path(sys.argv[1]), Path(sys.argv[2]), group_of_ranks, CASES[group_of_ranks.world_size])
     group_of_ranks.close()
