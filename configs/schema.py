@@ -55,7 +55,7 @@ class RunSection(Section):
 class ModelSection(Section):
     """The SpeechLM that is aligned."""
 
-    adapter: Literal["qwen2_audio"] = "qwen2_audio"
+    adapter: Literal["qwen2_audio", "qwen2_5_omni"] = "qwen2_audio"
     """Family of the SpeechLM."""
     path: str
     """Checkpoint folder in the released Hugging Face layout, a Hub name, or `SCHEME:NAME` of an asset provider."""

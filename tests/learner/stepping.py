@@ -79,9 +79,9 @@ def deaf(audio: str) -> Any:
     return np.full(20_000, np.nan, np.float32) if audio == "1-1" else spoken(audio)
 
 
-def run(out: Path, checkpoint: Path, ranks: Ranks, cases: dict[str, dict[str, Any]]) -> None:
-    """Every case of one turn."""
-    family = adapter("qwen2_audio")
+def run(out: Path, checkpoint: Path, ranks: Ranks, cases: dict[str, dict[str, Any]], family_name: str = "qwen2_audio") -> None:
+    """Every case, one after the other."""
+    family = adapter(family_name)
     processing = family.open(checkpoint)
     for name, case in cases.items():
         settings = dict(case)
