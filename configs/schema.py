@@ -70,6 +70,8 @@ class DataSection(Section):
     """Manifest of the training groups: a path, or `SCHEME:NAME` of an asset provider."""
     test: str | None = None
     """Manifest of the held-out groups that are measured before and after."""
+    validation: str | None = None
+    """Manifest of the groups that the best checkpoint is chosen by (see `validation`)."""
     max_audio_s: PositiveFloat = 30.0
     """Longer audio is refused."""
     shuffle: bool = True
@@ -189,6 +191,8 @@ class LearnerSection(Section):
             "zero_stage",
             "gradient_checkpointing",
             "checkpoint_every",
+            "keep_checkpoints",
+            "keep_every",
             "lease_deadline_s",
             "heartbeat_s",
             "cpu_threads",
@@ -224,6 +228,10 @@ class LearnerSection(Section):
     """Pairs older than this many steps are dropped; what is leased and queued stays within (lag + 1) batches."""
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints; 0 writes one at the end only."""
+    keep_checkpoints: NonNegativeInt = 0
+    """The newest ones that are kept; 0 keeps all. The best one by `validation` always stays."""
+    keep_every: NonNegativeInt = 0
+    """Of the older ones, those of each multiple of this step stay too; 0 for none."""
     lease_deadline_s: PositiveFloat = 300.0
     """After this a lease is granted again with a higher epoch."""
     heartbeat_s: PositiveFloat = 2.0
@@ -248,6 +256,21 @@ class EvaluationSection(Section):
     """Steps between further measurements; 0 for none."""
     score: bool | None = None
     """Have a reward server score the held-out answers too; by default only where the strategy needs rewards anyway."""
+
+
+class ValidationSection(Section):
+    """Choosing the best checkpoint, and stopping early, by groups that neither train nor are reported."""
+
+    changeable = frozenset({"patience"})
+
+    every: NonNegativeInt = 0
+    """Steps between validations; 0 for none."""
+    groups_per_topic: PositiveInt = 128
+    """The first ones of each topic in `data.validation`."""
+    metric: Literal["accuracy", "bleu", "consistency", "reward"] = "accuracy"
+    """What the best checkpoint has most of."""
+    patience: NonNegativeInt = 0
+    """Validations in a row without a better one, after which the run ends; 0 never ends it early."""
 
 
 class NetworkSection(Section):
@@ -292,6 +315,7 @@ class RunConfig(Section):
     loss: LossSection = LossSection()
     learner: LearnerSection = LearnerSection()
     evaluation: EvaluationSection = EvaluationSection()
+    validation: ValidationSection = ValidationSection()
     network: NetworkSection = NetworkSection()
     ray: RaySection = RaySection()
 
@@ -326,6 +350,10 @@ class RunConfig(Section):
                 f"learner.max_policy_lag ({learner.max_policy_lag}) is below learner.publish_every - 1 ({learner.publish_every - 1}), "
                 "so every pair would be dropped as stale; publish more often or allow more lag"
             )
+        if self.validation.every and not self.data.validation:
+            raise ValueError("validation.every needs data.validation, a manifest of the groups to validate by")
+        if self.validation.every and self.validation.metric == "reward" and not (self.needs_rewards or self.evaluation.score):
+            raise ValueError("validation.metric=reward needs evaluation.score=true, or nobody scores the answers")
         if learner.batch_groups % learner.ranks:
             raise ValueError(f"learner.batch_groups ({learner.batch_groups}) must be a multiple of learner.ranks ({learner.ranks})")
         if self.rewards.scorer != "bleu" and self.uses_rewards and not self.rewards.urls and not self.rewards.model:

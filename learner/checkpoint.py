@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from learner.selection import superfluous
 from policies.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ DIGESTS = "digests.json"
 STATE = "state"
 """Folder of what only the learner needs."""
 LEARNER = "learner.json"
+BEST = "best.json"
 READ_BYTES = 1 << 24
 
 
@@ -67,13 +69,39 @@ def verify(directory: Path) -> list[str]:
 def newest(run_dir: Path) -> tuple[Path | None, dict[Path, list[str]]]:
     """The last checkpoint that is whole, and the later ones that are not, with the files that are wrong in each."""
     torn: dict[Path, list[str]] = {}
-    numbered = {int(path.name.removeprefix("step-")): path for path in (run_dir / CHECKPOINTS).glob("step-*")}
-    for _, path in sorted(numbered.items(), reverse=True):
+    for step in reversed(_steps(run_dir)):
+        path = run_dir / CHECKPOINTS / f"step-{step}"
         wrong = verify(path) or ([] if (path / STATE / LEARNER).is_file() else [f"{STATE}/{LEARNER}"])
         if not wrong:
             return path, torn
         torn[path] = wrong
     return None, torn
+
+
+def mark_best(run_dir: Path, step: int, metric: str, value: float) -> None:
+    """Say in ``checkpoints/best.json`` which checkpoint is the best so far."""
+    temporary = run_dir / CHECKPOINTS / ".best.json"
+    temporary.write_text(json.dumps({"step": step, "metric": metric, "value": value}) + "\n", encoding="utf-8")
+    temporary.replace(run_dir / CHECKPOINTS / BEST)
+
+
+def best_step(run_dir: Path) -> int | None:
+    """The step of the best checkpoint; None where no validation has chosen one."""
+    path = run_dir / CHECKPOINTS / BEST
+    return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
+
+
+def remove_superfluous(run_dir: Path, last: int, every: int, best: int | None) -> None:
+    """Delete the checkpoints that are not to be kept (see `learner.selection.superfluous`)."""
+    folder = run_dir / CHECKPOINTS
+    for step in superfluous(_steps(run_dir), last, every, best):
+        doomed = folder / f".step-{step}.removed"
+        (folder / f"step-{step}").rename(doomed)  # at once: half of one must not look like a damaged checkpoint
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _steps(run_dir: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run_dir / CHECKPOINTS).glob("step-*"))
 
 
 def digest(file: Path) -> str:

@@ -15,6 +15,7 @@ from learner.checkpoint import LEARNER, STATE
 from learner.frontier import FrontierState
 from learner.intake import Counts
 from learner.progress import ProgressState
+from learner.selection import SelectionState
 from protocol.dialogue.sequences import SequenceSet
 from protocol.errors import UserError
 from protocol.ledger import Ledger
@@ -33,6 +34,7 @@ class Life(msgspec.Struct):
     frontier: FrontierState = msgspec.field(default_factory=FrontierState)
     progress: ProgressState = msgspec.field(default_factory=ProgressState)
     evaluations: dict[str, dict[str, float]] = {}
+    selection: SelectionState = msgspec.field(default_factory=SelectionState)
     trained: int = 0
     dropped: dict[str, int] = {}
     pairs_trained: int = 0

@@ -20,6 +20,7 @@ from learner.intake import Intake
 from learner.life import Life
 from learner.publish import gather
 from learner.ranks import End, Publish, Ranks, Save, Train
+from learner.selection import by_topic
 from learner.session import Session
 from learner.training_state import SavedTensors
 from policies.adapter import adapter
@@ -63,6 +64,7 @@ class Learner:
         self._family.check(Path(config.model.path))
         self._train = DataSet.open(Path(config.data.train))
         self._test = DataSet.open(Path(config.data.test)) if config.data.test and config.evaluation.groups else None
+        self._validation = DataSet.open(Path(config.data.validation)) if config.data.validation and config.validation.every else None
         self._metrics = Metrics("learner", str(rank))
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
@@ -143,6 +145,7 @@ class Learner:
             family=self._family,
             exchange=Exchange(config, self._link, frontier, intake, clips, gauges),
             gauges=gauges,
+            validation=by_topic(self._validation.groups, config.validation.groups_per_topic) if self._validation is not None else [],
             held_out=self._test.groups[: config.evaluation.groups] if self._test is not None else [],
             life=life,
             stop=lambda: self._stop_reason,

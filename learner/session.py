@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from configs.schema import RunConfig
 from learner import training_state
-from learner.checkpoint import STATE, write_checkpoint
+from learner.checkpoint import STATE, mark_best, remove_superfluous, write_checkpoint
 from learner.engine import Engine
 from learner.evaluation import Evaluation
 from learner.events import Events, samples_due
@@ -26,6 +26,7 @@ from learner.life import Life, account
 from learner.progress import Progress
 from learner.publish import publish
 from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
+from learner.selection import Selection
 from policies.adapter import Adapter
 from protocol.errors import RbaError
 from protocol.messages import InstructionGroup, PolicyVersion
@@ -53,12 +54,14 @@ class Session:
         exchange: Exchange,
         gauges: Gauges,
         held_out: Sequence[InstructionGroup],
+        validation: Sequence[InstructionGroup],
         life: Life,
         stop: Callable[[], str],
     ) -> None:
         self._config, self._run_dir, self._weights_root = config, run_dir, weights_root
         self._engine, self._ranks, self._family, self._exchange, self._gauges = engine, ranks, family, exchange, gauges
-        self._held_out, self._stop = held_out, stop
+        self._held_out, self._validation, self._stop = held_out, validation, stop
+        self._selection = Selection(config.validation, life.selection)
         self._source = Path(config.model.path)
         self._names = family.checkpoint_names(self._source)
         self._events = Events(run_dir)
@@ -83,17 +86,19 @@ class Session:
         self._begin()
         self._publish()
         if evaluation.before and "before" not in self._evaluations:
-            self._evaluate("before")
-        while self._step < section.steps and (batch := self._next_batch()) is not None:
+            self._evaluate("before", self._held_out)
+        while self._step < section.steps and not self._selection.exhausted and (batch := self._next_batch()) is not None:
             self._train(batch)
             last = self._step == section.steps
             if last or self._step % section.publish_every == 0:
                 self._publish()
             if not last and evaluation.every and self._step % evaluation.every == 0:
-                self._evaluate(f"step {self._step}")
+                self._evaluate(f"step {self._step}", self._held_out)
+            if self._selection.due(self._step):
+                self._validate()
             if not last and section.checkpoint_every and self._step % section.checkpoint_every == 0:
                 self._checkpoint()
-        self._evaluate("after")
+        self._evaluate("after", self._held_out)
         self._checkpoint()
         return self._close()
 
@@ -123,22 +128,28 @@ class Session:
         self._gauges.pushed(version, seconds)
         self._events.write("publish", policy_version=str(version), seconds=seconds, size_bytes=manifest.size_bytes, digest=manifest.digest)
 
-    def _evaluate(self, label: str) -> None:
-        """Have the held-out groups answered at the published version; training waits, or the version would move on."""
-        if not self._held_out or self._stop():
-            return
+    def _validate(self) -> None:
+        """Measure the validation groups; a checkpoint that is better than all before it is kept as the best one."""
+        figures = self._evaluate(f"validation {self._step}", self._validation)
+        if figures is not None and self._selection.saw(self._step, figures):
+            self._checkpoint()
+            mark_best(self._run_dir, self._step, self._config.validation.metric, figures[self._config.validation.metric])
+
+    def _evaluate(self, label: str, groups: Sequence[InstructionGroup]) -> dict[str, float] | None:
+        """Have held-out groups answered at the published version; training waits, or the version would move on. Returns the figures."""
+        if not groups or self._stop():
+            return None
         started = time.monotonic()
         self.state = f"evaluating {label}"
         self._publish()
-        evaluation = self._exchange.measure(label, self._version, self._held_out)
+        evaluation = self._exchange.measure(label, self._version, groups)
         finished = self._wait(lambda: evaluation if evaluation.done else None)
         self._exchange.evaluation = None
         seconds = time.monotonic() - started
         self._progress.paused(seconds)
-        if finished is not None:
-            self._measured(finished, seconds)
+        return self._measured(finished, seconds) if finished is not None else None
 
-    def _measured(self, evaluation: Evaluation, seconds: float) -> None:
+    def _measured(self, evaluation: Evaluation, seconds: float) -> dict[str, float]:
         figures = evaluation.figures()
         self._events.evaluation(evaluation.label, evaluation.rows)
         self._evaluations[evaluation.label] = {**figures, "unmeasured": float(evaluation.unmeasured)}
@@ -151,6 +162,7 @@ class Session:
             figures=self._evaluations[evaluation.label],
             topics=evaluation.topics(),
         )
+        return figures
 
     def _next_batch(self) -> Batch | None:
         """The groups of the next step; None when the run is to stop."""
@@ -218,6 +230,8 @@ class Session:
         seconds = time.monotonic() - started
         self._gauges.saved(seconds)
         self._events.write("checkpoint", step=self._step, path=str(path.relative_to(self._run_dir)), seconds=seconds)
+        section = self._config.learner
+        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, self._selection.state.step)
 
     def _write_state(self, checkpoint: Path) -> None:
         """What the run's next life needs, beside the released layout."""
@@ -231,12 +245,15 @@ class Session:
             frontier=exchange.frontier.state(exchange.intake.queued_ordinals),
             progress=self._progress.state(),
             evaluations=self._evaluations,
+            selection=self._selection.state,
             **account(exchange.accounts()[0], exchange.intake.counts),
         )
         life.write(checkpoint)
 
     def _close(self) -> dict[str, Any]:
         reason = self._stop()
+        if not reason and self._selection.exhausted:
+            self._events.write("early_stop", step=self._step, reason=self._selection.reason)
         self.state = "stopped" if reason else "completed"
         self._order(End(reason or "completed"))
         self._exchange.close(reason or "completed")
@@ -283,4 +300,6 @@ class Session:
             "pairs": {"unique": counts.pairs_unique, "trained": counts.pairs_trained, "dropped": dict(counts.pairs_dropped)},
             "epochs": round(self._exchange.frontier.epochs, 3),
             "evaluation": self._evaluations,
+            "best": {"step": self._selection.state.step, self._config.validation.metric: self._selection.state.value},
+            "early_stop": self._selection.reason if self._selection.exhausted else None,
         }

@@ -89,12 +89,13 @@ def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="The new folder.")],
     step: Annotated[int | None, typer.Option(help="Learner step of the checkpoint; by default the last whole one.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The best one by validation.")] = False,
 ) -> None:
     """Copy a checkpoint of a run to a folder that transformers and vLLM load."""
     from ops import export as exporting
     from ops import rundir
 
-    for note in exporting.export(rundir.find(run), step, out):
+    for note in exporting.export(rundir.find(run), step, out, best=best):
         typer.echo(note)
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from learner.checkpoint import CHECKPOINTS, DIGESTS, STATE, newest, verify
+from learner.checkpoint import CHECKPOINTS, DIGESTS, STATE, best_step, newest, verify
 from ops.rundir import RunDir
 from protocol.errors import UserError
 
@@ -14,11 +14,15 @@ WHISPER_WINDOW_S = 30.0
 """The window of audio that vLLM's own check of Qwen2-Audio's features wants."""
 
 
-def export(run: RunDir, step: int | None, out: Path) -> list[str]:
-    """Copy the checkpoint of `step`, or the last whole one, to the new folder `out`. Returns what its user has to know.
+def export(run: RunDir, step: int | None, out: Path, *, best: bool = False) -> list[str]:
+    """Copy the checkpoint of `step`, the `best` one by validation, or the last whole one, to the new folder `out`.
+
+    Returns what its user has to know.
 
     Raises `UserError` when there is no such checkpoint, when a file of it is damaged, or when `out` holds something.
     """
+    if best and (step := best_step(run.path)) is None:
+        raise UserError("no validation has chosen a best checkpoint", where=str(run.path), fix="set validation.every, or use --step")
     source = run.path / CHECKPOINTS / f"step-{step}" if step is not None else newest(run.path)[0]
     if source is None or not source.is_dir():
         steps = sorted(int(path.name.removeprefix("step-")) for path in (run.path / CHECKPOINTS).glob("step-*"))

@@ -50,7 +50,7 @@ def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console:
         asked = loader.load(source, overrides)
         with console.status("checking", spinner="dots"):
             config = preflight.check(asked, lambda text: console.print(text, style="dim", highlight=False))
-        known = rundir.provenance(source, list(overrides), {"train": config.data.train, "test": config.data.test})
+        known = rundir.provenance(source, list(overrides), {key: getattr(config.data, key) for key in ("train", "test", "validation")})
         if resume:
             run = rundir.reopen(config, run_dir)
             origin = find_origin(run, config, known["data_digests"])
@@ -273,7 +273,7 @@ def conclude(run: RunDir, finish: Finish, supervisor: Supervisor, console: Conso
         error.print(f"the run failed: {finish.reason}", style="red", highlight=False, markup=False, soft_wrap=True)
         error.print(f"logs: {run.logs}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"{finish.state} after {content['learner_steps']} steps: {finish.reason}", highlight=False, soft_wrap=True)
+        console.print(f"{finish.state} after {content['learner_steps']} steps: {content['reason']}", highlight=False, soft_wrap=True)
     if run.report.is_file():
         console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
 

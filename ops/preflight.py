@@ -51,7 +51,12 @@ def _check_data(config: RunConfig) -> None:
     from protocol import audio
     from protocol.dataset import DataSet
 
-    for key, path, needed in (("data.train", config.data.train, 1), ("data.test", config.data.test, int(config.evaluation.groups > 0))):
+    listed = (
+        ("data.train", config.data.train, 1),
+        ("data.test", config.data.test, int(config.evaluation.groups > 0)),
+        ("data.validation", config.data.validation, int(config.validation.every > 0)),
+    )
+    for key, path, needed in listed:
         if path is None:
             continue
         data = DataSet.open(Path(path))
