@@ -193,6 +193,7 @@ class LearnerSection(Section):
             "checkpoint_every",
             "keep_checkpoints",
             "keep_every",
+            "sampler_gap_alarm",
             "lease_deadline_s",
             "heartbeat_s",
             "cpu_threads",
@@ -226,6 +227,8 @@ class LearnerSection(Section):
     """Steps from one policy version that reaches the actors to the next."""
     max_policy_lag: NonNegativeInt = 2
     """Pairs older than this many steps are dropped; what is leased and queued stays within (lag + 1) batches."""
+    sampler_gap_alarm: PositiveFloat = 0.5
+    """Nats per token: a completion whose log-probabilities by the learner and by its sampler differ more on average counts as off."""
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints; 0 writes one at the end only."""
     keep_checkpoints: NonNegativeInt = 0

@@ -144,7 +144,7 @@ class Engine:
         collated = time.perf_counter()
         reference = self._reference_logprobs(items)
         policy = by_sequence(self._engine(batch), batch)
-        loss, found = objective(batch, policy, reference, self._loss, self._section.batch_groups)
+        loss, found = objective(batch, policy, reference, self._loss, self._section.batch_groups, self._section.sampler_gap_alarm)
         figures.add(found)
         forwarded = time.perf_counter()
         # DeepSpeed averages over ranks. A loss that is not finite spreads as NaN, so that every rank sees it in the gradient's norm.

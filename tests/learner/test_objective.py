@@ -97,3 +97,20 @@ def test_the_first_loss_with_a_frozen_reference_is_log_2(processing: Processing,
     reference = policy.sequences[torch.as_tensor(batch.chosen)], policy.sequences[torch.as_tensor(batch.rejected)]
     loss, _ = objective(batch, policy, reference, LossSection(lambda_ce=0, reference_model="frozen"), step_groups=2)
     assert loss.item() == pytest.approx(math.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize("alarm", [0.2, 1.0, 5.0])
+def test_completions_off_their_sampler_are_counted_one_by_one(alarm: float, processing: Processing, clips: Clips) -> None:
+    batch = collate(several_groups(), processing, clips, cross_entropy=True)
+    tokens = drawn(batch, 1)
+    _, figures = objective(batch, by_sequence(tokens, batch), None, LossSection(), step_groups=4, gap_alarm=alarm)
+    off, sampled = 0, 0
+    for sequence in range(len(batch.token_counts)):
+        own = [place for place in range(len(batch.target)) if batch.sequence[place] == sequence]
+        gaps = [
+            abs(float(tokens[place]) - float(batch.sampler_logprobs[place])) for place in own if np.isfinite(batch.sampler_logprobs[place])
+        ]
+        sampled += bool(gaps)
+        off += bool(gaps) and sum(gaps) / len(gaps) > alarm
+    assert (figures.sampled, figures.off) == (sampled, off)
+    assert 0 < sampled < len(batch.token_counts)  # the references were not sampled
