@@ -100,3 +100,34 @@ def test_sigterm_keeps_the_last_checkpoint_and_leaves_nothing_behind(tmp_path: P
     assert balanced(summary["ledger"])
     assert (run_dir / "checkpoints" / f"step-{summary['learner_steps']}" / "model.safetensors").exists()
     assert not job.leftovers("e2e-stopped")
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    run_dir = tmp_path / "e2e-killed"
+    overrides = ("learner.steps=60", "learner.checkpoint_every=4", "learner.keep_checkpoints=2", "evaluation.before=false")
+    process = job.start(run_dir, *overrides)
+    try:
+        job.wait_until(lambda: job.status(run_dir).get("step", 0) >= 5, 240, "a step after a checkpoint")
+        process.kill()
+        process.wait(5)
+    finally:
+        job.end(process)
+    job.wait_until(lambda: not job.leftovers("e2e-killed"), 60, "the guard's cleaning up")
+    assert job.status(run_dir)["state"] == "vanished"
+    before = max(int(path.name.removeprefix("step-")) for path in (run_dir / "checkpoints").glob("step-*"))
+
+    steps = before + 6
+    arguments = job.launch_arguments(run_dir, *overrides, f"learner.steps={steps}")
+    done = job.rba(*arguments, "--resume", timeout_s=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"going on from {run_dir}/checkpoints/step-{before}" in done.stdout.replace("\n", "")
+    summary = job.summary(run_dir)
+    assert summary["status"] == "completed"
+    assert summary["policy_version"] == {"lineage": 1, "step": steps}
+    assert summary["learner_steps"] == steps
+    assert balanced(summary["ledger"])
+    assert summary["ledger"]["trained"] == steps * 4
+    assert not job.leftovers("e2e-killed")
+    refused = job.rba(*job.launch_arguments(run_dir, *overrides, "loss.beta=0.3"), "--resume")
+    assert refused.returncode == 2
+    assert "loss.beta" in refused.stderr
