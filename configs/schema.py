@@ -333,6 +333,13 @@ class RunConfig(Section):
         return self.needs_rewards or bool(self.evaluation.score)
 
     @property
+    def manifests(self) -> dict[str, str]:
+        """The data sets that the run reads, by key under `data`."""
+        data = self.data
+        test, validation = data.test if self.evaluation.groups else None, data.validation if self.validation.every else None
+        return {key: path for key, path in (("train", data.train), ("test", test), ("validation", validation)) if path}
+
+    @property
     def budget_groups(self) -> int:
         """Most groups leased, queued and in the current step together: the bound on staleness."""
         return (self.learner.max_policy_lag + 1) * self.learner.batch_groups

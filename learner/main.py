@@ -63,8 +63,7 @@ class Learner:
         self._family = adapter(config.model.adapter)
         self._family.check(Path(config.model.path))
         self._train = DataSet.open(Path(config.data.train))
-        self._test = DataSet.open(Path(config.data.test)) if config.data.test and config.evaluation.groups else None
-        self._validation = DataSet.open(Path(config.data.validation)) if config.data.validation and config.validation.every else None
+        self._test, self._validation = (self._open(key) for key in ("test", "validation"))
         self._metrics = Metrics("learner", str(rank))
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
@@ -85,6 +84,10 @@ class Learner:
             )
             self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue)
             self._link.start()
+
+    def _open(self, key: str) -> DataSet | None:
+        path = self._config.manifests.get(key)
+        return DataSet.open(Path(path)) if path else None
 
     def describe(self) -> RoleDescription:
         """Where it can be found; rank 0 has the endpoint ``pairs``."""

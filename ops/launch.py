@@ -50,7 +50,7 @@ def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console:
         asked = loader.load(source, overrides)
         with console.status("checking", spinner="dots"):
             config = preflight.check(asked, lambda text: console.print(text, style="dim", highlight=False))
-        known = rundir.provenance(source, list(overrides), {key: getattr(config.data, key) for key in ("train", "test", "validation")})
+        known = rundir.provenance(source, list(overrides), config.manifests)
         if resume:
             run = rundir.reopen(config, run_dir)
             origin = find_origin(run, config, known["data_digests"])

@@ -51,17 +51,8 @@ def _check_data(config: RunConfig) -> None:
     from protocol import audio
     from protocol.dataset import DataSet
 
-    listed = (
-        ("data.train", config.data.train, 1),
-        ("data.test", config.data.test, int(config.evaluation.groups > 0)),
-        ("data.validation", config.data.validation, int(config.validation.every > 0)),
-    )
-    for key, path, needed in listed:
-        if path is None:
-            continue
+    for path in config.manifests.values():
         data = DataSet.open(Path(path))
-        if len(data.groups) < needed:
-            raise UserError("the data set has no groups", where=f"{key}: {path}", fix="give a manifest with at least one instruction group")
         for group in data.groups[:CHECKED_GROUPS]:
             for utterance in group.utterances:
                 if utterance.audio is not None:

@@ -44,7 +44,7 @@ def find_origin(run: RunDir, config: RunConfig, digests: Mapping[str, str]) -> O
             where=key,
             fix="leave it as it was, or start a new run from the checkpoint (model.path=<run>/checkpoints/step-N)",
         )
-    changed = [key for key, digest in known.get("data_digests", {}).items() if digests.get(key) != digest]
+    changed = [key for key, digest in known.get("data_digests", {}).items() if digests.get(key, digest) != digest]
     if changed:
         names = ", ".join(f"data.{key}" for key in changed)
         raise UserError("the data set has changed since the run started", where=names, fix="restore it, or start a new run")

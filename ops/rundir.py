@@ -106,7 +106,7 @@ def write_config(run: RunDir, config: RunConfig, provenance: Mapping[str, Any]) 
     run.config.write_text(to_yaml(config, provenance))
 
 
-def provenance(recipe: str, overrides: list[str], data: Mapping[str, str | None]) -> dict[str, Any]:
+def provenance(recipe: str, overrides: list[str], data: Mapping[str, str]) -> dict[str, Any]:
     """Where a run comes from: when, which versions, which commit, and digests of the data set manifests in `data` (by key)."""
     versions = {}
     for name in REPORTED_VERSIONS:
@@ -121,7 +121,7 @@ def provenance(recipe: str, overrides: list[str], data: Mapping[str, str | None]
         "python": platform.python_version(),
         "versions": versions,
         "commit": _commit(),
-        "data_digests": {key: file_digest(Path(path)) for key, path in data.items() if path},
+        "data_digests": {key: file_digest(Path(path)) for key, path in data.items()},
     }
 
 

@@ -22,7 +22,8 @@ def balanced(ledger: dict[str, int]) -> bool:
 
 def test_group_strategy_with_the_reward_model_end_to_end(tmp_path: Path) -> None:
     run_dir = tmp_path / "e2e-group"
-    process = job.start(run_dir, "learner.steps=30")
+    validation = ("data.validation=quickstart:validation", "validation.every=15", "validation.groups_per_topic=1")
+    process = job.start(run_dir, "learner.steps=30", *validation)
     try:
         seen = job.wait_until(lambda: (found := job.status(run_dir)).get("step") and found, 240, "the first learner step")
         scraped = [urllib.request.urlopen(url, timeout=5).read().decode() for url in seen["endpoints"]["metrics"]]  # noqa: S310
@@ -50,11 +51,17 @@ def test_group_strategy_with_the_reward_model_end_to_end(tmp_path: Path) -> None
     for label in ("before", "after"):
         assert all(summary["evaluation"][label][name] is not None for name in ("accuracy", "bleu", "consistency", "reward"))
 
+    assert summary["best"]["step"] in (15, 30)
+    assert (run_dir / "checkpoints" / f"step-{summary['best']['step']}").is_dir()
+
     page = (run_dir / "report.html").read_text()
     assert "<audio" in page
     assert "data:audio/" in page
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     assert {"step", "publish", "evaluation", "checkpoint"} <= {event["event"] for event in events}
+    measured = [event for event in events if event["event"] == "evaluation"]
+    assert [event["label"] for event in measured] == ["before", "validation 15", "validation 30", "after"]
+    assert all(event["figures"]["unmeasured"] == 0 for event in measured)
     assert (run_dir / "config.yaml").exists()
     assert not job.leftovers("e2e-group")
 
