@@ -186,6 +186,8 @@ class LearnerSection(Section):
     changeable = frozenset(
         {
             "steps",
+            "epochs",
+            "max_hours",
             "micro_batch_groups",
             "ranks",
             "zero_stage",
@@ -202,6 +204,10 @@ class LearnerSection(Section):
 
     steps: PositiveInt = 100
     """Optimiser steps of the run."""
+    epochs: PositiveFloat | None = None
+    """Passes over the training groups; takes the place of `steps`."""
+    max_hours: PositiveFloat | None = None
+    """Time after which training ends, counted from the learner's start; what was reached is measured and saved."""
     batch_groups: PositiveInt = 8
     """Instruction groups per optimiser step, over all ranks."""
     micro_batch_groups: PositiveInt = 8

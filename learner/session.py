@@ -73,7 +73,7 @@ class Session:
         self._last: dict[str, Any] = {}
         self._saved = life.step if life.lineage else -1
         self._skipped = life.skipped
-        self._ordered_s = time.monotonic()
+        self._started_s = self._ordered_s = time.monotonic()
         self.state = "starting"
         self.closed = False
         """True once the actors have been told that the run has ended."""
@@ -87,7 +87,7 @@ class Session:
         self._publish()
         if evaluation.before and "before" not in self._evaluations:
             self._evaluate("before", self._held_out)
-        while self._step < section.steps and not self._selection.exhausted and (batch := self._next_batch()) is not None:
+        while self._step < section.steps and not self._ended_early() and (batch := self._next_batch()) is not None:
             self._train(batch)
             last = self._step == section.steps
             if last or self._step % section.publish_every == 0:
@@ -103,6 +103,13 @@ class Session:
         return self._close()
 
     # --- the stages, in the order of the walk ---------------------------------------------------------------
+
+    def _ended_early(self) -> str:
+        """Why the run ends before its last step, or ""."""
+        hours = self._config.learner.max_hours
+        if hours is not None and time.monotonic() - self._started_s > 3600 * hours:
+            return f"{hours:g} hours are over"
+        return self._selection.reason if self._selection.exhausted else ""
 
     def _begin(self) -> None:
         if self._life.lineage:
@@ -252,13 +259,14 @@ class Session:
 
     def _close(self) -> dict[str, Any]:
         reason = self._stop()
-        if not reason and self._selection.exhausted:
-            self._events.write("early_stop", step=self._step, reason=self._selection.reason)
+        early = self._ended_early() if not reason and self._step < self._config.learner.steps else ""
+        if early:
+            self._events.write("early_stop", step=self._step, reason=early)
         self.state = "stopped" if reason else "completed"
         self._order(End(reason or "completed"))
         self._exchange.close(reason or "completed")
         self.closed = True
-        closing = self._closing()
+        closing = self._closing() | {"early_stop": early or None}
         self._events.write("end", **closing)
         self._events.close()
         return closing
@@ -301,5 +309,4 @@ class Session:
             "epochs": round(self._exchange.frontier.epochs, 3),
             "evaluation": self._evaluations,
             "best": {"step": self._selection.state.step, self._config.validation.metric: self._selection.state.value},
-            "early_stop": self._selection.reason if self._selection.exhausted else None,
         }

@@ -96,3 +96,15 @@ def test_a_run_keeps_the_best_checkpoint_and_stops_when_it_gets_no_better(checkp
     assert [event["policy_version"] for event in validated] == ["0.2", "0.4", "0.6", "0.8"]
     assert set(validated[0]["topics"]) == {"sums", "capitals"}
     assert Life.read(run_dir / "checkpoints" / "step-8", 1).selection == SelectionState(4, 0.6, 2)
+
+
+def test_a_run_ends_when_its_time_is_over(checkpoint: Path, tmp_path: Path) -> None:
+    config = run_config(checkpoint, tmp_path, learner={"steps": 100_000, "max_hours": 3 / 3600})
+    learner = Learner(config, tmp_path / "run", tmp_path / "weights")
+    with ScriptedActor(learner):
+        closing = learner.run()
+    assert closing["status"] == "completed"
+    assert 0 < closing["learner_steps"] < 100_000
+    assert "hours are over" in closing["early_stop"]
+    assert (tmp_path / "run" / "checkpoints" / f"step-{closing['learner_steps']}").is_dir()
+    assert closing["evaluation"]["after"]
