@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOCKS := requirements/cpu.lock requirements/quickstart.lock requirements/dev.lock
+LOCKS := requirements/cpu.lock requirements/quickstart.lock
 # Used only where the CPU build of PyTorch is not found by a plain install.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install quickstart test check format clean
+.PHONY: help install develop quickstart test check format clean
 
 help:
 	@echo "make quickstart   set up, then run the main job on the embedded default"
 	@echo "make test         set up, then run every test"
+	@echo "make develop      set up, with what tests and checks need"
 	@echo "make check        lint, types, import rules, formatting"
 	@echo "make format       apply the formatter"
 	@echo "make clean        remove the virtual environment, runs and caches of this checkout"
@@ -27,19 +28,25 @@ $(VENV)/installed: pyproject.toml $(LOCKS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+develop: $(VENV)/developed
+
+$(VENV)/developed: $(VENV)/installed requirements/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.lock
+	touch $@
+
 quickstart: install
 	$(BIN)/rba launch configs/quickstart.yaml
 
-test: install
+test: develop
 	$(BIN)/python -m pytest
 
-check: install
+check: develop
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: install
+format: develop
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -6,11 +6,12 @@ bytes (`_bytes`), and work is counted in instruction groups (`_groups`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Strategy = Literal["group", "single", "sft"]
+Strategy = Literal["group", "single", "hybrid", "sft"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -23,9 +24,25 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
 
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Keys that may differ when a run goes on from a checkpoint; "*" for all of them."""
+
+    def fixed_differences(self, other: Self, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+        """``(key, own value, other's)`` of each key in which `other` differs though a run that goes on has to keep it."""
+        for name in type(self).model_fields:
+            own, theirs = getattr(self, name), getattr(other, name)
+            if own == theirs or {name, "*"} & self.changeable:
+                continue
+            if isinstance(own, Section):
+                yield from own.fixed_differences(theirs, f"{at}{name}.")
+            else:
+                yield f"{at}{name}", own, theirs
+
 
 class RunSection(Section):
     """What the run is called and where it leaves its files."""
+
+    changeable = frozenset({"name", "directory"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the folder under `directory`; a number is appended when it is taken."""
@@ -38,7 +55,7 @@ class RunSection(Section):
 class ModelSection(Section):
     """The SpeechLM that is aligned."""
 
-    adapter: Literal["qwen2_audio"] = "qwen2_audio"
+    adapter: Literal["qwen2_audio", "qwen2_5_omni"] = "qwen2_audio"
     """Family of the SpeechLM."""
     path: str
     """Checkpoint folder in the released Hugging Face layout, a Hub name, or `SCHEME:NAME` of an asset provider."""
@@ -53,6 +70,8 @@ class DataSection(Section):
     """Manifest of the training groups: a path, or `SCHEME:NAME` of an asset provider."""
     test: str | None = None
     """Manifest of the held-out groups that are measured before and after."""
+    validation: str | None = None
+    """Manifest of the groups that the best checkpoint is chosen by (see `validation`)."""
     max_audio_s: PositiveFloat = 30.0
     """Longer audio is refused."""
     shuffle: bool = True
@@ -74,6 +93,8 @@ class SamplingSection(Section):
 class EngineSection(Section):
     """vLLM's engine; further keys go to `AsyncEngineArgs` as they are."""
 
+    changeable = frozenset({"*"})
+
     tensor_parallel_size: PositiveInt = 1
     max_model_len: PositiveInt | None = None
     max_num_seqs: PositiveInt = 64
@@ -87,6 +108,8 @@ class EngineSection(Section):
 
 class RolloutSection(Section):
     """The rollout actors."""
+
+    changeable = frozenset({"actors", "capacity_groups", "engine", "cpu_threads", "gpus"})
 
     actors: PositiveInt = 1
     """Number of rollout actors, each with a vLLM engine of its own."""
@@ -103,12 +126,16 @@ class RolloutSection(Section):
 class PairingSection(Section):
     """Which completions become chosen and rejected."""
 
+    pairs: Literal["best_worst", "all"] = "best_worst"
+    """Of a group's answers: the best against the worst, as in the paper, or every better one against every worse one of another voice."""
     min_margin: NonNegativeFloat = 0.0
     """Rewards closer than this are a tie (equal texts always are)."""
 
 
 class RewardsSection(Section):
     """The reward servers, and how actors ask them."""
+
+    changeable = frozenset({"urls", "servers", "batch_items", "timeout_s", "attempts", "cpu_threads", "gpus"})
 
     scorer: Literal["reward_model", "armorm", "bleu"] = "reward_model"
     """`reward_model`: any sequence-classification checkpoint; `armorm`: ArmoRM-Llama3-8B; `bleu`: sentence BLEU against the reference."""
@@ -143,13 +170,44 @@ class LossSection(Section):
     """Equation 1 sums over tokens; the mean keeps its size independent of the length."""
     ce_utterances: Literal["all", "pair"] = "all"
     """Voices that the cross-entropy averages over."""
+    preference: Literal["sigmoid", "ipo"] = "sigmoid"
+    """`sigmoid`: equations 2 and 6; `ipo`: the squared distance of log V⁺ − log V⁻ from 1/(2β)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of the pairs that are taken to be labelled the wrong way round (sigmoid only)."""
+    length_normalization: bool = False
+    """Divide log π of a pair's answers by their number of tokens."""
+    pair_prompt: Literal["own", "chosen"] = "own"
+    """The voice on which a rejected answer is judged: the one that it was sampled for, as in the paper, or the chosen answer's."""
 
 
 class LearnerSection(Section):
     """The learner: DeepSpeed, the optimiser, the schedule, the pace of publishing."""
 
+    changeable = frozenset(
+        {
+            "steps",
+            "epochs",
+            "max_hours",
+            "micro_batch_groups",
+            "ranks",
+            "zero_stage",
+            "gradient_checkpointing",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "keep_every",
+            "sampler_gap_alarm",
+            "lease_deadline_s",
+            "heartbeat_s",
+            "cpu_threads",
+        }
+    )
+
     steps: PositiveInt = 100
     """Optimiser steps of the run."""
+    epochs: PositiveFloat | None = None
+    """Passes over the training groups; takes the place of `steps`."""
+    max_hours: PositiveFloat | None = None
+    """Time after which training ends, counted from the learner's start; what was reached is measured and saved."""
     batch_groups: PositiveInt = 8
     """Instruction groups per optimiser step, over all ranks."""
     micro_batch_groups: PositiveInt = 8
@@ -175,8 +233,14 @@ class LearnerSection(Section):
     """Steps from one policy version that reaches the actors to the next."""
     max_policy_lag: NonNegativeInt = 2
     """Pairs older than this many steps are dropped; what is leased and queued stays within (lag + 1) batches."""
+    sampler_gap_alarm: PositiveFloat = 0.5
+    """Nats per token: a completion whose log-probabilities by the learner and by its sampler differ more on average counts as off."""
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints; 0 writes one at the end only."""
+    keep_checkpoints: NonNegativeInt = 0
+    """The newest ones that are kept; 0 keeps all. The best one by `validation` always stays."""
+    keep_every: NonNegativeInt = 0
+    """Of the older ones, those of each multiple of this step stay too; 0 for none."""
     lease_deadline_s: PositiveFloat = 300.0
     """After this a lease is granted again with a higher epoch."""
     heartbeat_s: PositiveFloat = 2.0
@@ -188,6 +252,8 @@ class LearnerSection(Section):
 
 class EvaluationSection(Section):
     """Held-out evaluation, through leases of its own."""
+
+    changeable = frozenset({"*"})
 
     groups: NonNegativeInt = 200
     """Held-out groups that are measured (the first ones of `data.test`); 0 switches it off."""
@@ -201,8 +267,25 @@ class EvaluationSection(Section):
     """Have a reward server score the held-out answers too; by default only where the strategy needs rewards anyway."""
 
 
+class ValidationSection(Section):
+    """Choosing the best checkpoint, and stopping early, by groups that neither train nor are reported."""
+
+    changeable = frozenset({"patience"})
+
+    every: NonNegativeInt = 0
+    """Steps between validations; 0 for none."""
+    groups_per_topic: PositiveInt = 128
+    """The first ones of each topic in `data.validation`."""
+    metric: Literal["accuracy", "bleu", "consistency", "reward"] = "accuracy"
+    """What the best checkpoint has most of."""
+    patience: NonNegativeInt = 0
+    """Validations in a row without a better one, after which the run ends; 0 never ends it early."""
+
+
 class NetworkSection(Section):
     """Where the run's sockets listen. Port 0 takes a free one."""
+
+    changeable = frozenset({"*"})
 
     bind: str = "127.0.0.1"
     """Address that the sockets bind to; anything but loopback needs `insecure`."""
@@ -218,6 +301,8 @@ class NetworkSection(Section):
 class RaySection(Section):
     """The Ray cluster that the processes run on."""
 
+    changeable = frozenset({"*"})
+
     address: str | None = None
     """Address of a running cluster; by default one is started on this machine for the run."""
     num_cpus: PositiveInt | None = None
@@ -229,7 +314,8 @@ class RunConfig(Section):
 
     run: RunSection = RunSection()
     strategy: Strategy = "group"
-    """`group`: best against worst over the voices; `single`: the teacher's reference against each sample; `sft`: the reference alone."""
+    """`group`: best against worst over the voices; `single`: the teacher's reference against each sample; `hybrid`: best against worst, the
+    reference being one more candidate for the best; `sft`: the reference alone."""
     model: ModelSection
     data: DataSection
     rollout: RolloutSection = RolloutSection()
@@ -238,18 +324,26 @@ class RunConfig(Section):
     loss: LossSection = LossSection()
     learner: LearnerSection = LearnerSection()
     evaluation: EvaluationSection = EvaluationSection()
+    validation: ValidationSection = ValidationSection()
     network: NetworkSection = NetworkSection()
     ray: RaySection = RaySection()
 
     @property
     def needs_rewards(self) -> bool:
         """True when the strategy cannot train without scores (equations 2 to 4)."""
-        return self.strategy == "group"
+        return self.strategy in {"group", "hybrid"}
 
     @property
     def uses_rewards(self) -> bool:
         """True when any part of the run asks a reward server."""
         return self.needs_rewards or bool(self.evaluation.score)
+
+    @property
+    def manifests(self) -> dict[str, str]:
+        """The data sets that the run reads, by key under `data`."""
+        data = self.data
+        test, validation = data.test if self.evaluation.groups else None, data.validation if self.validation.every else None
+        return {key: path for key, path in (("train", data.train), ("test", test), ("validation", validation)) if path}
 
     @property
     def budget_groups(self) -> int:
@@ -265,11 +359,17 @@ class RunConfig(Section):
                 "loss.reference_model: none needs loss.lambda_ce > 0, since nothing else would hold the policy near the teacher; "
                 "set loss.reference_model=frozen or loss.lambda_ce=0.2"
             )
+        if loss.preference == "ipo" and loss.label_smoothing:
+            raise ValueError("loss.label_smoothing has no meaning with loss.preference=ipo; leave it at 0")
         if learner.max_policy_lag < learner.publish_every - 1:
             raise ValueError(
                 f"learner.max_policy_lag ({learner.max_policy_lag}) is below learner.publish_every - 1 ({learner.publish_every - 1}), "
                 "so every pair would be dropped as stale; publish more often or allow more lag"
             )
+        if self.validation.every and not self.data.validation:
+            raise ValueError("validation.every needs data.validation, a manifest of the groups to validate by")
+        if self.validation.every and self.validation.metric == "reward" and not (self.needs_rewards or self.evaluation.score):
+            raise ValueError("validation.metric=reward needs evaluation.score=true, or nobody scores the answers")
         if learner.batch_groups % learner.ranks:
             raise ValueError(f"learner.batch_groups ({learner.batch_groups}) must be a multiple of learner.ranks ({learner.ranks})")
         if self.rewards.scorer != "bleu" and self.uses_rewards and not self.rewards.urls and not self.rewards.model:

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from learner.clips import Clips
 from policies.adapter import Processing
-from protocol.messages import REFERENCE, GroupResult, InstructionGroup
+from protocol.messages import REFERENCE, GroupResult, InstructionGroup, PreferencePair
 
 CeUtterances = Literal["all", "pair"]
+PairPrompt = Literal["own", "chosen"]
 Ints = NDArray[np.int64]
 Number = TypeVar("Number", bound=np.generic)
 PADDING = -1
@@ -96,7 +97,13 @@ class MicroBatch:
 
 
 def collate(
-    items: Sequence[TrainingGroup], processing: Processing, clips: Clips, *, cross_entropy: bool, ce_utterances: CeUtterances = "all"
+    items: Sequence[TrainingGroup],
+    processing: Processing,
+    clips: Clips,
+    *,
+    cross_entropy: bool,
+    ce_utterances: CeUtterances = "all",
+    pair_prompt: PairPrompt = "own",
 ) -> MicroBatch:
     """One micro-batch of `items`.
 
@@ -109,11 +116,7 @@ def collate(
     pairs: list[tuple[tuple[int, int], tuple[int, int], int]] = []
     for number, item in enumerate(items):
         builder = _GroupRows(item, processing, clips, rows)
-        for pair in item.result.pairs:
-            rejected = builder.completion(pair.rejected)
-            utterance = item.result.completions[pair.rejected].utterance
-            chosen = builder.reference(utterance) if pair.chosen == REFERENCE else builder.completion(pair.chosen)
-            pairs.append((chosen, rejected, number))
+        pairs.extend((*builder.pair(pair, pair_prompt), number) for pair in item.result.pairs)
         if cross_entropy:
             ce.extend((*builder.reference(utterance), number) for utterance in ce_voices(item, ce_utterances))
     if not rows:
@@ -153,11 +156,21 @@ class _GroupRows:
         """(row, answer) of the teacher's reference on one utterance."""
         return self._answer(utterance, REFERENCE, self._processing.answer_ids(self._item.group.reference), None)
 
-    def completion(self, index: int) -> tuple[int, int]:
-        """(row, answer) of a completion on its own utterance, its sampled token ids verbatim."""
+    def pair(self, pair: PreferencePair, pair_prompt: PairPrompt) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(row, answer) of the chosen and of the rejected side. A chosen reference is judged on the rejected answer's utterance."""
+        completions = self._item.result.completions
+        if pair.chosen == REFERENCE:
+            return self.reference(completions[pair.rejected].utterance), self.completion(pair.rejected)
+        heard = completions[pair.chosen].utterance if pair_prompt == "chosen" else None
+        return self.completion(pair.chosen), self.completion(pair.rejected, heard)
+
+    def completion(self, index: int, utterance: int | None = None) -> tuple[int, int]:
+        """(row, answer) of a completion, its sampled token ids verbatim, on its own utterance unless another one is named."""
         completion = self._item.result.completions[index]
         token_ids = np.frombuffer(completion.token_ids, dtype="<i4").tolist()
-        return self._answer(completion.utterance, index, token_ids, np.frombuffer(completion.logprobs, dtype="<f4"))
+        if utterance is None or utterance == completion.utterance:
+            return self._answer(completion.utterance, index, token_ids, np.frombuffer(completion.logprobs, dtype="<f4"))
+        return self._answer(utterance, index, token_ids, None)  # the sampler's figures are those of another prompt
 
     def _answer(self, utterance: int, key: int, token_ids: list[int], logprobs: NDArray[np.float32] | None) -> tuple[int, int]:
         number = self._row_of.get(utterance)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from learner.logprobs import AnswerLogProbs, by_sequence
 from learner.objective import objective
 from learner.ranks import Ranks
 from learner.schedule import learning_rate
+from learner.training_state import WEIGHTS, SavedTensors, TrainingState
 from policies.adapter import Adapter, Processing
 
 
@@ -40,7 +42,13 @@ class Engine:
         processing: Processing,
         clips: Clips,
         ranks: Ranks,
+        *,
+        seed: int = 0,
+        saved: SavedTensors | None = None,
+        updates: int = 0,
     ) -> None:
+        """The model lies in `directory`. `saved` are the weights and moments of a run that goes on, after `updates` updates."""
+        self._seed = seed
         self._section, self._loss, self._family = section, loss, family
         self._processing, self._clips, self._ranks = processing, clips, ranks
         self._model = self._load(directory)
@@ -52,11 +60,24 @@ class Engine:
         self._names = family.released_names(self._model)
         self._module = AnswerLogProbs(self._model, family)
         self._micro_batches = math.ceil(section.batch_groups / ranks.world_size / section.micro_batch_groups)
+        if saved is not None:  # DeepSpeed takes its copies from here
+            self._load_weights(saved)
         self._engine = self._initialize()
+        self.training_state = TrainingState(self._engine.optimizer, self._released(), ranks.rank)
+        if saved is not None:
+            self.training_state.restore(saved, updates)
         self._reference = self._load_reference(directory) if loss.reference_model == "frozen" else None
 
     def _load(self, directory: Path) -> nn.Module:
         return self._family.load_model(directory, self._section.precision)
+
+    def _released(self) -> list[tuple[str, nn.Parameter]]:
+        return [(self._names[name], parameter) for name, parameter in self._model.named_parameters()]
+
+    def _load_weights(self, saved: SavedTensors) -> None:
+        for name, parameter in self._released():
+            if parameter.requires_grad:
+                parameter.data.copy_(saved.read(f"{WEIGHTS}/{name}", parameter.shape))
 
     def _checkpoint_activations(self) -> None:
         model: Any = self._model
@@ -104,6 +125,7 @@ class Engine:
 
         A step whose loss or gradient is not finite changes nothing on any rank. Raises `UserError` for audio that the data set lacks.
         """
+        torch.manual_seed(step_seed(self._seed, number, self._ranks.rank))  # so that a run that goes on draws what it would have drawn
         rate = learning_rate(self._section, number)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
@@ -118,13 +140,11 @@ class Engine:
 
     def _micro_step(self, items: Sequence[TrainingGroup], figures: Figures, seconds: dict[str, float]) -> None:
         started = time.perf_counter()
-        batch = collate(
-            items, self._processing, self._clips, cross_entropy=self._loss.lambda_ce > 0, ce_utterances=self._loss.ce_utterances
-        )
+        batch = self._collate(items, cross_entropy=self._loss.lambda_ce > 0)
         collated = time.perf_counter()
         reference = self._reference_logprobs(items)
         policy = by_sequence(self._engine(batch), batch)
-        loss, found = objective(batch, policy, reference, self._loss, self._section.batch_groups)
+        loss, found = objective(batch, policy, reference, self._loss, self._section.batch_groups, self._section.sampler_gap_alarm)
         figures.add(found)
         forwarded = time.perf_counter()
         # DeepSpeed averages over ranks. A loss that is not finite spreads as NaN, so that every rank sees it in the gradient's norm.
@@ -136,11 +156,22 @@ class Engine:
         for phase, spent in zip(seconds, (collated - started, forwarded - collated, went_back - forwarded, ended - went_back), strict=True):
             seconds[phase] += spent
 
+    def _collate(self, items: Sequence[TrainingGroup], *, cross_entropy: bool) -> MicroBatch:
+        loss = self._loss
+        return collate(
+            items,
+            self._processing,
+            self._clips,
+            cross_entropy=cross_entropy,
+            ce_utterances=loss.ce_utterances,
+            pair_prompt=loss.pair_prompt,
+        )
+
     def _reference_logprobs(self, items: Sequence[TrainingGroup]) -> tuple[Tensor, Tensor] | None:
         """Log π_ref of the pairs' chosen and rejected answers, each ``[pair]``; None without a reference model."""
         if self._reference is None:
             return None
-        batch = collate(items, self._processing, self._clips, cross_entropy=False)
+        batch = self._collate(items, cross_entropy=False)
         with torch.no_grad():
             scored = by_sequence(self._reference(batch), batch)
         put = torch.as_tensor
@@ -166,6 +197,11 @@ class Engine:
                 # the gathered storage is given back on leaving the context, so the copy is made inside
                 tensor = parameter.detach().to(device="cpu", dtype=target, copy=True).contiguous()
             yield self._names[name], tensor
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seeds whatever a rank draws in a step: a function of the run's seed, so that it needs no place in a checkpoint."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 class GuardedAdamW(torch.optim.AdamW):

@@ -34,6 +34,10 @@ class Figures:
     sampler_gap: float = 0.0
     """Σ over sampled tokens of |log π by the sampler − log π_θ|: a health figure."""
     sampler_tokens: float = 0.0
+    sampled: float = 0.0
+    """Sampled completions that were compared with the sampler's figures."""
+    off: float = 0.0
+    """Those of them whose mean gap is above the alarm's threshold."""
 
     def add(self, other: Figures) -> None:
         """Add `other` to this."""
@@ -82,6 +86,7 @@ def step_event(batch: Batch, done: StepFigures, seconds: float) -> dict[str, Any
         "policy_lag": {"mean": _share(sum(batch.lags), len(batch.lags)), "max": max(batch.lags, default=None)},
         "reward": _share(sum(rewards), len(rewards)),
         "sampler_logprob_gap": _share(sums.sampler_gap, sums.sampler_tokens),
+        "completions_off": _share(sums.off, sums.sampled),
         "groups": int(sums.groups),
         "pairs": int(sums.pairs),
         "outcomes": dict(Counter(item.result.outcome.value for item in batch.items)),

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from protocol.messages import InstructionGroup, LeasedGroup, Purpose
 
 SEED_MASK = 0x7FFF_FFFF
+EPOCHS_A_LIFE = 1 << 16
+"""Lease epochs of one life of a run: more than an ordinal is ever granted again in it."""
+
+
+class FrontierState(msgspec.Struct):
+    """Where the stream stands, for a checkpoint."""
+
+    ordinal: int = 0
+    """The next new one."""
+    lease_epoch: int = 0
+    """Epoch of the next life's first grants, above all of this one's."""
+    held_out: list[tuple[int, int]] = []
+    """(first ordinal, number) of the held-out groups of each evaluation: those ordinals are no positions of the training stream."""
+    untrained: list[int] = []
+    """Ordinals below `ordinal` that were taken and neither trained nor dropped."""
 
 
 class Frontier:
     """The run's stream of instruction groups.
 
     Training groups come epoch by epoch, each epoch in an order of its own that the run's seed decides. Ordinals number everything
-    that is leased, training and evaluation alike, and are never used twice. A group stays open from `take` or `hold_out` to `close`.
+    that is leased, training and evaluation alike, and never stand for two groups. A group stays open from `take` or `hold_out` to `close`.
     """
 
-    def __init__(self, groups: Sequence[InstructionGroup], seed: int, *, shuffle: bool) -> None:
+    def __init__(self, groups: Sequence[InstructionGroup], seed: int, *, shuffle: bool, state: FrontierState | None = None) -> None:
+        """`state` is that of an earlier life of the run: it goes on behind it, and what had not been trained comes first."""
         if not groups:
             raise ValueError("a run needs at least one instruction group")
         self._groups, self._seed, self._shuffle = groups, seed, shuffle
-        self._position = 0
-        self._ordinal = 0
+        state = state or FrontierState()
+        self._ordinal, self._epoch = state.ordinal, state.lease_epoch
+        self._held_out = list(state.held_out)
+        self._again = deque(state.untrained)
+        self._position = state.ordinal - sum(count for _, count in state.held_out)
         self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] = (-1, np.empty(0, np.int64))
         self._open: dict[int, LeasedGroup] = {}
 
@@ -39,11 +60,18 @@ class Frontier:
 
     def take(self, count: int) -> list[LeasedGroup]:
         """The next `count` training groups."""
-        return [self._lease(self._next_group(), Purpose.TRAIN) for _ in range(count)]
+        return [self._next() for _ in range(count)]
 
     def hold_out(self, groups: Sequence[InstructionGroup]) -> list[LeasedGroup]:
         """Ordinals for held-out groups, to be measured."""
-        return [self._lease(group, Purpose.EVALUATE) for group in groups]
+        self._held_out.append((self._ordinal, len(groups)))
+        return [self._lease(self._new_ordinal(), group, Purpose.EVALUATE) for group in groups]
+
+    def state(self, queued: Iterable[int]) -> FrontierState:
+        """What a later life of the run needs; `queued` are ordinals that are closed and not trained yet."""
+        open_ones = (ordinal for ordinal, leased in self._open.items() if leased.purpose is Purpose.TRAIN)
+        untrained = sorted({*open_ones, *queued, *self._again})
+        return FrontierState(self._ordinal, self._epoch + EPOCHS_A_LIFE, self._held_out, untrained)
 
     def close(self, ordinal: int) -> LeasedGroup | None:
         """What `ordinal` stands for, which now has its outcome. None when it is not open."""
@@ -58,14 +86,21 @@ class Frontier:
             self._order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self._groups)))
         return self._groups[int(self._order[1][offset])]
 
-    def _next_group(self) -> InstructionGroup:
-        group = self.group_at(self._position)
+    def _next(self) -> LeasedGroup:
+        if self._again:
+            ordinal = self._again.popleft()
+            held_out = sum(count for start, count in self._held_out if start < ordinal)
+            return self._lease(ordinal, self.group_at(ordinal - held_out), Purpose.TRAIN)
+        leased = self._lease(self._new_ordinal(), self.group_at(self._position), Purpose.TRAIN)
         self._position += 1
-        return group
+        return leased
 
-    def _lease(self, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
-        seed = int(np.random.SeedSequence([self._seed, self._ordinal]).generate_state(1)[0]) & SEED_MASK
-        leased = LeasedGroup(self._ordinal, 0, group, purpose, seed)
-        self._open[self._ordinal] = leased
+    def _new_ordinal(self) -> int:
         self._ordinal += 1
+        return self._ordinal - 1
+
+    def _lease(self, ordinal: int, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
+        seed = int(np.random.SeedSequence([self._seed, ordinal]).generate_state(1)[0]) & SEED_MASK
+        leased = LeasedGroup(ordinal, self._epoch, group, purpose, seed)
+        self._open[ordinal] = leased
         return leased

@@ -45,6 +45,7 @@ class Gauges:
         self._set("rba_preference_margin", figures["margin"])
         self._set("rba_preference_accuracy", figures["preference_accuracy"])
         self._set("rba_sampler_logprob_gap", figures["sampler_logprob_gap"])
+        self._set("rba_completions_off_ratio", figures["completions_off"])
         self._set("rba_grad_norm", done.grad_norm)
         self._set("rba_learning_rate", done.learning_rate)
 

@@ -58,18 +58,26 @@ class Batch:
 class Intake:
     """The queue between the actors' results and the step."""
 
-    def __init__(self, strategy: Strategy, loss: LossSection, max_policy_lag: int, lineage: int, vocabulary: int) -> None:
+    def __init__(
+        self, strategy: Strategy, loss: LossSection, max_policy_lag: int, lineage: int, vocabulary: int, counts: Counts | None = None
+    ) -> None:
+        """`counts` are those of the run's earlier lives."""
         self._strategy, self._loss, self._max_policy_lag, self._lineage = strategy, loss, max_policy_lag, lineage
         self._vocabulary = vocabulary
         self._trains_ce = strategy == "sft" or loss.lambda_ce > 0
         self._queue: deque[TrainingGroup] = deque()
         self._in_training: list[TrainingGroup] = []
-        self.counts = Counts()
+        self.counts = counts or Counts()
 
     @property
     def queued(self) -> int:
         """Groups that wait for a step, those of the current step included."""
         return len(self._queue) + len(self._in_training)
+
+    @property
+    def queued_ordinals(self) -> list[int]:
+        """Of the groups that wait for a step."""
+        return [item.result.ordinal for item in self._queue]
 
     def receive(self, leased: LeasedGroup | None, result: GroupResult, unusable: str = "") -> str:
         """Take one unique result of `leased` (None when its ordinal is not open); `unusable` says why the learner cannot use its audio.
@@ -144,7 +152,7 @@ class Intake:
 
 def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
     """What is wrong with a result, or "". The rules of pairing: text never meets speech, a truncated completion is never chosen,
-    RBA-Group compares two voices, RBA-Single compares the reference with a completion.
+    RBA-Group compares two voices, RBA-Single compares the reference with a completion, the hybrid does both.
     """
     group, result = item.group, item.result
     for index, completion in enumerate(result.completions):
@@ -159,17 +167,18 @@ def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
             return f"completion {index} holds a token id outside the vocabulary"
     if result.pairs and strategy == "sft":
         return "plain SFT has no pairs"
+    spoken = any(utterance.audio is not None for utterance in group.utterances)
     for pair in result.pairs:
         sides = [pair.rejected] if pair.chosen == REFERENCE else [pair.chosen, pair.rejected]
         if any(not 0 <= index < len(result.completions) for index in sides):
             return f"pair {pair} names a completion that is not there"
         used = [result.completions[index] for index in sides]
-        if (pair.chosen == REFERENCE) != (strategy == "single"):
+        if strategy == ("group" if pair.chosen == REFERENCE else "single"):
             return f"pair {pair} does not belong to strategy {strategy}"
-        if any(group.utterances[completion.utterance].audio is None for completion in used):
+        if spoken and any(group.utterances[completion.utterance].audio is None for completion in used):
             return f"pair {pair} holds an answer to text"
         if any(not completion.token_ids for completion in used):
             return f"pair {pair} holds an empty answer"
-        if strategy == "group" and (used[0].finish_reason != "stop" or used[0].utterance == used[1].utterance):
+        if len(used) == 2 and (used[0].finish_reason != "stop" or used[0].utterance == used[1].utterance):
             return f"pair {pair} has a truncated chosen answer, or two answers to one voice"
     return ""

@@ -25,18 +25,33 @@ def log_v(log_pi: Tensor, log_pi_ref: Tensor | None) -> Tensor:
     return log_pi if log_pi_ref is None else log_pi - log_pi_ref
 
 
+def per_token(log_v: Tensor, token_counts: Tensor) -> Tensor:
+    """Log V / |y| ``[pair]``: ratios that long and short answers share a scale of."""
+    return log_v / token_counts.clamp(min=1)
+
+
 def margin(log_v_plus: Tensor, log_v_minus: Tensor, beta: float) -> Tensor:
     """β log V^+ − β log V^- ``[pair]``: how far the policy prefers the chosen answer."""
     return beta * (log_v_plus - log_v_minus)
 
 
-def preference(margins: Tensor) -> Tensor:
+def preference(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """−log σ(β log V^+ − β log V^-) ``[pair]``: RBA-Group (equation 2) and RBA-Single (equation 6).
 
     They differ in what is compared. RBA-Group: one pair a group, y^(s+) on x^(s+) against y^(s-) on x^(s-), two different audios.
     RBA-Single: one pair a voice, y_ref against y^(s), both on x^(s).
+
+    `label_smoothing` ε takes a share of the pairs to be the wrong way round: −(1−ε) log σ(m) − ε log σ(−m) (conservative DPO).
     """
-    return -functional.logsigmoid(margins)
+    straight = -functional.logsigmoid(margins)
+    if not label_smoothing:
+        return straight
+    return (1 - label_smoothing) * straight - label_smoothing * functional.logsigmoid(-margins)
+
+
+def ipo(margins: Tensor, beta: float) -> Tensor:
+    """(log V^+ − log V^- − 1/(2β))² ``[pair]`` of margins β (log V^+ − log V^-): identity preference optimisation (arXiv 2310.12036)."""
+    return (margins / beta - 1 / (2 * beta)).square()
 
 
 def cross_entropy(log_pi_reference: Tensor, token_counts: Tensor, reduction: CeReduction) -> Tensor:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 from configs.schema import LossSection, RunConfig
+from learner.checkpoint import STATE
 from learner.clips import Clips
 from learner.engine import Engine, prepare_environment
 from learner.exchange import Exchange
 from learner.frontier import Frontier
 from learner.gauges import Gauges
 from learner.intake import Intake
+from learner.life import Life
 from learner.publish import gather
 from learner.ranks import End, Publish, Ranks, Save, Train
-from learner.session import LINEAGE, Session
+from learner.selection import by_topic
+from learner.session import Session
+from learner.training_state import SavedTensors
 from policies.adapter import adapter
 from protocol.audio import Samples, load
 from protocol.dataset import DataSet
@@ -25,7 +30,6 @@ from protocol.dialogue.learner import LearnerDialogue
 from protocol.errors import UserError
 from protocol.link import LearnerLink
 from protocol.logs import configure, get_logger
-from protocol.messages import PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 
@@ -35,31 +39,55 @@ class Learner:
 
     `config.model.path`, `config.data.train` and `config.data.test` are folders and files of this machine; names of the Hub and of asset
     providers are resolved before. `master` is "host:port" of rank 0, where the ranks meet (see `learner.ranks.Ranks`).
+    `lineage` is new in every life of the run. `checkpoint` is the folder that it goes on from, on rank 0's machine; the other ranks need
+    only know of it.
     """
 
     def __init__(
-        self, config: RunConfig, run_dir: Path | str, weights_root: Path | str, rank: int = 0, world_size: int = 1, master: str = ""
+        self,
+        config: RunConfig,
+        run_dir: Path | str,
+        weights_root: Path | str,
+        rank: int = 0,
+        world_size: int = 1,
+        master: str = "",
+        lineage: int = 0,
+        checkpoint: Path | str | None = None,
     ) -> None:
         self._config, self._run_dir, self._weights_root = config, Path(run_dir), Path(weights_root)
         self._rank, self._world_size, self._master = rank, world_size, master
+        self._checkpoint = Path(checkpoint) if checkpoint is not None else None
         self._stop_reason = ""
         configure(self._run_dir, f"learner-{rank}")
         self._log = get_logger("learner")
         self._family = adapter(config.model.adapter)
         self._family.check(Path(config.model.path))
         self._train = DataSet.open(Path(config.data.train))
-        self._test = DataSet.open(Path(config.data.test)) if config.data.test and config.evaluation.groups else None
+        self._test, self._validation = (self._open(key) for key in ("test", "validation"))
         self._metrics = Metrics("learner", str(rank))
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
         self._link: LearnerLink | None = None
+        self._life = Life(lineage=lineage)
         if rank == 0:
-            section = config.learner
+            if self._checkpoint is not None:
+                self._life = Life.read(self._checkpoint, lineage)
+            section, life = config.learner, self._life
             dialogue = LearnerDialogue(
-                config.run.name, uuid.uuid4().hex, PolicyVersion(LINEAGE, 0), section.heartbeat_s, section.lease_deadline_s
+                config.run.name,
+                uuid.uuid4().hex,
+                life.version,
+                section.heartbeat_s,
+                section.lease_deadline_s,
+                ledger=life.ledger(),
+                settled=life.settled(),
             )
             self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue)
             self._link.start()
+
+    def _open(self, key: str) -> DataSet | None:
+        path = self._config.manifests.get(key)
+        return DataSet.open(Path(path)) if path else None
 
     def describe(self) -> RoleDescription:
         """Where it can be found; rank 0 has the endpoint ``pairs``."""
@@ -91,13 +119,26 @@ class Learner:
         config = self._config
         processing = self._family.open(Path(config.model.path))
         clips = Clips(self._samples, processing)
-        loss = effective_loss(config)
-        engine = Engine(config.learner, loss, self._family, Path(config.model.path), processing, clips, ranks)
+        loss, life = effective_loss(config), self._life
+        saved = SavedTensors(self._checkpoint / STATE, ranks) if self._checkpoint is not None else None
+        updates = int(ranks.sum([float(life.updates)])[0])  # rank 0 alone has read it
+        engine = Engine(
+            config.learner,
+            loss,
+            self._family,
+            Path(config.model.path),
+            processing,
+            clips,
+            ranks,
+            seed=config.run.seed,
+            saved=saved,
+            updates=updates,
+        )
         if self._link is None:
             return follow(engine, ranks, config.model.dtype)
         gauges = Gauges(self._metrics)
-        frontier = Frontier(self._train.groups, config.run.seed, shuffle=config.data.shuffle)
-        intake = Intake(config.strategy, loss, config.learner.max_policy_lag, LINEAGE, processing.vocabulary)
+        frontier = Frontier(self._train.groups, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
+        intake = Intake(config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts())
         self._session = Session(
             config,
             self._run_dir,
@@ -107,7 +148,9 @@ class Learner:
             family=self._family,
             exchange=Exchange(config, self._link, frontier, intake, clips, gauges),
             gauges=gauges,
+            validation=by_topic(self._validation.groups, config.validation.groups_per_topic) if self._validation is not None else [],
             held_out=self._test.groups[: config.evaluation.groups] if self._test is not None else [],
+            life=life,
             stop=lambda: self._stop_reason,
         )
         return self._session.run()
@@ -139,8 +182,11 @@ def follow(engine: Engine, ranks: Ranks, dtype: str) -> dict[str, Any]:
         match order := ranks.order():
             case Train():
                 engine.step(ranks.share(order.batch), order.step)
-            case Publish() | Save():
+            case Publish():
                 gather(engine, dtype)
+            case Save():
+                gather(engine, dtype)
+                deque(engine.training_state.gathered(), maxlen=0)
             case End():
                 return {"status": order.reason}
             case _:

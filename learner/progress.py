@@ -5,22 +5,39 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import numpy as np
+
+
+class ProgressState(msgspec.Struct):
+    """What earlier lives of a run add to its figures."""
+
+    steps: int = 0
+    nonfinite: int = 0
+    pushes: int = 0
+    push_s: float = 0.0
+    lags: dict[int, int] = {}
+    idle_s: float = 0.0
+    training_s: float = 0.0
 
 
 class Progress:
     """Lags, waiting time and pushes from the first step to the last."""
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.nonfinite = 0
-        self.pushes = 0
-        self.push_s = 0.0
-        self._lags: Counter[int] = Counter()
-        self._idle_s = 0.0
+    def __init__(self, state: ProgressState | None = None) -> None:
+        state = state or ProgressState()
+        self.steps, self.nonfinite = state.steps, state.nonfinite
+        self.pushes, self.push_s = state.pushes, state.push_s
+        self._lags: Counter[int] = Counter(state.lags)
+        self._idle_s = state.idle_s
+        self._earlier_s = state.training_s
         self._paused_s = 0.0
         self._first_s: float | None = None
         self._last_s = 0.0
+
+    def state(self) -> ProgressState:
+        """For a checkpoint."""
+        return ProgressState(self.steps, self.nonfinite, self.pushes, self.push_s, dict(self._lags), self._idle_s, self.training_s)
 
     def waited(self, seconds: float) -> None:
         """The next step had to wait for pairs; what comes before the first step is the filling of the pipeline and does not count."""
@@ -47,8 +64,9 @@ class Progress:
 
     @property
     def training_s(self) -> float:
-        """From the start of the first step to the end of the last, evaluations left out."""
-        return max(0.0, self._last_s - self._first_s - self._paused_s) if self._first_s is not None else 0.0
+        """From the start of the first step to the end of the last, evaluations and the time between two lives left out."""
+        own_s = max(0.0, self._last_s - self._first_s - self._paused_s) if self._first_s is not None else 0.0
+        return self._earlier_s + own_s
 
     @property
     def idle(self) -> float:

@@ -30,8 +30,10 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
     resolved = config.model_copy(deep=True)
     resolved.model.path = str(model_path(config.model.path, "model.path", progress))
     resolved.data.train = str(file_path(config.data.train, "data.train", progress))
-    if config.data.test is not None:
-        resolved.data.test = str(file_path(config.data.test, "data.test", progress))
+    for key in ("test", "validation"):
+        name = getattr(config.data, key)
+        if name is not None:
+            setattr(resolved.data, key, str(file_path(name, f"data.{key}", progress)))
     if config.uses_rewards and config.rewards.scorer != "bleu" and not config.rewards.urls and config.rewards.model is not None:
         resolved.rewards.model = str(model_path(config.rewards.model, "rewards.model", progress))
     return resolved

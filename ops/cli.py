@@ -34,6 +34,7 @@ def launch(
     override: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; by default a new one under run.directory.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that folder from its last checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
 ) -> None:
     """Carry out a run: start its processes, watch them, evaluate before and after, and write a report."""
@@ -43,12 +44,12 @@ def launch(
     elif detach:
         from ops.detach import launch_detached
 
-        raise typer.Exit(launch_detached(config, overrides, run_dir, _console()))
+        raise typer.Exit(launch_detached(config, overrides, run_dir, _console(), resume=resume))
     else:
         from ops.launch import launch as carry_out
         from ops.live import Lossy
 
-        raise typer.Exit(carry_out(config, overrides, run_dir, _console(file=Lossy(sys.stdout))))
+        raise typer.Exit(carry_out(config, overrides, run_dir, _console(file=Lossy(sys.stdout)), resume=resume))
 
 
 @app.command()
@@ -81,6 +82,21 @@ def report(run: RunArgument) -> None:
     from ops import rundir
 
     typer.echo(page.write(rundir.find(run)))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    step: Annotated[int | None, typer.Option(help="Learner step of the checkpoint; by default the last whole one.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The best one by validation.")] = False,
+) -> None:
+    """Copy a checkpoint of a run to a folder that transformers and vLLM load."""
+    from ops import export as exporting
+    from ops import rundir
+
+    for note in exporting.export(rundir.find(run), step, out, best=best):
+        typer.echo(note)
 
 
 @app.command("serve-rewards")

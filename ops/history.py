@@ -16,11 +16,20 @@ class History:
     def __init__(self, events: Iterable[Mapping[str, Any]]) -> None:
         self._steps: list[Mapping[str, Any]] = []
         self._evaluations: list[Mapping[str, Any]] = []
+        self._validations: list[Mapping[str, Any]] = []
         for event in events:
             if event["event"] == "step":
                 self._steps.append(event)
             elif event["event"] == "evaluation":
-                self._evaluations.append(event)
+                (self._validations if event["label"].startswith("validation ") else self._evaluations).append(event)
+            elif event["event"] == "resume":
+                self._go_back_to(int(event["step"]))
+
+    def _go_back_to(self, step: int) -> None:
+        """The run went on from a checkpoint of `step`: what came after it is told again."""
+        self._steps = [each for each in self._steps if each["step"] <= step]
+        self._evaluations = [each for each in self._evaluations if _step_of(each) <= step]
+        self._validations = [each for each in self._validations if _step_of(each) <= step]
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -58,13 +67,25 @@ class History:
         return dict(self._evaluation(label).get("topics", {}))
 
     def evaluated(self, figure: str) -> list[tuple[float, float]]:
-        """``(learner step, value)`` of one figure over all evaluations."""
-        known = [each for each in self._evaluations if each["figures"].get(figure) is not None]
-        return [(float(PolicyVersion.parse(each["policy_version"]).step), float(each["figures"][figure])) for each in known]
+        """``(learner step, value)`` of one figure over all evaluations of the test set."""
+        return _values(self._evaluations, figure)
+
+    def validated(self, figure: str) -> list[tuple[float, float]]:
+        """The same over all validations."""
+        return _values(self._validations, figure)
 
     def _evaluation(self, label: str) -> Mapping[str, Any]:
         found = [each for each in self._evaluations if each["label"] == label]
         return found[-1] if found else {}
+
+
+def _values(evaluations: Iterable[Mapping[str, Any]], figure: str) -> list[tuple[float, float]]:
+    known = [each for each in evaluations if each["figures"].get(figure) is not None]
+    return [(float(_step_of(each)), float(each["figures"][figure])) for each in known]
+
+
+def _step_of(evaluation: Mapping[str, Any]) -> int:
+    return PolicyVersion.parse(evaluation["policy_version"]).step
 
 
 def _look(event: Mapping[str, Any], key: str) -> Any:

@@ -24,6 +24,7 @@ from ops.cluster import Cluster
 from ops.control import ControlServer
 from ops.live import Lossy, Progress, evaluation_table
 from ops.pace import Pace
+from ops.resume import Origin, find_origin
 from ops.rundir import RunDir
 from ops.signals import Signals
 from ops.status import ENDED, ProcessView, assemble
@@ -42,17 +43,23 @@ SETTLE_S = 2.0
 """What is left of the run's processes this long after Ray's end is killed."""
 
 
-def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console: Console) -> int:
-    """Carry out a whole run; the exit code. Raises `UserError` for mistakes that are found before anything was started."""
+def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console: Console, *, resume: bool = False) -> int:
+    """Carry out a whole run, or the rest of one; the exit code. Raises `UserError` for mistakes found before anything was started."""
     started_s = time.monotonic()
     with Signals() as signals:
         asked = loader.load(source, overrides)
         with console.status("checking", spinner="dots"):
             config = preflight.check(asked, lambda text: console.print(text, style="dim", highlight=False))
-        run = rundir.create(config, run_dir)
-        data = {"train": config.data.train, "test": config.data.test}
-        rundir.write_config(run, config, rundir.provenance(source, list(overrides), data))
-        supervisor = Supervisor(run, plan.make(config, plan.Machine.here()), signals, console, started_s)
+        known = rundir.provenance(source, list(overrides), config.manifests)
+        if resume:
+            run = rundir.reopen(config, run_dir)
+            origin = find_origin(run, config, known["data_digests"])
+            tell_origin(origin, console)
+            run.summary.unlink(missing_ok=True)
+        else:
+            run, origin = rundir.create(config, run_dir), Origin()
+        rundir.write_config(run, config, {**known, "lineage": origin.lineage})
+        supervisor = Supervisor(run, plan.make(config, plan.Machine.here()), signals, console, started_s, origin)
         console.print(f"run {run.path}", highlight=False, soft_wrap=True)  # from here on `rba status` answers
         try:
             finish = supervisor.carry_out()
@@ -60,6 +67,14 @@ def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console:
         finally:
             supervisor.close()
     return exit_code(finish)
+
+
+def tell_origin(origin: Origin, console: Console) -> None:
+    """Say where the run goes on, and which checkpoints it cannot use."""
+    for path, files in origin.torn.items():
+        console.print(f"damaged, not used: {path} ({', '.join(files)})", style="yellow", highlight=False, soft_wrap=True)
+    where = f"going on from {origin.checkpoint}" if origin.checkpoint else "no whole checkpoint: going on from the start"
+    console.print(where, highlight=False, soft_wrap=True)
 
 
 def exit_code(finish: Finish) -> int:
@@ -70,8 +85,9 @@ def exit_code(finish: Finish) -> int:
 class Supervisor:
     """One run from its first process to its last."""
 
-    def __init__(self, run: RunDir, planned: plan.Plan, signals: Signals, console: Console, started_s: float) -> None:
+    def __init__(self, run: RunDir, planned: plan.Plan, signals: Signals, console: Console, started_s: float, origin: Origin) -> None:
         self.run = run
+        self._origin = origin
         self.plan = planned
         self.config = planned.config
         self.started_s = started_s
@@ -161,7 +177,7 @@ class Supervisor:
         mark = {guard.MARKER: self.run.run_id}
         if cluster.folder is not None:
             mark["TMPDIR"] = str(cluster.folder)  # vLLM leaves its sockets behind; this folder goes with the run
-        wiring = topology.lay_out(self.run, self.plan, nodes, _free_port(), mark)
+        wiring = topology.lay_out(self.run, self.plan, nodes, _free_port(), mark, self._origin)
         self.supervision = Supervision(wiring.needs())
         fleet = Fleet(wiring.specs, self.run.path)
         self._topology, self.fleet = wiring, fleet
@@ -257,7 +273,7 @@ def conclude(run: RunDir, finish: Finish, supervisor: Supervisor, console: Conso
         error.print(f"the run failed: {finish.reason}", style="red", highlight=False, markup=False, soft_wrap=True)
         error.print(f"logs: {run.logs}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"{finish.state} after {content['learner_steps']} steps: {finish.reason}", highlight=False, soft_wrap=True)
+        console.print(f"{finish.state} after {content['learner_steps']} steps: {content['reason']}", highlight=False, soft_wrap=True)
     if run.report.is_file():
         console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
 

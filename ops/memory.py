@@ -20,6 +20,8 @@ KNOWN_PARAMETERS = {
 }
 """(parameters, of these in the audio tower) of checkpoints that are planned with before they are downloaded."""
 
+NEVER_LOADED = ("talker.", "token2wav.")
+"""Of a checkpoint that also speaks: rba loads its thinker alone."""
 BYTES = {"float32": 4, "bfloat16": 2}
 _HEADER_LIMIT_BYTES = 100 << 20
 
@@ -49,7 +51,12 @@ def model_size(path: str) -> Size | None:
     """From the headers of the safetensors files in a local folder, or from the table of known names; None when neither knows."""
     if path in KNOWN_PARAMETERS:
         return Size(*KNOWN_PARAMETERS[path])
-    shapes = {name: shape for file in Path(path).glob("*.safetensors") for name, shape in _shapes(file).items()}
+    shapes = {
+        name.removeprefix("thinker."): shape
+        for file in Path(path).glob("*.safetensors")
+        for name, shape in _shapes(file).items()
+        if not name.startswith(NEVER_LOADED)
+    }
     if not shapes:
         return None
     audio = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("audio_tower."))

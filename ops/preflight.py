@@ -5,6 +5,7 @@ Each failure is a `UserError` that names the configuration's key.
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 from collections.abc import Callable
@@ -47,16 +48,14 @@ def _check_model(config: RunConfig) -> None:
 
 
 def _check_data(config: RunConfig) -> None:
-    """Every line of the manifests, and the audio of the first groups."""
+    """Every line of the manifests, and the audio of the first groups. Turns epochs into steps."""
     from protocol import audio
     from protocol.dataset import DataSet
 
-    for key, path, needed in (("data.train", config.data.train, 1), ("data.test", config.data.test, int(config.evaluation.groups > 0))):
-        if path is None:
-            continue
+    for key, path in config.manifests.items():
         data = DataSet.open(Path(path))
-        if len(data.groups) < needed:
-            raise UserError("the data set has no groups", where=f"{key}: {path}", fix="give a manifest with at least one instruction group")
+        if key == "train" and config.learner.epochs is not None:
+            config.learner.steps = math.ceil(config.learner.epochs * len(data.groups) / config.learner.batch_groups)
         for group in data.groups[:CHECKED_GROUPS]:
             for utterance in group.utterances:
                 if utterance.audio is not None:

@@ -97,7 +97,9 @@ def evaluation_rows(before: Mapping[str, float], after: Mapping[str, float]) -> 
 
 
 def _charts(history: History) -> list[dict[str, str]]:
-    accuracy = [Series("accuracy", history.evaluated("accuracy"))]
+    accuracy = [Series("test", history.evaluated("accuracy"))]
+    if validated := history.validated("accuracy"):
+        accuracy.append(Series("validation", validated))
     drawn = [("Held-out accuracy", accuracy, "{:.1%}")]
     for title, lines, form in CHARTS:
         drawn.append((title, [series for key, name in lines if (series := Series(name, history.series(key))).points], form))

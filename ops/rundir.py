@@ -83,6 +83,14 @@ def create(config: RunConfig, wanted: Path | None) -> RunDir:
     return RunDir(path, f"{path.name[:40]}-{secrets.token_hex(3)}")
 
 
+def reopen(config: RunConfig, wanted: Path | None) -> RunDir:
+    """The folder of a run that is to go on: `wanted`, or ``<run.directory>/<run.name>``. Raises `UserError` when no run lies there."""
+    path = (wanted or Path(config.run.directory) / config.run.name).absolute()
+    if not (path / "config.yaml").is_file():
+        raise UserError("there is no run to go on with", where=str(path), fix="give its folder with --run-dir, or leave --resume out")
+    return RunDir(path, f"{path.name[:40]}-{secrets.token_hex(3)}")
+
+
 def find(run: str, directory: str = "runs") -> RunDir:
     """The folder that a user means by `run`: a path, or the name of a run under `directory`. Raises `UserError`."""
     for path in (Path(run), Path(directory) / run):
@@ -98,7 +106,7 @@ def write_config(run: RunDir, config: RunConfig, provenance: Mapping[str, Any]) 
     run.config.write_text(to_yaml(config, provenance))
 
 
-def provenance(recipe: str, overrides: list[str], data: Mapping[str, str | None]) -> dict[str, Any]:
+def provenance(recipe: str, overrides: list[str], data: Mapping[str, str]) -> dict[str, Any]:
     """Where a run comes from: when, which versions, which commit, and digests of the data set manifests in `data` (by key)."""
     versions = {}
     for name in REPORTED_VERSIONS:
@@ -113,7 +121,7 @@ def provenance(recipe: str, overrides: list[str], data: Mapping[str, str | None]
         "python": platform.python_version(),
         "versions": versions,
         "commit": _commit(),
-        "data_digests": {key: file_digest(Path(path)) for key, path in data.items() if path},
+        "data_digests": {key: file_digest(Path(path)) for key, path in data.items()},
     }
 
 

@@ -15,6 +15,8 @@ from protocol.errors import RbaError
 from protocol.messages import PolicyVersion
 from protocol.role import RoleDescription
 
+MOST_OFF = 0.5
+"""Share of completions that may be off before the run counts as unhealthy."""
 SILENT_S = 30.0
 """A process that has not answered for this long is unhealthy."""
 ENDED = {State.COMPLETED, State.STOPPED, State.FAILED}
@@ -51,7 +53,7 @@ def assemble(
     The learner's rank 0 says how far the run is, and `pace` (see `ops.pace`) how fast; figures that nobody has yet are left out or None.
     """
     learner: Mapping[str, Any] = next((each.status for each in processes if each.id == "learner-0"), {})
-    problems = [*_problems(processes), *_ledger_problems(learner)]
+    problems = [*_problems(processes), *_ledger_problems(learner), *_sampler_problems(learner)]
     if state is State.FAILED:
         problems.insert(0, reason)
     step = int(learner.get("step", 0))
@@ -118,6 +120,15 @@ def read(run: RunDir) -> dict[str, Any]:
         if run.summary.is_file():  # it ended between the two looks
             return from_summary(run.path, json.loads(run.summary.read_text()))
         return _vanished(run, str(error))
+
+
+def is_alive(run: RunDir) -> bool:
+    """True when the run's supervisor answers."""
+    try:
+        ask(run, "GET", "/v1/status")
+    except RbaError:
+        return False
+    return True
 
 
 def ask(run: RunDir, method: str, path: str) -> dict[str, Any]:
@@ -218,6 +229,14 @@ def _problems(processes: list[ProcessView]) -> list[str]:
         if each.phase is Phase.RUNNING and each.last_heartbeat_s is not None and each.last_heartbeat_s > SILENT_S
     ]
     return failed + silent
+
+
+def _sampler_problems(learner: Mapping[str, Any]) -> list[str]:
+    off = learner.get("last", {}).get("completions_off")
+    if off is None or off <= MOST_OFF:
+        return []
+    told = f"{off:.0%} of the last step's completions have other log-probabilities by the learner than by their sampler"
+    return [f"{told}: the engine's weights, prompts or audio are not the learner's, or pairs are too old (learner.sampler_gap_alarm)"]
 
 
 def _ledger_problems(learner: Mapping[str, Any]) -> list[str]:

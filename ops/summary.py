@@ -37,7 +37,7 @@ def compose(
     return {
         "run": run.path.name,
         "status": str(finish.state),
-        "reason": finish.reason,
+        "reason": learner.get("early_stop") or finish.reason,
         "strategy": config.strategy,
         "zero_stage": config.learner.zero_stage,
         "engine": _engine(),
@@ -49,6 +49,7 @@ def compose(
         "ledger": {name: int(ledger.get(name, 0)) for name in LEDGER},
         "policy_lag": learner.get("policy_lag", {"mean": None, "p95": None, "max": None}),
         "idle": {"learner": idle["learner"] if isinstance(idle, Mapping) else idle, "actors": _actors_idle(figures)},
+        "best": learner.get("best"),
         "evaluation": {label: {name: values.get(name) for name in EVALUATED} for label, values in evaluation.items()},
     }
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from configs.schema import RunConfig
 from ops.plan import Plan
+from ops.resume import Origin
 from ops.rundir import RunDir
 from ops.workers import WorkerSpec
 from protocol.role import RoleDescription
@@ -26,6 +27,7 @@ FACTORIES = {
 }
 SLOW_IMPORTS = {"learner", "rollout"}
 """Roles whose modules take seconds to import."""
+AFRESH = Origin()
 ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound
 
 
@@ -39,6 +41,8 @@ class Topology:
     nodes: Sequence[str]
     master_port: int
     """Where the learner's ranks meet."""
+    origin: Origin = AFRESH
+    """What the run goes on from."""
 
     def needs(self) -> dict[str, tuple[str, list[str]]]:
         """Of each process: its role, and the processes that must be built before it."""
@@ -75,6 +79,8 @@ class Topology:
                     "weights_root": self.run.shared_memory("published"),
                     "rank": index,
                     "world_size": self.config.learner.ranks,
+                    "lineage": self.origin.lineage,
+                    "checkpoint": self.origin.checkpoint,
                     "master": f"{self.nodes[0] if len(self.nodes) > 1 else '127.0.0.1'}:{self.master_port}",
                 }
             case "rollout":
@@ -94,7 +100,7 @@ class Topology:
         return next(spec.id for spec in self.specs if spec.role == "fetcher" and places[spec.id][0] == machine)
 
 
-def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mark: Mapping[str, str]) -> Topology:
+def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mark: Mapping[str, str], origin: Origin = AFRESH) -> Topology:
     """The plan's processes as workers: one fetcher a machine, the learner's ranks together, what reads the run's folder beside it.
 
     `mark` goes into the environment of each.
@@ -116,7 +122,7 @@ def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mar
                     cleans=(run.shared_memory("fetched"),) if process.role == "fetcher" and copy else (),
                 )
             )
-    return Topology(run, plan.config, specs, nodes, master_port)
+    return Topology(run, plan.config, specs, nodes, master_port, origin)
 
 
 def reachable(endpoint: str, host: str) -> str:

@@ -19,7 +19,7 @@ from protocol.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FAMILIES = {"qwen2_audio": "policies.qwen2_audio"}
+FAMILIES = {"qwen2_5_omni": "policies.qwen2_5_omni", "qwen2_audio": "policies.qwen2_audio"}
 
 Samples = NDArray[np.float32]
 """Mono audio at the processing's sampling rate, float32 ``[sample]``."""

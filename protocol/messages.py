@@ -203,6 +203,8 @@ class GroupResult(msgspec.Struct):
     pairs: list[PreferencePair] = []
     measures: GroupMeasures | None = None
     """Only of evaluation leases."""
+    reference_reward: float | None = None
+    """Reward of the teacher's reference, where it competes with the completions."""
 
 
 class GroupResults(msgspec.Struct, tag="results"):

@@ -95,6 +95,12 @@ CATALOGUE: tuple[Metric, ...] = (
         "Mean absolute difference of the sampler's and the learner's token log-probabilities.",
         (LEARNER,),
     ),
+    Metric(
+        "rba_completions_off_ratio",
+        "gauge",
+        "Share of completions whose log-probabilities by learner and sampler differ by more than learner.sampler_gap_alarm, last step.",
+        (LEARNER,),
+    ),
     Metric("rba_grad_norm", "gauge", "Gradient norm before clipping, last step.", (LEARNER,)),
     Metric("rba_learning_rate", "gauge", "Learning rate of the last step.", (LEARNER,)),
     Metric("rba_nonfinite_steps_total", "counter", "Steps skipped, for a loss or gradient was not finite.", (LEARNER,)),

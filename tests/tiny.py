@@ -38,7 +38,8 @@ def tiny_checkpoint(directory: Path, *, seed: int = 0, hidden: int = 32, layers:
     from policies.qwen2_audio import save_model
 
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer(SPECIAL)
+    tokenizer.chat_template = CHAT_TEMPLATE
     extractor = WhisperFeatureExtractor(feature_size=mel, chunk_length=WINDOW_S, sampling_rate=SAMPLING_RATE_HZ, return_attention_mask=True)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     config = Qwen2AudioConfig(
@@ -91,7 +92,8 @@ def tone(duration_s: float, seed: int = 0) -> np.ndarray:
     return (0.2 * np.sin(2 * np.pi * (200 + 70 * (seed % 13)) * time_s) + noise).astype(np.float32)
 
 
-def _tokenizer() -> Any:
+def tiny_tokenizer(special: list[str], **roles: str) -> Any:
+    """Byte-level BPE of 320 tokens, `special` first; `roles` are tokens that its users ask for by attribute, such as `audio_token`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -99,11 +101,8 @@ def _tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL
-    )
-    wrapped.chat_template = CHAT_TEMPLATE
-    return wrapped
+    further = {"extra_special_tokens": roles} if roles else {"additional_special_tokens": special}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", **further)

@@ -239,7 +239,7 @@ def engine_arguments(model: Path, dtype: str, section: RolloutSection) -> AsyncE
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         "enforce_eager": engine.enforce_eager,
         "generation_config": "vllm",  # sampling is the run's business, not the checkpoint's
-        "limit_mm_per_prompt": {"audio": 1},
+        "limit_mm_per_prompt": {"audio": 1, "image": 0, "video": 0},  # a vision tower is then neither built nor planned for
         "enable_prefix_caching": False,
         "mm_processor_cache_gb": 0,  # voices are heard once per epoch, and each policy version would start from an empty cache
         "disable_log_stats": True,

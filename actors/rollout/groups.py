@@ -18,12 +18,12 @@ import xxhash
 from actors.evaluation.measures import measure
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rollout.generation import Generated, GenerationEngine, GenerationRequest, UnusableInputError
-from actors.rollout.pairing import pair
+from actors.rollout.pairing import compared_utterances, pair
 from configs.schema import RunConfig
 from policies.adapter import Processing
 from protocol.audio import Samples
 from protocol.errors import UserError
-from protocol.messages import Completion, GroupResult, InstructionGroup, LeasedGroup, Outcome, Purpose, Utterance
+from protocol.messages import Completion, GroupResult, LeasedGroup, Outcome, Purpose, Utterance
 
 
 class Stage(Enum):
@@ -70,12 +70,13 @@ class GroupRunner:
     async def run(self, leased: LeasedGroup, entered: Callable[[Stage], None] = lambda _: None) -> GroupResult:
         """The outcome of one group. `entered` hears of each stage that begins. Only a failed engine raises."""
         result = GroupResult(leased.ordinal, leased.lease_epoch, leased.group.group_id, Outcome.FILTERED, purpose=leased.purpose)
-        if leased.purpose is Purpose.TRAIN and self._config.strategy == "sft":
+        asked = self._asked(leased)
+        if not asked:
             return msgspec.structs.replace(result, outcome=Outcome.REFERENCE_ONLY)
         unusable: BaseException | None = None
         try:
             entered(Stage.AUDIO)
-            requests = await self._requests(leased)
+            requests = await self._requests(leased, asked)
             entered(Stage.SAMPLING)
             result.completions = await self._sample(requests)
         except* (UserError, UnusableInputError) as errors:
@@ -84,20 +85,20 @@ class GroupRunner:
             return msgspec.structs.replace(result, reason=str(unusable))
         if self._is_scored(leased.purpose):
             entered(Stage.SCORING)
-            await self._score(leased.group, result.completions)
+            await self._score(leased, result)
         return self._concluded(leased, result)
 
-    async def _requests(self, leased: LeasedGroup) -> list[tuple[int, GenerationRequest]]:
+    def _asked(self, leased: LeasedGroup) -> list[int]:
+        """The utterances that want an answer: in training those that pairs are made of."""
+        if leased.purpose is Purpose.EVALUATE:
+            return list(range(len(leased.group.utterances)))
+        return compared_utterances(self._config.strategy, leased.group)
+
+    async def _requests(self, leased: LeasedGroup, asked: list[int]) -> list[tuple[int, GenerationRequest]]:
         """What is asked of the engine: (utterance, request). Raises for a group that cannot be used as a whole."""
-        utterances = [
-            (index, utterance)
-            for index, utterance in enumerate(leased.group.utterances)
-            # answers to text train nobody, for they never meet speech in a pair
-            if utterance.audio is not None or leased.purpose is Purpose.EVALUATE
-        ]
         async with asyncio.TaskGroup() as tasks:
-            reading = [tasks.create_task(self._request(leased, index, utterance)) for index, utterance in utterances]
-        return [(index, task.result()) for (index, _), task in zip(utterances, reading, strict=True)]
+            reading = [tasks.create_task(self._request(leased, index, leased.group.utterances[index])) for index in asked]
+        return [(index, task.result()) for index, task in zip(asked, reading, strict=True)]
 
     async def _request(self, leased: LeasedGroup, index: int, utterance: Utterance) -> GenerationRequest:
         group, processing = leased.group, self._processing
@@ -123,15 +124,19 @@ class GroupRunner:
             sampling = [tasks.create_task(self._engine.generate(request)) for _, request in requests]
         return [completion(index, task.result()) for (index, _), task in zip(requests, sampling, strict=True)]
 
-    async def _score(self, group: InstructionGroup, completions: list[Completion]) -> None:
+    async def _score(self, leased: LeasedGroup, result: GroupResult) -> None:
         """One request for the whole group. A completion without a score keeps the reason in its place."""
         assert self._scorer is not None  # noqa: S101 - by `_is_scored`
-        items = [
-            RewardItem(str(number), group.instruction, each.text, group.reference, group.language)
-            for number, each in enumerate(completions)
-        ]
-        for each, score in zip(completions, await self._scorer.score(items), strict=True):
+        group, completions = leased.group, result.completions
+        texts = [each.text for each in completions]
+        if leased.purpose is Purpose.TRAIN and self._config.strategy == "hybrid":
+            texts.append(group.reference)
+        items = [RewardItem(str(number), group.instruction, text, group.reference, group.language) for number, text in enumerate(texts)]
+        scores = await self._scorer.score(items)
+        for each, score in zip(completions, scores, strict=False):
             each.reward, each.reward_error, each.reward_parts = score.score, score.error, score.parts
+        if len(scores) > len(completions):
+            result.reference_reward = scores[-1].score
 
     def _is_scored(self, purpose: Purpose) -> bool:
         if self._scorer is None:
@@ -144,7 +149,7 @@ class GroupRunner:
     def _concluded(self, leased: LeasedGroup, result: GroupResult) -> GroupResult:
         if leased.purpose is Purpose.EVALUATE:
             return msgspec.structs.replace(result, outcome=Outcome.EVALUATED, measures=measure(leased.group, result.completions))
-        paired = pair(self._config.strategy, leased.group, result.completions, self._config.pairing.min_margin)
+        paired = pair(self._config.strategy, leased.group, result.completions, self._config.pairing, result.reference_reward)
         return msgspec.structs.replace(result, outcome=paired.outcome, pairs=paired.pairs, reason=paired.reason)
 
 

@@ -62,7 +62,7 @@ class RolloutActor:
         self._reward_urls = list(reward_urls) if config.uses_rewards else []
         model = Path(config.model.path)
         self._processing = adapter(config.model.adapter).open(model)
-        paths = [path for path in (config.data.train, config.data.test if config.evaluation.groups else None) if path]
+        paths = config.manifests.values()
         self._audio = AudioLibrary([DataSet.open(path) for path in paths], min(config.data.max_audio_s, self._processing.window_s))
         self._engine = engine or VllmEngine(
             model, config.model.dtype, config.rollout, self._processing.stop_token_ids, self._processing.sampling_rate_hz

@@ -65,7 +65,7 @@ class VersionTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type
         """Map or apply a version. Raises `RefusedVersionError` before anything is touched."""
         if update_info.stage == "map":
             self._forget()
-            self._mapped = MappedVersion(update_info, checkpoint_shapes(Path(self._default_model_config.model)))
+            self._mapped = MappedVersion(update_info, self._shapes())
             return
         mapped = self._mapped
         if mapped is None or mapped.info.policy_version != update_info.policy_version:
@@ -84,6 +84,12 @@ class VersionTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type
 
     def _forget(self) -> None:
         self._mapped = None
+
+    def _shapes(self) -> dict[str, list[int]]:
+        """Of the checkpoint's tensors, without those that vLLM leaves out of this model (another part's, such as a talker's)."""
+        shapes = checkpoint_shapes(Path(self._default_model_config.model))
+        mapper = getattr(self.model, "hf_to_vllm_mapper", None)
+        return {name: shape for name, shape in shapes.items() if mapper is None or mapper.map_name(name) is not None}
 
     def _reload(self, mapped: MappedVersion) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload

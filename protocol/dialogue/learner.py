@@ -167,17 +167,26 @@ class LearnerDialogue:
     """See the module's text."""
 
     def __init__(
-        self, run_id: str, boot_id: str, version: PolicyVersion, heartbeat_s: float = 2.0, lease_deadline_s: float = 300.0
+        self,
+        run_id: str,
+        boot_id: str,
+        version: PolicyVersion,
+        heartbeat_s: float = 2.0,
+        lease_deadline_s: float = 300.0,
+        *,
+        ledger: Ledger | None = None,
+        settled: SequenceSet | None = None,
     ) -> None:
+        """`ledger` and `settled` (ordinals that have their outcome) are those of the run's earlier lives."""
         self.run_id, self.boot_id, self.version = run_id, boot_id, version
         self.heartbeat_s, self.lease_deadline_s = heartbeat_s, lease_deadline_s
-        self.ledger = Ledger()
+        self.ledger = ledger or Ledger()
         self.actors: dict[str, Actor] = {}
         self.offered: deque[LeasedGroup] = deque()
         self.open: dict[int, OpenLease] = {}
         self.granted: set[int] = set()
         """Ordinals that were leased at least once and have no outcome yet."""
-        self.settled = SequenceSet()
+        self.settled = settled or SequenceSet()
         self._incarnations: dict[str, int] = {}
         self._finished: dict[tuple[str, int], tuple[SequenceSet, SequenceSet]] = {}
         self._closing = False

@@ -8,8 +8,9 @@ class SequenceSet:
 
     __slots__ = ("_beyond", "_frontier")
 
-    def __init__(self) -> None:
-        self._frontier = 0
+    def __init__(self, below: int = 0) -> None:
+        """All numbers from 0 to `below` - 1."""
+        self._frontier = below
         self._beyond: set[int] = set()
 
     def __contains__(self, number: int) -> bool:

@@ -97,7 +97,7 @@ def test_a_wrong_type_says_what_must_stand_there(recipe: Path) -> None:
 
 def test_a_wrong_choice_lists_the_choices(recipe: Path) -> None:
     error = refusal(recipe, "strategy=grupo")
-    assert "'group', 'single' or 'sft'" in error.what
+    assert "'group', 'single', 'hybrid' or 'sft'" in error.what
     assert error.where == "-o strategy=grupo"
 
 

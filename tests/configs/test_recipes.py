@@ -12,6 +12,7 @@ GPUS = {
     "qwen2-audio-7b-single-1x8": 8,
     "qwen2-audio-7b-group-4x8": 32,
     "qwen2-audio-7b-single-4x8": 32,
+    "paper-literal": 32,
 }
 
 
@@ -36,3 +37,10 @@ def test_the_learner_can_always_fill_a_batch_before_pairs_get_old(name: str) -> 
     config = loader.load(name)
     assert config.learner.max_policy_lag >= config.learner.publish_every - 1
     assert config.rollout.actors * config.rollout.capacity_groups <= config.budget_groups
+
+
+def test_the_literal_recipe_has_the_printed_values() -> None:
+    config = loader.load("paper-literal")
+    assert (config.loss.beta, config.loss.lambda_ce, config.loss.ce_reduction, config.loss.reference_model) == (0.1, 0.2, "sum", "none")
+    section = config.learner
+    assert (section.learning_rate, section.warmup_steps, section.weight_decay) == (1e-4, 3000, 0.98)

@@ -22,7 +22,8 @@ def balanced(ledger: dict[str, int]) -> bool:
 
 def test_group_strategy_with_the_reward_model_end_to_end(tmp_path: Path) -> None:
     run_dir = tmp_path / "e2e-group"
-    process = job.start(run_dir, "learner.steps=30")
+    validation = ("data.validation=quickstart:validation", "validation.every=15", "validation.groups_per_topic=1")
+    process = job.start(run_dir, "learner.steps=30", *validation)
     try:
         seen = job.wait_until(lambda: (found := job.status(run_dir)).get("step") and found, 240, "the first learner step")
         scraped = [urllib.request.urlopen(url, timeout=5).read().decode() for url in seen["endpoints"]["metrics"]]  # noqa: S310
@@ -50,11 +51,17 @@ def test_group_strategy_with_the_reward_model_end_to_end(tmp_path: Path) -> None
     for label in ("before", "after"):
         assert all(summary["evaluation"][label][name] is not None for name in ("accuracy", "bleu", "consistency", "reward"))
 
+    assert summary["best"]["step"] in (15, 30)
+    assert (run_dir / "checkpoints" / f"step-{summary['best']['step']}").is_dir()
+
     page = (run_dir / "report.html").read_text()
     assert "<audio" in page
     assert "data:audio/" in page
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     assert {"step", "publish", "evaluation", "checkpoint"} <= {event["event"] for event in events}
+    measured = [event for event in events if event["event"] == "evaluation"]
+    assert [event["label"] for event in measured] == ["before", "validation 15", "validation 30", "after"]
+    assert all(event["figures"]["unmeasured"] == 0 for event in measured)
     assert (run_dir / "config.yaml").exists()
     assert not job.leftovers("e2e-group")
 
@@ -100,3 +107,34 @@ def test_sigterm_keeps_the_last_checkpoint_and_leaves_nothing_behind(tmp_path: P
     assert balanced(summary["ledger"])
     assert (run_dir / "checkpoints" / f"step-{summary['learner_steps']}" / "model.safetensors").exists()
     assert not job.leftovers("e2e-stopped")
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    run_dir = tmp_path / "e2e-killed"
+    overrides = ("learner.steps=60", "learner.checkpoint_every=4", "learner.keep_checkpoints=2", "evaluation.before=false")
+    process = job.start(run_dir, *overrides)
+    try:
+        job.wait_until(lambda: job.status(run_dir).get("step", 0) >= 5, 240, "a step after a checkpoint")
+        process.kill()
+        process.wait(5)
+    finally:
+        job.end(process)
+    job.wait_until(lambda: not job.leftovers("e2e-killed"), 60, "the guard's cleaning up")
+    assert job.status(run_dir)["state"] == "vanished"
+    before = max(int(path.name.removeprefix("step-")) for path in (run_dir / "checkpoints").glob("step-*"))
+
+    steps = before + 6
+    arguments = job.launch_arguments(run_dir, *overrides, f"learner.steps={steps}")
+    done = job.rba(*arguments, "--resume", timeout_s=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"going on from {run_dir}/checkpoints/step-{before}" in done.stdout.replace("\n", "")
+    summary = job.summary(run_dir)
+    assert summary["status"] == "completed"
+    assert summary["policy_version"] == {"lineage": 1, "step": steps}
+    assert summary["learner_steps"] == steps
+    assert balanced(summary["ledger"])
+    assert summary["ledger"]["trained"] == steps * 4
+    assert not job.leftovers("e2e-killed")
+    refused = job.rba(*job.launch_arguments(run_dir, *overrides, "loss.beta=0.3"), "--resume")
+    assert refused.returncode == 2
+    assert "loss.beta" in refused.stderr

@@ -28,7 +28,7 @@ def test_a_pair_of_group_strategy_has_two_audios(processing: Processing, clips: 
     assert len(batch.token_counts) == 2
     frames = batch.features.shape[2]
     assert 150 < frames < 200  # of 400: the longer clip has 1.5 s
-    assert np.array_equal(batch.features, clips.features(["0-0", "0-2"])[0][:, :, :frames])
+    assert np.array_equal(batch.features, clips.features(["0-2", "0-0"])[0][:, :, :frames])
 
 
 def test_sampled_ids_are_used_verbatim_with_their_end(processing: Processing, clips: Clips) -> None:
@@ -77,6 +77,16 @@ def test_ce_utterances_of_the_pair_alone(processing: Processing, clips: Clips) -
     assert ce_voices(item, "pair") == [0, 2]
     assert ce_voices(TrainingGroup(group(), result([completion(0)])), "pair") == []
     assert len(collate([item], processing, clips, cross_entropy=True, ce_utterances="pair").ce_sequence) == 2
+
+
+def test_the_rejected_answer_may_be_judged_on_the_chosen_voice(processing: Processing, clips: Clips) -> None:
+    batch = collate([item_group()], processing, clips, cross_entropy=False, pair_prompt="chosen")
+    assert len(batch.token_ids) == len(batch.clip) == 1
+    assert np.array_equal(batch.features[0], clips.features(["0-2"])[0][0, :, : batch.features.shape[2]])
+    of_chosen, of_rejected = (batch.sequence == sequence[0] for sequence in (batch.chosen, batch.rejected))
+    assert batch.target[of_rejected].tolist() == answers(item_group(), 0)
+    assert np.isfinite(batch.sampler_logprobs[of_chosen]).all()
+    assert np.isnan(batch.sampler_logprobs[of_rejected]).all()  # they were sampled on another voice
 
 
 def test_branches_see_the_prompt_and_themselves() -> None:

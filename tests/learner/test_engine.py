@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 from policies.adapter import Processing, adapter
 from protocol.messages import REFERENCE
 from tests.learner.conftest import spoken
-from tests.learner.stepping import BASE, LOSS, STEPS, batch
+from tests.learner.stepping import BASE, LOSS, STEPS, TURNS, batch
 from tests.learner.test_collate import answers
 
 SAME = 1e-6
@@ -46,9 +46,10 @@ def cases(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         probe.bind(("127.0.0.1", 0))
         master = f"127.0.0.1:{probe.getsockname()[1]}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for world in (1, 2):
+    for turn, (world, _) in enumerate(TURNS):
+        meeting = master if world > 1 else ""
         commands = [
-            [sys.executable, "-m", "tests.learner.stepping", str(out), str(checkpoint), str(rank), str(world), master if world > 1 else ""]
+            [sys.executable, "-m", "tests.learner.stepping", str(out), str(checkpoint), str(rank), str(world), meeting, str(turn)]
             for rank in range(world)
         ]
         running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
@@ -120,6 +121,12 @@ def test_ranks_micro_batches_and_stages_give_the_same_update(cases: dict[str, Ca
     for ours, theirs in zip(cases[name].steps, cases["whole"].steps, strict=True):
         same = {"loss", "preference", "cross_entropy", "margin", "grad_norm", "groups", "pairs", "groups_with_pairs", "answer_tokens"}
         assert {key: ours[key] for key in same} == pytest.approx({key: theirs[key] for key in same}, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["two_ranks_from_one", "one_from_two_ranks", "stage2_from_stage3", "stage0_from_two_ranks"])
+def test_a_run_goes_on_with_other_ranks_and_stages(cases: dict[str, Case], name: str) -> None:
+    assert cases[name].difference(cases["whole"]) < SAME
+    assert cases[name].steps[0]["grad_norm"] == pytest.approx(cases["whole"].steps[-1]["grad_norm"], rel=1e-4)
 
 
 def test_figures_count_what_was_there(cases: dict[str, Case]) -> None:

@@ -150,6 +150,18 @@ def test_rules_of_single() -> None:
     assert "no pairs" in find_fault(single, "sft", VOCABULARY)
 
 
+def test_rules_of_the_hybrid() -> None:
+    mixed = TrainingGroup(group(), result([completion(0), completion(1)], [(REFERENCE, 0), (1, 0)]))
+    assert find_fault(mixed, "hybrid", VOCABULARY) == ""
+    one_voice = TrainingGroup(group(), result([completion(0), completion(0)], [(1, 0)]))
+    assert "two answers to one voice" in find_fault(one_voice, "hybrid", VOCABULARY)
+
+
+def test_answers_to_text_are_compared_where_nobody_speaks() -> None:
+    written = TrainingGroup(group(voices=0, text=True), result([completion(0)], [(REFERENCE, 0)]))
+    assert find_fault(written, "single", VOCABULARY) == ""
+
+
 @given(
     steps=st.lists(
         st.one_of(

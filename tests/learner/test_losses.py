@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.losses import cross_entropy, log_v, margin, mean_by_group, preference, rba
+from learner.losses import cross_entropy, ipo, log_v, margin, mean_by_group, per_token, preference, rba
 
 BETA, LAMBDA = 0.1, 0.2
 
@@ -81,6 +81,40 @@ def test_preference_gradient(side: str) -> None:
     margins = margin(log_v(pi_plus, ref_plus), log_v(pi_minus, ref_minus), BETA)
     expected = BETA * torch.sigmoid(-margins) * (-1 if side == "plus" else 1)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_label_smoothing_equals_the_slow_loop(smoothing: float) -> None:
+    margins = logps(6, 3) + 10
+    slow = []
+    for m in margins.tolist():
+        right, wrong = 1 / (1 + math.exp(-m)), 1 / (1 + math.exp(m))
+        slow.append(-(1 - smoothing) * math.log(right) - smoothing * math.log(wrong))
+    assert preference(margins, smoothing).tolist() == pytest.approx(slow, rel=1e-12)
+    at = margins.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(preference(at, smoothing).sum(), at)
+    torch.testing.assert_close(gradient, torch.sigmoid(margins) - (1 - smoothing))
+
+
+def test_ipo_equals_the_slow_loop() -> None:
+    pi_plus, pi_minus, ref_plus, ref_minus = (logps(6, seed + 40) for seed in range(4))
+    found = ipo(margin(log_v(pi_plus, ref_plus), log_v(pi_minus, ref_minus), BETA), BETA)
+    slow = []
+    for plus, minus, r_plus, r_minus in zip(pi_plus.tolist(), pi_minus.tolist(), ref_plus.tolist(), ref_minus.tolist(), strict=True):
+        h = math.log(math.exp(plus - r_plus) / math.exp(minus - r_minus))
+        slow.append((h - 1 / (2 * BETA)) ** 2)
+    assert found.tolist() == pytest.approx(slow, rel=1e-9)
+
+    def loss(value: Tensor) -> Tensor:
+        return ipo(margin(log_v(value, ref_plus), log_v(pi_minus, ref_minus), BETA), BETA).sum()
+
+    at = pi_plus.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(at), at)
+    torch.testing.assert_close(gradient, numeric_gradient(loss, pi_plus), atol=1e-5, rtol=1e-6)
+
+
+def test_per_token_divides_by_the_length() -> None:
+    assert per_token(torch.tensor([-6.0, -5.0, 0.0]), torch.tensor([3, 2, 0])).tolist() == [-2.0, -2.5, 0.0]
 
 
 def test_first_loss_with_a_frozen_reference_is_log_2() -> None:

@@ -58,6 +58,15 @@ def test_parameters_are_counted_from_the_files(tmp_path: Path) -> None:
     assert memory.model_size("some/unknown-model") is None
 
 
+def test_a_model_that_also_speaks_counts_as_its_thinker(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    shapes = {"thinker.audio_tower.w": (3, 5), "thinker.lm": (7,), "talker.w": (9,), "token2wav.w": (9,)}
+    save_file({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, tmp_path / "model.safetensors")
+    assert memory.model_size(str(tmp_path)) == memory.Size(total=22, audio_tower=15)
+
+
 @pytest.mark.parametrize(
     ("stage", "precision", "expected"),
     [

@@ -204,3 +204,13 @@ def test_a_taken_control_port_is_the_users_mistake(supervisor: Scripted) -> None
     port = int(supervisor.server.url.rpartition(":")[2])
     with pytest.raises(UserError, match="control_port=0"):
         ControlServer(status=dict, stop=print, metrics=bytes, port=port)
+
+
+def test_samplers_that_disagree_with_the_learner_make_a_run_unhealthy() -> None:
+    processes = views()
+    processes[0].status["last"]["completions_off"] = 0.4
+    assert scripted(processes=processes)["healthy"]
+    processes[0].status["last"]["completions_off"] = 0.75
+    told = scripted(processes=processes)
+    assert not told["healthy"]
+    assert "75%" in told["problems"][0]

@@ -45,6 +45,12 @@ def test_a_sound_data_set_passes(tmp_path: Path) -> None:
     preflight._check_data(configured(tmp_path))
 
 
+def test_epochs_become_steps(tmp_path: Path) -> None:
+    config = configured(tmp_path, "learner.epochs=2.5", "learner.batch_groups=2", "rollout.capacity_groups=2")
+    preflight._check_data(config)
+    assert config.learner.steps == 4  # 2.5 times 3 groups, 2 a step
+
+
 def test_audio_that_is_gone_is_named(tmp_path: Path) -> None:
     config = configured(tmp_path)
     gone = next((tmp_path / "data").glob("audio/*/*.flac"))

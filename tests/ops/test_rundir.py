@@ -49,7 +49,7 @@ def test_the_written_configuration_says_where_the_run_comes_from_and_loads_again
     manifest = tmp_path / "train.jsonl"
     manifest.write_text("{}\n")
     run = rundir.create(config, None)
-    rundir.write_config(run, config, rundir.provenance("quickstart", ["run.name=demo"], {"train": str(manifest), "test": None}))
+    rundir.write_config(run, config, rundir.provenance("quickstart", ["run.name=demo"], {"train": str(manifest)}))
     assert loader.load(run.config) == config
     text = run.config.read_text()
     assert "ray: 2.60" in text

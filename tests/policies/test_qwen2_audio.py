@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
+from policies import checkpoint as folders
 from policies import qwen2_audio
 from policies.adapter import adapter
 from protocol.errors import UserError
@@ -68,7 +69,7 @@ def test_saved_checkpoint_has_the_released_layout_and_loads_everywhere(checkpoin
 
 
 def test_save_copies_the_rest_and_shards(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qwen2_audio, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(folders, "SHARD_BYTES", 40_000)
     tensors = load_file(checkpoint / "model.safetensors")
     qwen2_audio.save(tmp_path / "copy", iter(tensors.items()), checkpoint, "bfloat16")
     index = json.loads((tmp_path / "copy" / "model.safetensors.index.json").read_text())

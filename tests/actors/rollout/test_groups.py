@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from actors.rewards.items import RewardItem, RewardScore, unscored
 from actors.rollout.generation import EngineFailedError
 from actors.rollout.groups import GroupRunner, Stage, sampling_seed
 from configs.schema import RunConfig
-from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome, PolicyVersion, Purpose, VersionSpan
+from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome, PolicyVersion, PreferencePair, Purpose, Utterance, VersionSpan
 from tests.actors.rollout.scripted import END, Letters, ScriptedEngine, Tones, config, leased
 
 VERSION = PolicyVersion(0, 3)
@@ -107,6 +108,31 @@ async def test_single_needs_no_scores_and_sft_no_samples() -> None:
     engine = ScriptedEngine()
     result = await result_of(leased(), config("sft"), engine, scorer)
     assert (result.outcome, result.completions, engine.requests) == (Outcome.REFERENCE_ONLY, [], [])
+
+
+async def test_the_hybrid_has_the_reference_scored_with_the_answers() -> None:
+    scorer = Lengths()
+    result = await result_of(leased(), config("hybrid"), ScriptedEngine(lambda _: "b"), scorer)
+    assert [item.answer for item in scorer.requests[0]] == ["b", "b", "b", "the answer"]
+    assert result.reference_reward == ord("t") / 100
+    assert result.pairs == [PreferencePair(REFERENCE, 0)]
+    held_out = await result_of(leased(1, Purpose.EVALUATE), config("hybrid"), None, scorer)
+    assert held_out.reference_reward is None
+
+
+async def test_an_instruction_that_nobody_speaks_rolls_out_in_writing() -> None:
+    engine = ScriptedEngine(lambda _: "b")
+    result = await result_of(written(), config("single"), engine, Lengths())
+    assert [request.samples for request in engine.requests] == [None]
+    assert result.pairs == [PreferencePair(REFERENCE, 0)]
+    engine = ScriptedEngine()
+    result = await result_of(written(), config("group"), engine, Lengths())
+    assert (result.outcome, engine.requests) == (Outcome.REFERENCE_ONLY, [])
+
+
+def written() -> LeasedGroup:
+    one = leased()
+    return msgspec.structs.replace(one, group=msgspec.structs.replace(one.group, utterances=[Utterance("text")]))
 
 
 @pytest.mark.parametrize("audio", ["missing", "short"])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.rollout.pairing import pair, same_text
+from configs.schema import PairingSection
 from protocol.messages import REFERENCE, Completion, Outcome, PreferencePair
 from tests.actors.rollout.scripted import answers, group
 
@@ -45,8 +46,8 @@ def test_a_text_that_equals_the_best_one_is_not_rejected() -> None:
 
 def test_rewards_closer_than_the_margin_are_a_tie() -> None:
     completions = answers(("a", 0.5), ("b", 0.25))
-    assert pair("group", group(), completions, min_margin=0.26).outcome is Outcome.TIED
-    assert pair("group", group(), completions, min_margin=0.25).outcome is Outcome.PAIRS
+    assert pair("group", group(), completions, PairingSection(min_margin=0.26)).outcome is Outcome.TIED
+    assert pair("group", group(), completions, PairingSection(min_margin=0.25)).outcome is Outcome.PAIRS
 
 
 def test_unscored_answers_are_left_out_and_say_why() -> None:
@@ -90,18 +91,53 @@ def completions_of_a_group(draw: st.DrawFn) -> list[Completion]:
     return made
 
 
-@given(completions_of_a_group(), st.floats(0, 1), st.sampled_from(["group", "single"]))
-def test_every_pair_obeys_the_rules(completions: list[Completion], min_margin: float, strategy: str) -> None:
+def test_all_pairs_every_better_answer_with_every_worse_one_of_another_voice() -> None:
+    every = PairingSection(pairs="all", min_margin=0.2)
+    completions = answers(("b", 0.5), ("a", 0.9), ("c", 0.4), utterances=[0, 1, 2])
+    assert pair("group", group(), completions, every).pairs == [PreferencePair(1, 0), PreferencePair(1, 2)]
+    cut_off = answers(("b", 0.5), ("a", 0.9, "length"), ("c", 0.1))
+    assert pair("group", group(), cut_off, every).pairs == [PreferencePair(0, 2)]
+
+
+def test_the_hybrid_lets_the_reference_win_but_never_lose() -> None:
+    completions = answers(("b", 0.5), ("c", 0.1))
+    assert pair("hybrid", group(), completions, reference=0.9).pairs == [PreferencePair(REFERENCE, 1)]
+    assert pair("hybrid", group(), completions, reference=0.3).pairs == [PreferencePair(0, 1)]
+    assert pair("hybrid", group(), completions, reference=-1.0).pairs == [PreferencePair(0, 1)]
+    assert pair("hybrid", group(), completions, reference=None).pairs == [PreferencePair(0, 1)]
+
+
+def test_the_hybrid_learns_where_every_voice_fails_alike() -> None:
+    same = answers(("wrong", 0.1), ("wrong", 0.1))
+    assert pair("group", group(), same).outcome is Outcome.TIED
+    assert pair("hybrid", group(), same, reference=0.9).pairs == [PreferencePair(REFERENCE, 0)]
+    right = answers(("the answer", 0.9), ("the answer", 0.9))
+    assert pair("hybrid", group(), right, reference=0.9).outcome is Outcome.TIED
+
+
+@given(
+    completions_of_a_group(),
+    st.floats(0, 1),
+    st.sampled_from(["group", "single", "hybrid"]),
+    st.sampled_from(["best_worst", "all"]),
+    st.none() | st.floats(-2, 2) | st.just(math.nan),
+)
+def test_every_pair_obeys_the_rules(
+    completions: list[Completion], min_margin: float, strategy: str, pairs: str, reference: float | None
+) -> None:
     asked = group()
-    paired = pair(strategy, asked, completions, min_margin)  # type: ignore[arg-type]
+    section = PairingSection(pairs=pairs, min_margin=min_margin)  # type: ignore[arg-type]
+    paired = pair(strategy, asked, completions, section, reference)  # type: ignore[arg-type]
     assert (paired.outcome is Outcome.PAIRS) == bool(paired.pairs)
     assert bool(paired.reason) != bool(paired.pairs)
+    assert strategy == "single" or pairs == "all" or len(paired.pairs) <= 1
     for one in paired.pairs:
         rejected = completions[one.rejected]
         assert rejected.token_ids
         assert asked.utterances[rejected.utterance].audio is not None
-        if strategy == "single":
+        if strategy == "single" or one.chosen == REFERENCE:
             assert one.chosen == REFERENCE
+            assert strategy != "group"
             assert not same_text(rejected.text, asked.reference)
             continue
         chosen = completions[one.chosen]

@@ -17,12 +17,12 @@ from protocol.weights.files import directory_of, write_version
 class Weights:
     """One model in memory; each `publish` writes it down as the next version."""
 
-    def __init__(self, checkpoint: Path, root: Path) -> None:
+    def __init__(self, checkpoint: Path, root: Path, family: str = "qwen2_audio") -> None:
         import torch
 
         torch.set_num_threads(1)
         self.root = root
-        self.family = adapter("qwen2_audio")
+        self.family = adapter(family)
         self.model: Any = self.family.load_model(checkpoint, "float32").eval()
         self._original = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         self._steps = itertools.count(1)
