@@ -62,6 +62,7 @@ def test_figures_say_what_was_asked_for(figures):
     assert 0.5 <= figures["speechlm"]["test_accuracy"] <= 0.65
     assert min(figures["teacher"]["accuracy"].values()) >= 0.99
     assert figures["reward_model"]["made_up_accuracy"] >= 0.97
+    assert figures["reward_model"]["sampled_accuracy"] >= 0.93
 
 
 def test_the_speechlm_is_half_way(speechlm, some_test_groups):
