@@ -44,7 +44,12 @@ def summarise(groups: Iterable[GroupMeasures]) -> dict[str, float]:
         figures["truncated"] = sum(group.truncated for group in listed) / answers
         counts = [sum(column) for column in zip(*(group.bleu_counts for group in listed), strict=True)]
         figures["bleu"] = BLEU.compute_bleu(
-            correct=counts[2:6], total=counts[6:10], sys_len=counts[0], ref_len=counts[1], smooth_method="exp"
+            correct=counts[2:6],
+            total=counts[6:10],
+            sys_len=counts[0],
+            ref_len=counts[1],
+            smooth_method="exp",
+            effective_order=not counts[9],  # where no answer has four words, shorter runs of words decide, else all were 0
         ).score
     for name in ("consistency", "agreement"):
         values = [value for group in listed if (value := getattr(group, name)) is not None]

@@ -28,6 +28,11 @@ def test_bleu_without_a_match_is_zero() -> None:
     assert summarise([measured("x", "y z")])["bleu"] == 0.0
 
 
+def test_answers_of_less_than_four_words_have_a_bleu_too() -> None:
+    assert summarise([measured("five is more", "five is more"), measured("dog duck", "dog duck")])["bleu"] == pytest.approx(100.0)
+    assert 0 < summarise([measured("five is more", "five is more"), measured("dog cat", "dog duck")])["bleu"] < 100
+
+
 def test_means_weigh_answers_and_groups() -> None:
     groups = [
         GroupMeasures(4, 3, [0] * 10, consistency=0.5, agreement=1.0, reward_sum=2.0, scored=4, truncated=1),
