@@ -287,6 +287,7 @@ class Session:
             "steps": self._config.learner.steps,
             "policy_version": str(self._published) if self._published is not None else None,
             "ledger": ledger,
+            "pairs": {"trained": self._exchange.intake.counts.pairs_trained},
             "actors": actors,
             "policy_lag": self._progress.policy_lag(),
             "idle": self._progress.idle,

@@ -64,6 +64,7 @@ def test_a_run_of_group_strategy(checkpoint: Path, tmp_path: Path) -> None:
     ledger = closing["ledger"]
     assert balanced(ledger)
     assert all(balanced(status["ledger"]) for status in seen)
+    assert 0 < seen[-1]["pairs"]["trained"] <= closing["pairs"]["trained"]
     assert ledger["trained"] == 12
     assert ledger["queued"] == 0
     assert ledger["dropped_reasons"]["evaluated"] == 8
