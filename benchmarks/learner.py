@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from benchmarks.rows import row, table
 from configs.schema import LearnerSection, LossSection
 from learner.clips import Clips
 from learner.collate import TrainingGroup
@@ -238,15 +239,8 @@ def compare(name: str, ranks: Ranks, folder: Path) -> list[dict[str, Any]]:
     ours = Ours(short, items, ranks)
     seconds = times([ours.step, PlainLoop(long, items).step, PlainLoop(short, items).step], size.repeats)
     rates = [size.groups / each for each in seconds]
-    peers = (("plain loop, 30 s window", 1, {"quickstart": 5.0, "250M": 2.0}.get(name)), ("plain loop, same window", 2, 0.9))
-    return [
-        row(f"{name}: {peer}", "pairs/s", rates[0], peer, rates[index], rates[0] / rates[index], target) for peer, index, target in peers
-    ]
-
-
-def row(case: str, unit: str, ours: float, peer: str, theirs: float, ratio: float, target: float | None) -> dict[str, Any]:
-    """A row of the table; `ratio` is better above (pairs/s) or below (bytes) the `target`."""
-    return {"case": case, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs, "ratio": ratio, "target": target}
+    peers = (("plain loop, 30 s window", rates[1], {"quickstart": 5.0, "250M": 2.0}.get(name)), ("plain loop, same window", rates[2], 0.9))
+    return [row(name, "pairs/s", rates[0], peer, theirs, target) for peer, theirs, target in peers]
 
 
 def resident_bytes(key: str) -> int:
@@ -277,18 +271,21 @@ def memory(name: str) -> dict[str, Any]:
     for side in ("ours", "plain"):
         command = [sys.executable, "-m", "benchmarks.learner", "--memory-of", side, "--sizes", name]
         found[side] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-    return row(
-        f"{name}: memory of a step", "bytes", found["ours"], "plain loop, 30 s window", found["plain"], found["ours"] / found["plain"], 0.6
-    )
+    return row(f"{name}, memory of a step", "bytes", found["ours"], "plain loop, 30 s window", found["plain"], 0.6)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    lines = ["| case | unit | ours | peer | theirs | ratio | target |", "|---|---|---|---|---|---|---|"]
-    for each in rows:
-        ours, theirs, ratio = (f"{each[key]:.4g}" for key in ("ours", "theirs", "ratio"))
-        lines.append(f"| {each['case']} | {each['unit']} | {ours} | {each['peer']} | {theirs} | {ratio} | {each['target'] or ''} |")
-    return "\n".join(lines)
+def measure(sizes: Sequence[str] = tuple(SIZES)) -> list[dict[str, Any]]:
+    """Every row; the memory of a step at 250 M parameters only."""
+    prepare_environment(LearnerSection(cpu_threads=0))
+    ranks = Ranks(0, 1, "")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sizes:
+            rows += compare(name, ranks, Path(folder))
+    if "250M" in sizes:
+        rows.append(memory("250M"))
+    ranks.close()
+    return rows
 
 
 def main() -> None:
@@ -298,22 +295,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", choices=("ours", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    prepare_environment(LearnerSection(cpu_threads=0))
-    with tempfile.TemporaryDirectory() as folder:
-        if options.memory_of:
+    if options.memory_of:
+        prepare_environment(LearnerSection(cpu_threads=0))
+        with tempfile.TemporaryDirectory() as folder:
             print(extra_bytes(options.sizes[0], options.memory_of, Path(folder)))
-            return
-        ranks = Ranks(0, 1, "")
-        rows = []
-        for name in options.sizes:
-            rows += compare(name, ranks, Path(folder))
-            if name == "250M":
-                rows.append(memory(name))
-            print(
-                "\n".join(
-                    f"{each['case']:45} {each['ours']:12.4g} {each['theirs']:12.4g} {each['ratio']:8.2f} {each['target']}" for each in rows
-                )
-            )
+        return
+    rows = measure(options.sizes)
+    print(table(rows))
     if options.json:
         options.json.write_text(json.dumps({"bench": "learner", "rows": rows}, indent=1) + "\n", encoding="utf-8")
 

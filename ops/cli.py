@@ -131,6 +131,29 @@ def serve_rewards(
 
 
 @app.command()
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as learner.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure rba beside its peers on this machine, side by side in one run. Takes minutes."""
+    import json
+
+    from ops.bench import measure
+
+    rows = measure(name)
+    if as_json:
+        typer.echo(json.dumps({"bench": name, "rows": rows}))
+        return
+    from rich.table import Table
+
+    shown = Table("case", "unit", "ours", "peer", "theirs", "ratio", "target", box=None, pad_edge=False)
+    for row in rows:
+        figures = [f"{row[key]:.4g}" for key in ("ours", "theirs", "ratio")]
+        shown.add_row(row["case"], row["unit"], figures[0], row["peer"], figures[1], figures[2], str(row["target"] or ""))
+    _console().print(shown)
+
+
+@app.command()
 def doctor() -> None:
     """Check whether this installation and this machine are fit to run."""
     from rich.text import Text

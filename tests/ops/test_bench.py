@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.rows import row, table
+from ops import bench, cli
+from protocol.errors import UserError
+
+
+def rows() -> list[dict[str, Any]]:
+    return [row("small", "pairs/s", 10.0, "plain loop", 4.0, 2.0), row("large", "pairs/s", 1.0, "plain loop", 2.0, None)]
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [EntryPoint("demo", "tests.ops.test_bench:rows", bench.GROUP)]
+    monkeypatch.setattr(bench, "entry_points", lambda group: points if group == bench.GROUP else [])
+
+
+def test_a_benchmark_prints_its_rows_as_json() -> None:
+    printed = CliRunner().invoke(cli.app, ["bench", "demo", "--json"])
+    assert json.loads(printed.stdout) == {"bench": "demo", "rows": rows()}
+    assert rows()[0]["ratio"] == 2.5
+
+
+def test_or_as_a_table() -> None:
+    printed = CliRunner().invoke(cli.app, ["bench", "demo"])
+    assert printed.exit_code == 0
+    assert "plain loop" in printed.stdout
+    assert "| large | pairs/s | 1 | plain loop | 2 | 0.5 |  |" in table(rows())
+
+
+def test_an_unknown_one_lists_those_there_are() -> None:
+    with pytest.raises(UserError, match="demo"):
+        bench.measure("lerner")
