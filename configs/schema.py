@@ -68,6 +68,8 @@ class DataSection(Section):
 
     train: str
     """Manifest of the training groups: a path, or `SCHEME:NAME` of an asset provider."""
+    mix: dict[str, PositiveFloat] = {}
+    """Further training manifests by weight: for each group of `train`, that many of theirs. Each goes through epochs of its own."""
     test: str | None = None
     """Manifest of the held-out groups that are measured before and after."""
     validation: str | None = None
@@ -343,7 +345,8 @@ class RunConfig(Section):
         """The data sets that the run reads, by key under `data`."""
         data = self.data
         test, validation = data.test if self.evaluation.groups else None, data.validation if self.validation.every else None
-        return {key: path for key, path in (("train", data.train), ("test", test), ("validation", validation)) if path}
+        mixed = ((f"mix {number}", path) for number, path in enumerate(data.mix, 1))
+        return {key: path for key, path in (("train", data.train), *mixed, ("test", test), ("validation", validation)) if path}
 
     @property
     def budget_groups(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,6 +15,33 @@ from protocol.messages import InstructionGroup, LeasedGroup, Purpose
 SEED_MASK = 0x7FFF_FFFF
 EPOCHS_A_LIFE = 1 << 16
 """Lease epochs of one life of a run: more than an ordinal is ever granted again in it."""
+
+
+class Source(NamedTuple):
+    """A training data set and its share of the stream."""
+
+    groups: Sequence[InstructionGroup]
+    weight: float = 1.0
+
+
+class Turns:
+    """Which source comes at each position: always the one that is furthest behind its weight, of equals the first."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._shares = [weight / sum(weights) for weight in weights]
+        self._counts = [0] * len(weights)
+        self._source, self._own = array("B"), array("L")
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(source, how many of its groups came before)."""
+        while len(self._source) <= position:
+            number = len(self._source) + 1
+            behind = [share * number - count for share, count in zip(self._shares, self._counts, strict=True)]
+            chosen = behind.index(max(behind))
+            self._source.append(chosen)
+            self._own.append(self._counts[chosen])
+            self._counts[chosen] += 1
+        return self._source[position], self._own[position]
 
 
 class FrontierState(msgspec.Struct):
@@ -31,27 +60,29 @@ class FrontierState(msgspec.Struct):
 class Frontier:
     """The run's stream of instruction groups.
 
-    Training groups come epoch by epoch, each epoch in an order of its own that the run's seed decides. Ordinals number everything
+    Training groups come from one or several sources, in turns by weight; each source goes through epochs of its own, each of them in an
+    order that the run's seed decides. Ordinals number everything
     that is leased, training and evaluation alike, and never stand for two groups. A group stays open from `take` or `hold_out` to `close`.
     """
 
-    def __init__(self, groups: Sequence[InstructionGroup], seed: int, *, shuffle: bool, state: FrontierState | None = None) -> None:
+    def __init__(self, sources: Sequence[Source], seed: int, *, shuffle: bool, state: FrontierState | None = None) -> None:
         """`state` is that of an earlier life of the run: it goes on behind it, and what had not been trained comes first."""
-        if not groups:
-            raise ValueError("a run needs at least one instruction group")
-        self._groups, self._seed, self._shuffle = groups, seed, shuffle
+        if not sources or not all(source.groups for source in sources):
+            raise ValueError("a run needs at least one instruction group of each source")
+        self._sources, self._seed, self._shuffle = sources, seed, shuffle
+        self._turns = Turns([source.weight for source in sources])
         state = state or FrontierState()
         self._ordinal, self._epoch = state.ordinal, state.lease_epoch
         self._held_out = list(state.held_out)
         self._again = deque(state.untrained)
         self._position = state.ordinal - sum(count for _, count in state.held_out)
-        self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] = (-1, np.empty(0, np.int64))
+        self._orders: dict[int, tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]]] = {}
         self._open: dict[int, LeasedGroup] = {}
 
     @property
     def epochs(self) -> float:
-        """How often the training groups have been handed out."""
-        return self._position / len(self._groups)
+        """How often as many groups have been handed out as all sources have."""
+        return self._position / sum(len(source.groups) for source in self._sources)
 
     @property
     def open_training(self) -> int:
@@ -79,12 +110,14 @@ class Frontier:
 
     def group_at(self, position: int) -> InstructionGroup:
         """The training group at a position of the stream: a function of the seed alone."""
-        epoch, offset = divmod(position, len(self._groups))
+        number, own = self._turns.at(position)
+        groups = self._sources[number].groups
+        epoch, offset = divmod(own, len(groups))
         if not self._shuffle:
-            return self._groups[offset]
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self._groups)))
-        return self._groups[int(self._order[1][offset])]
+            return groups[offset]
+        if self._orders.get(number, (-1,))[0] != epoch:
+            self._orders[number] = (epoch, np.random.default_rng([self._seed, epoch, number]).permutation(len(groups)))
+        return groups[int(self._orders[number][1][offset])]
 
     def _next(self) -> LeasedGroup:
         if self._again:

@@ -14,7 +14,7 @@ from learner.checkpoint import STATE
 from learner.clips import Clips
 from learner.engine import Engine, prepare_environment
 from learner.exchange import Exchange
-from learner.frontier import Frontier
+from learner.frontier import Frontier, Source
 from learner.gauges import Gauges
 from learner.intake import Intake
 from learner.life import Life
@@ -62,7 +62,7 @@ class Learner:
         self._log = get_logger("learner")
         self._family = adapter(config.model.adapter)
         self._family.check(Path(config.model.path))
-        self._train = DataSet.open(Path(config.data.train))
+        self._train = [(DataSet.open(path), weight) for path, weight in ((config.data.train, 1.0), *config.data.mix.items())]
         self._test, self._validation = (self._open(key) for key in ("test", "validation"))
         self._metrics = Metrics("learner", str(rank))
         self._metrics_url = self._metrics.serve(config.network.bind)
@@ -137,7 +137,8 @@ class Learner:
         if self._link is None:
             return follow(engine, ranks, config.model.dtype)
         gauges = Gauges(self._metrics)
-        frontier = Frontier(self._train.groups, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
+        sources = [Source(data.groups, weight) for data, weight in self._train]
+        frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
         intake = Intake(config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts())
         self._session = Session(
             config,
@@ -156,7 +157,8 @@ class Learner:
         return self._session.run()
 
     def _samples(self, audio: str) -> Samples:
-        return load(self._train.audio_path(audio), self._config.data.max_audio_s, expected_hash=audio)
+        data = next((data for data, _ in self._train if data.has(audio)), self._train[0][0])
+        return load(data.audio_path(audio), self._config.data.max_audio_s, expected_hash=audio)
 
     def status(self) -> dict[str, Any]:
         """Where the run is; rank 0 knows, the others say so."""

@@ -30,6 +30,7 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
     resolved = config.model_copy(deep=True)
     resolved.model.path = str(model_path(config.model.path, "model.path", progress))
     resolved.data.train = str(file_path(config.data.train, "data.train", progress))
+    resolved.data.mix = {str(file_path(name, "data.mix", progress)): weight for name, weight in config.data.mix.items()}
     for key in ("test", "validation"):
         name = getattr(config.data, key)
         if name is not None:

@@ -73,6 +73,10 @@ class DataSet:
             raise UserError("the data set holds no instruction group", where=str(path), fix="write at least one line")
         return cls(path, groups, f"xxh128:{xxhash.xxh3_128_hexdigest(content)}", audio)
 
+    def has(self, audio: str) -> bool:
+        """True when an utterance has that content hash."""
+        return audio in self._audio
+
     def audio_path(self, audio: str) -> Path:
         """Where the audio of that content hash lies. Raises `UserError` for an unknown one."""
         try:

@@ -23,10 +23,7 @@ class AudioLibrary:
 
     def _load(self, audio: str) -> Samples:
         for dataset in self._datasets:
-            try:
-                path = dataset.audio_path(audio)
-            except UserError:
-                continue
-            return load(path, self._max_audio_s, audio)
+            if dataset.has(audio):
+                return load(dataset.audio_path(audio), self._max_audio_s, audio)
         places = ", ".join(str(dataset.path) for dataset in self._datasets)
         raise UserError(f"no audio {audio}", where=places, fix="actors and learner must read the same data set")

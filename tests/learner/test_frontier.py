@@ -4,15 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.frontier import Frontier
+from learner.frontier import Frontier, Source, Turns
 from protocol.messages import Purpose
 from tests.learner.groups import group
 
 GROUPS = [group(number) for number in range(7)]
+ALONE = [Source(GROUPS)]
 
 
 def test_every_epoch_has_every_group_once_in_its_own_order() -> None:
-    frontier = Frontier(GROUPS, seed=3, shuffle=True)
+    frontier = Frontier(ALONE, seed=3, shuffle=True)
     epochs = [[leased.group.group_id for leased in frontier.take(7)] for _ in range(4)]
     assert all(sorted(epoch) == sorted(entry.group_id for entry in GROUPS) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
@@ -21,7 +22,7 @@ def test_every_epoch_has_every_group_once_in_its_own_order() -> None:
 
 def test_the_seed_decides_order_and_sampling() -> None:
     def stream(seed: int) -> list[tuple[str, int]]:
-        return [(leased.group.group_id, leased.seed) for leased in Frontier(GROUPS, seed, shuffle=True).take(20)]
+        return [(leased.group.group_id, leased.seed) for leased in Frontier(ALONE, seed, shuffle=True).take(20)]
 
     assert stream(5) == stream(5)
     assert stream(5) != stream(6)
@@ -29,12 +30,12 @@ def test_the_seed_decides_order_and_sampling() -> None:
 
 
 def test_without_shuffling_the_manifests_order_holds() -> None:
-    assert [leased.group for leased in Frontier(GROUPS, 1, shuffle=False).take(9)] == [*GROUPS, *GROUPS[:2]]
+    assert [leased.group for leased in Frontier(ALONE, 1, shuffle=False).take(9)] == [*GROUPS, *GROUPS[:2]]
 
 
 @given(st.lists(st.one_of(st.tuples(st.just("take"), st.integers(0, 5)), st.tuples(st.just("hold_out"), st.integers(0, 3))), max_size=20))
 def test_ordinals_are_never_repeated_nor_skipped(calls: list[tuple[str, int]]) -> None:
-    frontier = Frontier(GROUPS, 0, shuffle=True)
+    frontier = Frontier(ALONE, 0, shuffle=True)
     seen = []
     for call, count in calls:
         leases = frontier.take(count) if call == "take" else frontier.hold_out(GROUPS[:count])
@@ -44,13 +45,13 @@ def test_ordinals_are_never_repeated_nor_skipped(calls: list[tuple[str, int]]) -
 
 
 def test_held_out_groups_do_not_move_the_training_stream() -> None:
-    plain, mixed = Frontier(GROUPS, 2, shuffle=True), Frontier(GROUPS, 2, shuffle=True)
+    plain, mixed = Frontier(ALONE, 2, shuffle=True), Frontier(ALONE, 2, shuffle=True)
     mixed.hold_out(GROUPS[:3])
     assert [lease.group for lease in plain.take(10)] == [lease.group for lease in mixed.take(10)]
 
 
 def test_a_group_closes_once() -> None:
-    frontier = Frontier(GROUPS, 0, shuffle=True)
+    frontier = Frontier(ALONE, 0, shuffle=True)
     (lease,) = frontier.take(1)
     frontier.hold_out(GROUPS[:1])
     assert frontier.open_training == 1
@@ -61,4 +62,47 @@ def test_a_group_closes_once() -> None:
 
 def test_no_groups_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        Frontier([], 0, shuffle=True)
+        Frontier([Source([])], 0, shuffle=True)
+
+
+@given(st.lists(st.floats(0.05, 3.0), min_size=1, max_size=4), st.integers(1, 200))
+def test_sources_take_turns_by_weight(weights: list[float], count: int) -> None:
+    turns = Turns(weights)
+    found = [turns.at(position) for position in range(count)]
+    for source, weight in enumerate(weights):
+        own = [index for number, index in found if number == source]
+        assert own == list(range(len(own)))
+        assert abs(len(own) - count * weight / sum(weights)) <= len(weights)
+    assert [turns.at(position) for position in range(count)] == found
+
+
+def test_each_source_goes_through_epochs_of_its_own() -> None:
+    other = [group(number) for number in range(100, 103)]
+    frontier = Frontier([Source(GROUPS), Source(other, 0.5)], 0, shuffle=True)
+    taken = [leased.group.group_id for leased in frontier.take(21)]
+    mine, theirs = ([name for name in taken if name in {entry.group_id for entry in own}] for own in (GROUPS, other))
+    assert (len(mine), len(theirs)) == (14, 7)
+    assert sorted(mine[:7]) == sorted(mine[7:]) == sorted(entry.group_id for entry in GROUPS)
+    assert sorted(theirs[:3]) == sorted(theirs[3:6]) == sorted(entry.group_id for entry in other)
+    assert frontier.epochs == 2.1
+
+
+@given(st.integers(0, 30), st.integers(0, 4), st.integers(0, 20), st.data())
+def test_a_later_life_leases_what_was_not_trained_and_then_goes_on(first: int, held_out: int, more: int, data: st.DataObject) -> None:
+    sources = [Source(GROUPS), Source([group(number) for number in range(100, 105)], 0.4)]
+    whole, earlier = Frontier(sources, 4, shuffle=True), Frontier(sources, 4, shuffle=True)
+    expected: dict[int, str] = {}
+    for frontier in (whole, earlier):
+        expected |= {leased.ordinal: leased.group.group_id for leased in frontier.take(first)}
+        frontier.hold_out(GROUPS[:held_out])
+        expected |= {leased.ordinal: leased.group.group_id for leased in frontier.take(more)}
+    trained = data.draw(st.sets(st.sampled_from(sorted(expected)))) if expected else set()
+    queued = data.draw(st.sets(st.sampled_from(sorted(expected)))) - trained if expected else set()
+    for ordinal in trained | queued:
+        earlier.close(ordinal)
+    later = Frontier(sources, 4, shuffle=True, state=earlier.state(queued))
+    again = later.take(len(expected) - len(trained) + 10)
+    assert [leased.ordinal for leased in again[:-10]] == sorted(set(expected) - trained)
+    assert all(leased.group.group_id == expected[leased.ordinal] and leased.lease_epoch > 0 for leased in again[:-10])
+    ahead = whole.take(10)
+    assert [(leased.ordinal, leased.group, leased.seed) for leased in again[-10:]] == [(one.ordinal, one.group, one.seed) for one in ahead]

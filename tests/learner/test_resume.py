@@ -16,15 +16,16 @@ from learner.life import Life
 from learner.main import Learner
 from protocol.errors import UserError
 from protocol.messages import PolicyVersion, Purpose
-from tests.learner.scripted import ScriptedActor, run_config
+from tests.learner.scripted import ScriptedActor, run_config, write_dataset
 
 STEPS, HALF = 6, 3
 
 
 def config_of(checkpoint: Path, folder: Path, **learner: Any) -> RunConfig:
-    return run_config(
-        checkpoint, folder, learner={"steps": STEPS, "checkpoint_every": HALF, "lr_scheduler": "cosine", "max_policy_lag": 10, **learner}
-    )
+    """Nothing gets stale: which results do depends on the moment at which they come."""
+    section = {"steps": STEPS, "checkpoint_every": HALF, "lr_scheduler": "cosine", "max_policy_lag": 10, **learner}
+    more = write_dataset(folder / "more" / "train.jsonl", 4, seed=5)
+    return run_config(checkpoint, folder, learner=section, data={"mix": {str(more): 0.5}})
 
 
 def carry_out(config: RunConfig, run_dir: Path, checkpoint: Path | None = None) -> tuple[dict[str, Any], ScriptedActor]:
@@ -67,6 +68,7 @@ def test_a_resumed_run_ends_at_the_same_bits(checkpoint: Path, tmp_path: Path, z
             assert leased.lease_epoch > before[leased.ordinal].lease_epoch
             assert (leased.seed, leased.group.group_id) == (before[leased.ordinal].seed, before[leased.ordinal].group.group_id)
     assert max(trained) == max(before)
+    assert {leased.group.group_id[:2] for leased in second_actor.leases if leased.purpose is Purpose.TRAIN} == {"g0", "g5"}
     # figures run on
     assert resumed["learner_steps"] == whole["learner_steps"] == STEPS
     assert resumed["ledger"]["trained"] == whole["ledger"]["trained"]

@@ -49,6 +49,10 @@ def test_epochs_become_steps(tmp_path: Path) -> None:
     config = configured(tmp_path, "learner.epochs=2.5", "learner.batch_groups=2", "rollout.capacity_groups=2")
     preflight._check_data(config)
     assert config.learner.steps == 4  # 2.5 times 3 groups, 2 a step
+    other = synthetic.data_set(tmp_path / "other")
+    config.data.mix = {str(other): 0.5}
+    preflight._check_data(config)
+    assert config.learner.steps == 8
 
 
 def test_audio_that_is_gone_is_named(tmp_path: Path) -> None:
