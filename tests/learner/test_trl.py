@@ -122,7 +122,9 @@ def test_loss_and_gradients_equal_trls(
     processing: Processing,
     clips: Clips,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # a learner in this process has set it; TRL would look for its other ranks
     policy, reference = models
     section = LossSection(
         beta=BETA,
