@@ -33,7 +33,7 @@ class Section(BaseModel):
             own, theirs = getattr(self, name), getattr(other, name)
             if own == theirs or {name, "*"} & self.changeable:
                 continue
-            if isinstance(own, Section):
+            if isinstance(own, Section) and isinstance(theirs, Section):
                 yield from own.fixed_differences(theirs, f"{at}{name}.")
             else:
                 yield f"{at}{name}", own, theirs
@@ -166,8 +166,9 @@ class LossSection(Section):
     """β of the preference loss."""
     lambda_ce: NonNegativeFloat = 0.2
     """λ, the weight of the cross-entropy on the teacher's reference (equation 5)."""
-    reference_model: Literal["none", "frozen"] = "none"
-    """`none`: the reference model is left out, as the paper suggests; `frozen`: the starting checkpoint."""
+    reference_model: Literal["none", "frozen", "adapter_off"] = "none"
+    """`none`: the reference model is left out, as the paper suggests; `frozen`: the starting checkpoint, a second model in memory;
+    `adapter_off`: the starting checkpoint, which is the policy without its adapters (needs `learner.lora`)."""
     ce_reduction: Literal["token_mean", "sum"] = "token_mean"
     """Equation 1 sums over tokens; the mean keeps its size independent of the length."""
     ce_utterances: Literal["all", "pair"] = "all"
@@ -180,6 +181,18 @@ class LossSection(Section):
     """Divide log π of a pair's answers by their number of tokens."""
     pair_prompt: Literal["own", "chosen"] = "own"
     """The voice on which a rejected answer is judged: the one that it was sampled for, as in the paper, or the chosen answer's."""
+
+
+class LoraSection(Section):
+    """Low-rank adapters, in peft's words. They are merged into the weights that are published and saved."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    lora_alpha: PositiveFloat = 32.0
+    """The product of the adapters counts `lora_alpha / r` times."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Linear layers of the language model that get adapters, by the last part of their names. The audio tower gets none."""
 
 
 class LearnerSection(Section):
@@ -230,6 +243,8 @@ class LearnerSection(Section):
     max_grad_norm: PositiveFloat = 1.0
     freeze_audio_tower: bool = False
     """Train projector and language model only."""
+    lora: LoraSection | None = None
+    """Train adapters of the language model, and nothing else; by default all weights are trained."""
     gradient_checkpointing: bool = False
     publish_every: PositiveInt = 1
     """Steps from one policy version that reaches the actors to the next."""
@@ -362,6 +377,8 @@ class RunConfig(Section):
                 "loss.reference_model: none needs loss.lambda_ce > 0, since nothing else would hold the policy near the teacher; "
                 "set loss.reference_model=frozen or loss.lambda_ce=0.2"
             )
+        if loss.reference_model == "adapter_off" and learner.lora is None:
+            raise ValueError("loss.reference_model: adapter_off needs adapters to switch off; set learner.lora.r=16, or use frozen")
         if loss.preference == "ipo" and loss.label_smoothing:
             raise ValueError("loss.label_smoothing has no meaning with loss.preference=ipo; leave it at 0")
         if learner.max_policy_lag < learner.publish_every - 1:

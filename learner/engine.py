@@ -11,6 +11,8 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import LearnerSection, LossSection
+from learner import lora
 from learner.clips import Clips
 from learner.collate import MicroBatch, TrainingGroup, collate
 from learner.figures import Figures, StepFigures
@@ -55,6 +58,8 @@ class Engine:
         if section.freeze_audio_tower:
             for parameter in family.audio_parameters(self._model):
                 parameter.requires_grad_(False)
+        if section.lora is not None:
+            lora.inject(self._model, section.lora, family, seed)
         if section.gradient_checkpointing:
             self._checkpoint_activations()
         self._names = family.released_names(self._model)
@@ -73,6 +78,14 @@ class Engine:
 
     def _released(self) -> list[tuple[str, nn.Parameter]]:
         return [(self._names[name], parameter) for name, parameter in self._model.named_parameters()]
+
+    @property
+    def trained_names(self) -> set[str]:
+        """Released names of the tensors that differ from version to version; the others stay those of the starting checkpoint."""
+        return {self._released_name(weight) for weight in lora.weights(self._model) if weight.is_trained}
+
+    def _released_name(self, weight: lora.Weight) -> str:
+        return self._names[weight.parameter_name].replace(lora.BASE, "")
 
     def _load_weights(self, saved: SavedTensors) -> None:
         for name, parameter in self._released():
@@ -169,15 +182,13 @@ class Engine:
 
     def _reference_logprobs(self, items: Sequence[TrainingGroup]) -> tuple[Tensor, Tensor] | None:
         """Log π_ref of the pairs' chosen and rejected answers, each ``[pair]``; None without a reference model."""
-        if self._reference is None:
+        if self._loss.reference_model == "none":
             return None
         batch = self._collate(items, cross_entropy=False)
-        with torch.no_grad():
-            scored = by_sequence(self._reference(batch), batch)
-        put = torch.as_tensor
-        return scored.sequences[put(batch.chosen, device=self._ranks.device)], scored.sequences[
-            put(batch.rejected, device=self._ranks.device)
-        ]
+        with torch.no_grad(), lora.without(self._model) if self._reference is None else nullcontext():
+            scored = by_sequence((self._reference or self._engine)(batch), batch).sequences
+        put = partial(torch.as_tensor, device=self._ranks.device)
+        return scored[put(batch.chosen)], scored[put(batch.rejected)]
 
     def logprobs(self, batch: MicroBatch) -> Tensor:
         """Log π_θ ``[token]`` of a micro-batch, without a gradient."""
@@ -187,16 +198,20 @@ class Engine:
 
     # --- weights --------------------------------------------------------------------------------------------
 
-    def tensors(self, dtype: str) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by released name, on the CPU in `dtype`, gathered one by one. A collective: all ranks iterate to the end."""
+    def tensors(self, dtype: str, *, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor by released name, adapters merged in, on the CPU in `dtype`, gathered one by one; with `trained` those alone
+        that differ from version to version. A collective: all ranks iterate to the end.
+        """
         import deepspeed
 
         target = getattr(torch, dtype)
-        for name, parameter in self._model.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self._section.zero_stage == 3):
+        for weight in lora.weights(self._model):
+            if trained and not weight.is_trained:
+                continue
+            with deepspeed.zero.GatheredParameters(weight.parameters, enabled=self._section.zero_stage == 3):
                 # the gathered storage is given back on leaving the context, so the copy is made inside
-                tensor = parameter.detach().to(device="cpu", dtype=target, copy=True).contiguous()
-            yield self._names[name], tensor
+                tensor = weight.read().to(device="cpu", dtype=target, copy=True).contiguous()
+            yield self._released_name(weight), tensor
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

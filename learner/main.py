@@ -185,7 +185,7 @@ def follow(engine: Engine, ranks: Ranks, dtype: str) -> dict[str, Any]:
             case Train():
                 engine.step(ranks.share(order.batch), order.step)
             case Publish():
-                gather(engine, dtype)
+                gather(engine, dtype, trained=True)
             case Save():
                 gather(engine, dtype)
                 deque(engine.training_state.gathered(), maxlen=0)

@@ -32,16 +32,18 @@ class NamesDifferError(RbaError):
 def publish(engine: Engine, root: Path, version: PolicyVersion, names: set[str], dtype: str, chunk_bytes: int) -> Manifest:
     """Write `version` into `root`, in the released layout, and drop all but the newest two. Rank 0 calls it while the others `gather`.
 
+    Tensors that are not trained are named and left out: actors have them from the starting checkpoint.
     Raises `NamesDifferError` unless exactly the tensors `names` are there; then nothing is written that a reader could see.
     """
-    manifest = write_version(root, version, checked(engine.tensors(dtype), names), chunk_bytes)
+    unchanged = names - engine.trained_names
+    manifest = write_version(root, version, checked(engine.tensors(dtype, trained=True), names - unchanged), chunk_bytes, unchanged)
     prune(root, KEEP_VERSIONS)
     return manifest
 
 
-def gather(engine: Engine, dtype: str) -> None:
-    """The other ranks' part of `publish` and of a checkpoint: take part in every gathering, keep nothing."""
-    deque(engine.tensors(dtype), maxlen=0)
+def gather(engine: Engine, dtype: str, *, trained: bool = False) -> None:
+    """The other ranks' part of a checkpoint, and with `trained` of `publish`: take part in every gathering, keep nothing."""
+    deque(engine.tensors(dtype, trained=trained), maxlen=0)
 
 
 def checked(tensors: Iterable[tuple[str, Tensor]], names: set[str]) -> Buffers:

@@ -23,6 +23,8 @@ KNOWN_PARAMETERS = {
 NEVER_LOADED = ("talker.", "token2wav.")
 """Of a checkpoint that also speaks: rba loads its thinker alone."""
 BYTES = {"float32": 4, "bfloat16": 2}
+TYPICAL_WIDTH = 4096
+"""Of a layer; W has this many rows and columns, its adapters 2 r / width as many parameters."""
 _HEADER_LIMIT_BYTES = 100 << 20
 
 
@@ -69,8 +71,11 @@ def learner_memory(size: Size, config: RunConfig) -> LearnerMemory:
     In bfloat16 the optimizer keeps float32 weights beside Adam's two moments: 2 + 2 + 12 bytes a parameter; in float32 4 + 4 + 8.
     """
     learner = config.learner
-    trained = size.total - (size.audio_tower if learner.freeze_audio_tower else 0)
     width = BYTES[learner.precision]
+    if learner.lora is not None:
+        trained = round((size.total - size.audio_tower) * 2 * learner.lora.r / TYPICAL_WIDTH)
+    else:
+        trained = size.total - (size.audio_tower if learner.freeze_audio_tower else 0)
     share = [learner.ranks if learner.zero_stage >= stage else 1 for stage in (3, 2, 1)]
     return LearnerMemory(
         weights=size.total * width // share[0],

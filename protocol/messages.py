@@ -272,6 +272,8 @@ class Manifest(msgspec.Struct, tag="manifest"):
     """xxh3-64 of each chunk."""
     digest: str
     """``xxh128:<hex>`` of all bytes."""
+    unchanged: list[str] = []
+    """Tensors that are not among these, being those of the checkpoint that the run started from."""
 
 
 class ManifestRequest(msgspec.Struct, tag="manifest?"):

@@ -12,9 +12,10 @@ all that can be wrong with a version is looked for before.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -54,6 +55,8 @@ class VersionTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type
     update_info_cls = UpdateInfo
     supports_draft_weight_update = False
     _mapped: MappedVersion | None = None
+    _reloaded: frozenset[str] = frozenset()
+    """Parts of the model that are no longer as the checkpoint has them."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Nothing to connect to."""
@@ -87,27 +90,50 @@ class VersionTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type
 
     def _shapes(self) -> dict[str, list[int]]:
         """Of the checkpoint's tensors, without those that vLLM leaves out of this model (another part's, such as a talker's)."""
-        shapes = checkpoint_shapes(Path(self._default_model_config.model))
+        shapes = checkpoint_shapes(self._checkpoint)
         mapper = getattr(self.model, "hf_to_vllm_mapper", None)
         return {name: shape for name, shape in shapes.items() if mapper is None or mapper.map_name(name) is not None}
 
     def _reload(self, mapped: MappedVersion) -> None:
+        """Reload the parts of the model that the version has tensors of; parts that always were the checkpoint's are not touched.
+
+        vLLM puts a layer together anew once any tensor of it comes, and fuses several into one, so a part is reloaded whole: what the
+        version leaves out of it comes from the checkpoint.
+        """
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+        self._reloaded |= {self._part(entry.name) for entry in mapped.manifest.tensors}
+        touched = self._reloaded
+        rest = {name for name in mapped.manifest.unchanged if self._part(name) in touched}
+        parts = [module for name, module in self.model.named_children() if name in touched]
         with torch.no_grad():
-            initialize_layerwise_reload(self.model)
-            loaded = self.model.load_weights(mapped.tensors())
-            finalize_layerwise_reload(self.model, self.model_config)
-        missing = {name for name, _ in self.model.named_parameters()} - set(loaded or ())
+            for part in parts:
+                initialize_layerwise_reload(part)
+            loaded = self.model.load_weights(chain(mapped.tensors(), checkpoint_tensors(self._checkpoint, rest)))
+            for part in parts:
+                finalize_layerwise_reload(part, self.model_config)
+        expected = {name for name, _ in self.model.named_parameters() if name.split(".", 1)[0] in touched}
+        missing = expected - set(loaded or ())
         if loaded is not None and missing:
             raise RuntimeError(f"policy version {mapped.info.policy_version} left {len(missing)} parameters as they were: {min(missing)}")
+
+    @property
+    def _checkpoint(self) -> Path:
+        return Path(self._default_model_config.model)
+
+    def _part(self, released: str) -> str:
+        """The child of vLLM's model, such as ``language_model``, that a tensor of the checkpoint belongs to."""
+        mapper = getattr(self.model, "hf_to_vllm_mapper", None)
+        return str(mapper.map_name(released) if mapper is not None else released).split(".", 1)[0]
 
 
 class MappedVersion:
     """A policy version in this worker's address space, and a thread that hashes it."""
 
     def __init__(self, info: UpdateInfo, shapes: dict[str, list[int]]) -> None:
-        """Raises `RefusedVersionError` unless the folder holds the version that `info` names, with tensors of exactly these `shapes`."""
+        """Raises `RefusedVersionError` unless the folder holds the version that `info` names, with tensors of exactly these `shapes`
+        but for those that it says are unchanged.
+        """
         self.info = info
         try:
             self._version = open_version(Path(info.directory))
@@ -117,6 +143,7 @@ class MappedVersion:
         if fault:
             raise RefusedVersionError(f"{info.directory}: {fault}: {REFUSED}")
         hasher = ThreadPoolExecutor(1, "verify weights")
+        self.manifest = self._version.manifest
         self._verified: Future[None] = hasher.submit(self._version.verify)
         hasher.shutdown(wait=False)
 
@@ -129,7 +156,7 @@ class MappedVersion:
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
         """Every tensor by its released name, where it lies in shared memory: to be read, never written."""
-        for entry in self._version.manifest.tensors:
+        for entry in self.manifest.tensors:
             yield entry.name, _tensor(self._version, entry)
 
 
@@ -140,7 +167,14 @@ def find_fault(manifest: Manifest, info: UpdateInfo, shapes: dict[str, list[int]
     found = {entry.name: list(entry.shape) for entry in manifest.tensors}
     if len(found) != len(manifest.tensors):
         return "names a tensor twice"
-    for title, names in {"missing": shapes.keys() - found.keys(), "unknown": found.keys() - shapes.keys()}.items():
+    unchanged = set(manifest.unchanged)
+    named = found.keys() | unchanged
+    wrong = {
+        "missing": shapes.keys() - named,
+        "unknown": named - shapes.keys(),
+        "there and said to be unchanged": found.keys() & unchanged,
+    }
+    for title, names in wrong.items():
         if names:
             return f"{len(names)} tensors are {title}, for example {min(names)}"
     for entry in manifest.tensors:
@@ -161,6 +195,14 @@ def checkpoint_shapes(directory: Path) -> dict[str, list[int]]:
             for name in opened.keys():  # noqa: SIM118 - no mapping, it has no iterator
                 shapes[name] = list(opened.get_slice(name).get_shape())
     return shapes
+
+
+def checkpoint_tensors(directory: Path, names: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors of a safetensors checkpoint, one after the other."""
+    for file in sorted(directory.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in sorted(names & set(opened.keys())):
+                yield name, opened.get_tensor(name)
 
 
 def _tensor(version: OpenVersion, entry: TensorEntry) -> torch.Tensor:

@@ -45,13 +45,19 @@ def checksum(chunk: bytes | memoryview) -> int:
     return xxhash.xxh3_64_intdigest(chunk)
 
 
-def write_version(root: Path, version: PolicyVersion, tensors: Iterable[TensorBytes], chunk_bytes: int) -> Manifest:
-    """Write and commit one version; a reader sees all of it or nothing. A version that is there already is replaced."""
+def write_version(
+    root: Path, version: PolicyVersion, tensors: Iterable[TensorBytes], chunk_bytes: int, unchanged: Iterable[str] = ()
+) -> Manifest:
+    """Write and commit one version; a reader sees all of it or nothing. A version that is there already is replaced.
+
+    `unchanged` names the tensors that are left out, since they are those of the starting checkpoint.
+    """
     root.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
     try:
         entries, size_bytes = _write_tensors(partial / WEIGHTS, tensors)
         manifest = _manifest(partial / WEIGHTS, version, entries, size_bytes, chunk_bytes)
+        manifest.unchanged = sorted(unchanged)
         (partial / MANIFEST).write_bytes(msgspec.msgpack.encode(manifest))
         commit(partial, directory_of(root, version))
     except BaseException:

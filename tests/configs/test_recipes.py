@@ -12,6 +12,7 @@ GPUS = {
     "qwen2-audio-7b-single-1x8": 8,
     "qwen2-audio-7b-group-4x8": 32,
     "qwen2-audio-7b-single-4x8": 32,
+    "qwen2-audio-7b-lora-1x2": 2,
     "paper-literal": 32,
 }
 

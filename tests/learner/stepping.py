@@ -30,6 +30,7 @@ from tests.learner.groups import completion, group, item_group, item_single, res
 STEPS = 3
 LOSS = LossSection(beta=0.3, lambda_ce=0.2)
 BASE: dict[str, Any] = {"precision": "float32", "batch_groups": 4, "micro_batch_groups": 4, "learning_rate": 1e-3, "steps": STEPS}
+LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"]}
 TURNS: list[tuple[int, dict[str, dict[str, Any]]]] = [
     (
         1,
@@ -42,6 +43,7 @@ TURNS: list[tuple[int, dict[str, dict[str, Any]]]] = [
             "checkpointing": {"gradient_checkpointing": True},
             "reference": {"loss": {"reference_model": "frozen"}},
             "bfloat16": {"precision": "bfloat16"},
+            "lora": {"lora": LORA, "loss": {"reference_model": "adapter_off"}, "save": "adapters"},
             "poisoned": {"poison": True},
             "poisoned_stage0": {"poison": True, "zero_stage": 0},
         },
@@ -53,6 +55,8 @@ TURNS: list[tuple[int, dict[str, dict[str, Any]]]] = [
             "two_ranks_from_one": {"load": "alone"},
             "two_ranks_split": {"micro_batch_groups": 1},
             "two_ranks_reference": {"loss": {"reference_model": "frozen"}},
+            "two_ranks_lora": {"lora": LORA, "loss": {"reference_model": "adapter_off"}, "micro_batch_groups": 1},
+            "two_ranks_from_lora": {"lora": LORA, "loss": {"reference_model": "adapter_off"}, "load": "adapters"},
             "two_ranks_poisoned": {"poison": True},
         },
     ),

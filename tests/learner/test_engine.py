@@ -157,6 +157,17 @@ def test_a_frozen_audio_tower_stays(cases: dict[str, Case], start: dict[str, Ten
         assert torch.equal(tensor, start[name]) == name.startswith("audio_tower."), name
 
 
+@pytest.mark.parametrize("name", ["two_ranks_lora", "two_ranks_from_lora"])
+def test_adapters_move_alike_on_two_ranks(cases: dict[str, Case], start: dict[str, Tensor], name: str) -> None:
+    for tensor, value in cases["lora"].tensors.items():
+        assert torch.equal(value, start[tensor]) != (
+            tensor.startswith("language_model.") and tensor.endswith(("q_proj.weight", "down_proj.weight"))
+        )
+    assert cases["lora"].steps[0]["preference"] / 2 == pytest.approx(0.693147, abs=1e-5)
+    assert cases[name].difference(cases["lora"]) < SAME
+    assert cases[name].steps[-1]["loss"] == pytest.approx(cases["lora"].steps[-1]["loss"], rel=1e-4)
+
+
 def test_bfloat16_is_close(cases: dict[str, Case]) -> None:
     for ours, theirs in zip(cases["bfloat16"].steps, cases["whole"].steps, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)

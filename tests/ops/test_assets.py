@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema import LoraSection
 from ops import assets, memory
 from protocol.errors import UserError
 
@@ -88,3 +89,6 @@ def test_zero_divides_the_memory_over_the_ranks(stage: int, precision: str, expe
     needed = memory.learner_memory(memory.Size(100, 50), frozen)
     assert needed.optimizer == expected[2] // 2
     assert needed.reference == needed.weights
+    adapted = config.model_copy(deep=True)
+    adapted.learner.lora = LoraSection(r=1024)
+    assert memory.learner_memory(memory.Size(100, 0), adapted).optimizer == expected[2] // 2

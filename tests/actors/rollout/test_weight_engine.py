@@ -71,6 +71,21 @@ async def test_an_applied_version_is_the_whole_model(engine: VllmEngine, part: s
     np.testing.assert_allclose(after.logprobs, expected(weights, processing, after), atol=1e-3)
 
 
+@pytest.mark.parametrize("part", ["multi_modal_projector", "layers.0.self_attn.q_proj.weight", "lm_head"])
+async def test_a_version_without_the_unchanged_tensors_is_the_whole_model(
+    part: str, vllm_engine: VllmEngine, weights: Weights, processing: Processing
+) -> None:
+    """Also where vLLM fuses a tensor that comes with others that do not."""
+    weights.restore()
+    await vllm_engine.apply(weights.publish())
+    before = await greedy(vllm_engine, processing)
+    weights.perturb(f"language_model.{part}" if "layers" in part else part)
+    await vllm_engine.apply(weights.publish(f"language_model.model.{part}" if "layers" in part else part))
+    after = await greedy(vllm_engine, processing)
+    assert np.abs(np.subtract(after.logprobs[0], before.logprobs[0])) > 1e-2
+    np.testing.assert_allclose(after.logprobs, expected(weights, processing, after), atol=1e-3)
+
+
 async def test_without_the_reset_a_cache_serves_what_old_weights_heard(
     caching_engine: VllmEngine, weights: Weights, processing: Processing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +152,7 @@ async def test_answers_under_way_are_read_again_by_the_new_weights(
         np.testing.assert_allclose(answer.logprobs[:border], expected(weights, processing, answer, clip)[:border], atol=1e-3)
 
 
-@pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "dtype"])
+@pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "dtype", "unknown unchanged", "changed and unchanged"])
 async def test_a_version_of_another_model_is_refused_before_anything_is_touched(
     fault: str, vllm_engine: VllmEngine, weights: Weights, processing: Processing
 ) -> None:
@@ -145,7 +160,7 @@ async def test_a_version_of_another_model_is_refused_before_anything_is_touched(
     good = weights.publish()
     await vllm_engine.apply(good)
     before = await greedy(vllm_engine, processing)
-    version = PolicyVersion(7, 7)
+    version, unchanged = PolicyVersion(7, 7), []
     with open_version(Path(good.directory)) as opened:
         tensors = [[entry.name, entry.dtype, list(entry.shape), bytes(opened.tensor_bytes(entry))] for entry in opened.manifest.tensors]
     match fault:
@@ -157,7 +172,11 @@ async def test_a_version_of_another_model_is_refused_before_anything_is_touched(
             tensors[0][2] = list(reversed(tensors[0][2])) if len(set(tensors[0][2])) > 1 else [*tensors[0][2], 1]
         case "dtype":
             tensors[0][1] = "F64"
-    manifest = write_version(weights.root, version, [tuple(one) for one in tensors], 1 << 16)
+        case "unknown unchanged":
+            unchanged = ["audio_tower.extra"]
+        case "changed and unchanged":
+            unchanged = [tensors[0][0]]
+    manifest = write_version(weights.root, version, [tuple(one) for one in tensors], 1 << 16, unchanged)
     damaged = Fetched(version, str(directory_of(weights.root, version)), manifest.digest, manifest.size_bytes, 0.0)
     for _ in range(2):
         with pytest.raises(RefusedVersionError, match="nothing was touched"):

@@ -48,15 +48,19 @@ class Weights:
             for name, parameter in self.model.named_parameters():
                 what(name, parameter)
 
-    def publish(self) -> Fetched:
-        """The model as the next version, as a node fetcher would leave it."""
+    def publish(self, only: str = "") -> Fetched:
+        """The model as the next version, as a node fetcher would leave it. With `only`, tensors whose names lack it are said to be
+        unchanged.
+        """
         version = PolicyVersion(0, next(self._steps))
         names = self.family.released_names(self.model)
         tensors = [
             (names[name], "F32", list(parameter.shape), parameter.detach().numpy().tobytes())
             for name, parameter in self.model.named_parameters()
+            if only in names[name]
         ]
-        manifest = write_version(self.root, version, tensors, 1 << 16)
+        unchanged = [name for name in names.values() if only not in name]
+        manifest = write_version(self.root, version, tensors, 1 << 16, unchanged)
         return Fetched(version, str(directory_of(self.root, version)), manifest.digest, manifest.size_bytes, 0.0)
 
     def logprobs(self, processing: Processing, prompt_ids: Sequence[int], samples: Samples | None, token_ids: Sequence[int]) -> np.ndarray:
