@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from configs.schema import RunConfig
 from learner import training_state
 from learner.checkpoint import STATE, mark_best, remove_superfluous, write_checkpoint
+from learner.collate import by_length
 from learner.engine import Engine
 from learner.evaluation import Evaluation
 from learner.events import Events, samples_due
@@ -198,8 +199,9 @@ class Session:
     def _train(self, batch: Batch) -> None:
         started = time.monotonic()
         number = self._step + 1
-        self._order(Train(number, batch.items))
-        done = self._engine.step(self._ranks.share(batch.items), number)
+        order = Train(number, by_length(batch.items))
+        self._order(order)
+        done = self._engine.step(self._ranks.share(order.batch), number)
         self._step = number
         if done.applied:
             self._exchange.intake.trained()

@@ -9,13 +9,15 @@ another turn than the others, from what was saved.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from configs.schema import LearnerSection, LossSection
 from learner.clips import Clips
@@ -39,6 +41,8 @@ TURNS: list[tuple[int, dict[str, dict[str, Any]]]] = [
             "split": {"micro_batch_groups": 1},
             "stage0": {"zero_stage": 0},
             "stage2": {"zero_stage": 2, "micro_batch_groups": 2},
+            "window": {"window_s": 30},
+            "idle": {"loss": {"reference_model": "frozen", "lambda_ce": 0.0}},
             "frozen_tower": {"freeze_audio_tower": True},
             "checkpointing": {"gradient_checkpointing": True},
             "reference": {"loss": {"reference_model": "frozen"}},
@@ -54,6 +58,7 @@ TURNS: list[tuple[int, dict[str, dict[str, Any]]]] = [
             "two_ranks": {"micro_batch_groups": 2, "save": "together"},
             "two_ranks_from_one": {"load": "alone"},
             "two_ranks_split": {"micro_batch_groups": 1},
+            "two_ranks_idle": {"loss": {"reference_model": "frozen", "lambda_ce": 0.0}, "micro_batch_groups": 1},
             "two_ranks_reference": {"loss": {"reference_model": "frozen"}},
             "two_ranks_lora": {"lora": LORA, "loss": {"reference_model": "adapter_off"}, "micro_batch_groups": 1},
             "two_ranks_from_lora": {"lora": LORA, "loss": {"reference_model": "adapter_off"}, "load": "adapters"},
@@ -83,6 +88,25 @@ def deaf(audio: str) -> Any:
     return np.full(20_000, np.nan, np.float32) if audio == "1-1" else spoken(audio)
 
 
+def with_window(checkpoint: Path, target: Path, window_s: int) -> Path:
+    """The same model for longer clips. Positions that no clip reaches get numbers that would be noticed."""
+    shutil.copytree(checkpoint, target)
+    for name, section, key, value in (
+        ("config.json", "audio_config", "max_source_positions", 50 * window_s),
+        ("preprocessor_config.json", None, "chunk_length", window_s),
+        ("preprocessor_config.json", None, "n_samples", 16_000 * window_s),
+        ("preprocessor_config.json", None, "nb_max_frames", 100 * window_s),
+    ):
+        settings = json.loads((target / name).read_text())
+        (settings[section] if section else settings)[key] = value
+        (target / name).write_text(json.dumps(settings))
+    tensors = load_file(target / "model.safetensors")
+    positions = tensors["audio_tower.embed_positions.weight"]
+    more = torch.full((50 * window_s - len(positions), positions.shape[1]), 1e3)
+    save_file({**tensors, "audio_tower.embed_positions.weight": torch.cat([positions, more])}, target / "model.safetensors")
+    return target
+
+
 def run(out: Path, checkpoint: Path, ranks: Ranks, cases: dict[str, dict[str, Any]], family_name: str = "qwen2_audio") -> None:
     """Every case, one after the other."""
     family = adapter(family_name)
@@ -93,8 +117,10 @@ def run(out: Path, checkpoint: Path, ranks: Ranks, cases: dict[str, dict[str, An
         clips = Clips(deaf if settings.pop("poison", False) else spoken, processing)
         save, load = settings.pop("save", ""), settings.pop("load", "")
         saved = SavedTensors(out / load, ranks) if load else None
+        window_s = settings.pop("window_s", None)
+        directory = with_window(checkpoint, out / f"window-{window_s}", window_s) if window_s else checkpoint
         section = LearnerSection(**{**BASE, **settings})
-        engine = Engine(section, loss, family, checkpoint, processing, clips, ranks, saved=saved, updates=STEPS - 1 if load else 0)
+        engine = Engine(section, loss, family, directory, processing, clips, ranks, saved=saved, updates=STEPS - 1 if load else 0)
         steps = []
         for step in range(STEPS if load else 1, STEPS + 1):
             if save and step == STEPS:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from learner.clips import Clips
-from learner.collate import PADDING, TrainingGroup, ce_voices, collate
+from learner.collate import PADDING, TrainingGroup, by_length, ce_voices, collate
 from learner.logprobs import AnswerLogProbs, attention, by_sequence, token_logprobs
 from policies.adapter import Processing, adapter
-from protocol.messages import REFERENCE
+from protocol.messages import REFERENCE, InstructionGroup, Utterance
 from tests.learner.conftest import spoken
 from tests.learner.groups import END, completion, group, item_group, item_single, result
 
@@ -204,3 +206,21 @@ def test_cached_clips_are_read_once(processing: Processing) -> None:
     small.features(["0-0", "0-1"])
     small.samples("0-0")
     assert read == ["0-0", "0-1", "0-0"]
+
+
+@given(durations=st.lists(st.tuples(st.floats(0.5, 3.9), st.integers(1, 30)), min_size=1, max_size=12), size=st.integers(1, 4))
+def test_groups_by_length_need_no_more_padding(durations: list[tuple[float, int]], size: int) -> None:
+    items = [
+        TrainingGroup(
+            InstructionGroup(f"g{number}", "", "", [Utterance("a", f"{number}-0", duration_s)]), result([completion(0, [5] * tokens)])
+        )
+        for number, (duration_s, tokens) in enumerate(durations)
+    ]
+    ordered = by_length(items)
+    assert sorted(item.group.group_id for item in ordered) == sorted(item.group.group_id for item in items)
+
+    def padded(order: list[TrainingGroup]) -> float:
+        rows = [item.group.utterances[0].duration_s for item in order]
+        return sum(max(rows[start : start + size]) * len(rows[start : start + size]) for start in range(0, len(rows), size))
+
+    assert padded(ordered) <= padded(items) + 1e-9

@@ -129,6 +129,22 @@ def test_a_run_goes_on_with_other_ranks_and_stages(cases: dict[str, Case], name:
     assert cases[name].steps[0]["grad_norm"] == pytest.approx(cases["whole"].steps[-1]["grad_norm"], rel=1e-4)
 
 
+def test_the_window_is_of_no_consequence(cases: dict[str, Case]) -> None:
+    positions = "audio_tower.embed_positions.weight"
+    whole, wide = cases["whole"].tensors, cases["window"].tensors
+    assert len(wide[positions]) > 7 * len(whole[positions])
+    assert torch.equal(wide[positions][: len(whole[positions])], whole[positions])
+    assert max(float((wide[name] - whole[name]).abs().max()) for name in whole if name != positions) < SAME
+    assert [step["loss"] for step in cases["window"].steps] == pytest.approx([step["loss"] for step in cases["whole"].steps], rel=1e-5)
+
+
+def test_a_rank_without_pairs_takes_part(cases: dict[str, Case], start: dict[str, Tensor]) -> None:
+    """With λ = 0 the tie and the group without answers have nothing to train: one rank has an empty micro-batch, the other none."""
+    assert cases["idle"].difference(start) > 1e-3
+    assert cases["two_ranks_idle"].difference(cases["idle"]) < SAME
+    assert cases["two_ranks_idle"].steps[-1]["loss"] == pytest.approx(cases["idle"].steps[-1]["loss"], rel=1e-4)
+
+
 def test_figures_count_what_was_there(cases: dict[str, Case]) -> None:
     first = cases["whole"].steps[0]
     assert (first["groups"], first["groups_with_pairs"], first["groups_with_ce"], first["pairs"]) == (4, 2, 4, 4)
