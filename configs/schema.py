@@ -247,7 +247,7 @@ class LearnerSection(Section):
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints; 0 writes one at the end only."""
     keep_checkpoints: NonNegativeInt = 0
-    """The newest ones that are kept; 0 keeps all. The best one by `validation` always stays."""
+    """The newest ones that are kept; 0 keeps all. The best one by `validation` and the one that a rollback would need always stay."""
     keep_every: NonNegativeInt = 0
     """Of the older ones, those of each multiple of this step stay too; 0 for none."""
     lease_deadline_s: PositiveFloat = 300.0

@@ -1,7 +1,9 @@
-"""Takes steps, goes back in the running engine and goes on, in a process of its own: ``python -m tests.learner.rewinding OUT CHECKPOINT RANK WORLD MASTER``.
+"""Takes steps, goes back in the running engine and goes on, in a process of its own.
 
-What rank 0 finds at each moment it writes to ``OUT/CASE-MOMENT.safetensors``: optimiser's tensors by ``KIND/NAME``, and as ``model/NAME`` what forward
-and backward read.
+``python -m tests.learner.rewinding OUT CHECKPOINT RANK WORLD MASTER``
+
+What rank 0 finds at each moment goes to ``OUT/CASE-MOMENT.safetensors``: the optimiser's tensors by ``KIND/NAME``, and as ``model/NAME``
+what forward and backward read.
 """
 
 from __future__ import annotations
