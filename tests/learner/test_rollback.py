@@ -221,8 +221,9 @@ def test_a_run_goes_on_after_a_rollback_as_if_uninterrupted(checkpoint: Path, tm
 
 
 def test_a_run_that_keeps_failing_goes_back_to_the_start_and_stops_at_last(checkpoint: Path, tmp_path: Path) -> None:
-    """At this learning rate one step is the end of the weights, which a checkpoint of them does not help against."""
-    config = config_of(checkpoint, tmp_path, strategy="sft", learner={"learning_rate": 1e30, "nonfinite_rollbacks": 2})
+    """At this learning rate one step is the end of the weights. Only rollbacks write checkpoints here."""
+    pace = {"learning_rate": 1e30, "nonfinite_rollbacks": 2, "checkpoint_every": 0, "publish_every": 2}
+    config = config_of(checkpoint, tmp_path, strategy="sft", learner=pace)
     learner = DeafLearner(config, tmp_path / "run", tmp_path / "weights")
     with pytest.raises(RbaError) as raised, ScriptedActor(learner, answer_sft):
         learner.run()
@@ -236,6 +237,7 @@ def test_a_run_that_keeps_failing_goes_back_to_the_start_and_stops_at_last(check
     start = load_file(checkpoint / "model.safetensors")
     for step in (3, 6):
         assert same(load_file(tmp_path / "run" / "checkpoints" / f"step-{step}" / "model.safetensors"), start)
+    assert [line["policy_version"] for line in events(tmp_path / "run", "publish")] == ["0.0", "0.2", "0.3", "0.4", "0.6", "0.8"]
     assert sorted(path.name for path in (tmp_path / "run" / "set-aside").iterdir()) == [f"step-{step}.jsonl" for step in (2, 3, 5, 6, 8, 9)]
     assert balanced(learner.status()["ledger"])
     # the next life knows that it has no more rollbacks
