@@ -110,7 +110,10 @@ class Frontier:
         """Leave groups, by id, out of what is still to come. Raises `RbaError` when no group of any source remains."""
         self._set_aside.update(groups)
         if all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
-            raise RbaError(f"all {len(self._set_aside)} training groups are set aside, so none is left to train on")
+            raise RbaError(
+                f"all {len(self._set_aside)} training groups are set aside, for no step on any of them had a finite loss and gradient; "
+                "set-aside/ in the run's folder has them, and a lower learner.learning_rate may help"
+            )
 
     def state(self, queued: Iterable[int]) -> FrontierState:
         """What a later life of the run needs; `queued` are ordinals that are closed and not trained yet."""

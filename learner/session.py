@@ -36,7 +36,7 @@ Found = TypeVar("Found")
 KEEP_ALIVE_S = 5.0
 """Between two `Wait` orders to the other ranks."""
 ADVICE = (
-    "look at them and at `grad_norm` in events.jsonl, then start a new run from the last checkpoint (model.path=<run>/checkpoints/step-N) "
+    "look at them and at `grad_norm` in events.jsonl, then start a new run from the last good weights (model.path={}) "
     "with a lower learner.learning_rate or without the groups that are at fault"
 )
 
@@ -188,7 +188,8 @@ class Session:
         self._record.skipped(self._step, batch.items)
         match action := self._recovery.skipped(self._step, [item.group.group_id for item in batch.items]):
             case Stop():
-                raise RbaError(f"{action.reason}; their batches are in {self._run_dir / SET_ASIDE}: {ADVICE}")
+                good = last_good(self._run_dir, self._recovery.state.good_below, self._life.step) or self._source
+                raise RbaError(f"{action.reason}; their batches are in {self._run_dir / SET_ASIDE}: {ADVICE.format(good)}")
             case Rollback():
                 self._roll_back(action)
 

@@ -230,7 +230,7 @@ def test_a_run_that_keeps_failing_goes_back_to_the_start_and_stops_at_last(check
     message = str(raised.value)
     assert message.startswith("steps 8, 9 had no finite loss or gradient, after 2 rollbacks")
     assert str(tmp_path / "run" / "set-aside") in message
-    assert "learner.learning_rate" in message
+    assert f"(model.path={tmp_path / 'run' / 'checkpoints' / 'step-6'}) with a lower learner.learning_rate" in message
     assert [line["applied"] for line in events(tmp_path / "run", "step")] == [True, False, False] * 3
     first, second = events(tmp_path / "run", "rollback")
     assert (first["checkpoint"], second["checkpoint"]) == (None, "checkpoints/step-3")
