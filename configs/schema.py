@@ -211,6 +211,8 @@ class LearnerSection(Section):
             "keep_checkpoints",
             "keep_every",
             "sampler_gap_alarm",
+            "nonfinite_steps",
+            "nonfinite_rollbacks",
             "lease_deadline_s",
             "heartbeat_s",
             "cpu_threads",
@@ -252,10 +254,15 @@ class LearnerSection(Section):
     """Pairs older than this many steps are dropped; what is leased and queued stays within (lag + 1) batches."""
     sampler_gap_alarm: PositiveFloat = 0.5
     """Nats per token: a completion whose log-probabilities by the learner and by its sampler differ more on average counts as off."""
+    nonfinite_steps: PositiveInt = 3
+    """Steps in a row without a finite loss or gradient, after which weights and moments of the last good checkpoint are put back and the
+    groups of these steps are left out of the rest of the run."""
+    nonfinite_rollbacks: NonNegativeInt = 3
+    """Such rollbacks; where another one would be due the run stops."""
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints; 0 writes one at the end only."""
     keep_checkpoints: NonNegativeInt = 0
-    """The newest ones that are kept; 0 keeps all. The best one by `validation` always stays."""
+    """The newest ones that are kept; 0 keeps all. The best one by `validation` and the one that a rollback would need always stay."""
     keep_every: NonNegativeInt = 0
     """Of the older ones, those of each multiple of this step stay too; 0 for none."""
     lease_deadline_s: PositiveFloat = 300.0

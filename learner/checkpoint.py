@@ -66,10 +66,15 @@ def verify(directory: Path) -> list[str]:
     return [name for name, wanted in expected.items() if not (directory / name).is_file() or digest(directory / name) != wanted]
 
 
-def newest(run_dir: Path) -> tuple[Path | None, dict[Path, list[str]]]:
-    """The last checkpoint that is whole, and the later ones that are not, with the files that are wrong in each."""
+def newest(run_dir: Path, below: int | None = None) -> tuple[Path | None, dict[Path, list[str]]]:
+    """The last checkpoint that is whole, and the later ones that are not, with the files that are wrong in each.
+
+    `below` leaves out those of that step and of later ones.
+    """
     torn: dict[Path, list[str]] = {}
     for step in reversed(_steps(run_dir)):
+        if below is not None and step >= below:
+            continue
         path = run_dir / CHECKPOINTS / f"step-{step}"
         wrong = verify(path) or ([] if (path / STATE / LEARNER).is_file() else [f"{STATE}/{LEARNER}"])
         if not wrong:
@@ -91,10 +96,10 @@ def best_step(run_dir: Path) -> int | None:
     return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
 
 
-def remove_superfluous(run_dir: Path, last: int, every: int, best: int | None) -> None:
+def remove_superfluous(run_dir: Path, last: int, every: int, best: int | None, good_below: int) -> None:
     """Delete the checkpoints that are not to be kept (see `learner.selection.superfluous`)."""
     folder = run_dir / CHECKPOINTS
-    for step in superfluous(_steps(run_dir), last, every, best):
+    for step in superfluous(_steps(run_dir), last, every, best, good_below):
         doomed = folder / f".step-{step}.removed"
         (folder / f"step-{step}").rename(doomed)  # at once: half of one must not look like a damaged checkpoint
         shutil.rmtree(doomed, ignore_errors=True)

@@ -29,7 +29,7 @@ from learner.logprobs import AnswerLogProbs, by_sequence
 from learner.objective import objective
 from learner.ranks import Ranks
 from learner.schedule import learning_rate
-from learner.training_state import WEIGHTS, SavedTensors, TrainingState
+from learner.training_state import StartTensors, Tensors, TrainingState
 from policies.adapter import Adapter, Processing
 
 
@@ -47,26 +47,19 @@ class Engine:
         ranks: Ranks,
         *,
         seed: int = 0,
-        saved: SavedTensors | None = None,
+        saved: Tensors | None = None,
         updates: int = 0,
     ) -> None:
         """The model lies in `directory`. `saved` are the weights and moments of a run that goes on, after `updates` updates."""
-        self._seed = seed
+        self._seed, self._directory = seed, directory
         self._section, self._loss, self._family = section, loss, family
         self._processing, self._clips, self._ranks = processing, clips, ranks
-        self._model = self._load(directory)
-        if section.freeze_audio_tower:
-            for parameter in family.audio_parameters(self._model):
-                parameter.requires_grad_(False)
-        if section.lora is not None:
-            lora.inject(self._model, section.lora, family, seed)
+        self._model = self._starting_policy()
         if section.gradient_checkpointing:
             self._checkpoint_activations()
         self._names = family.released_names(self._model)
         self._module = AnswerLogProbs(self._model, family)
         self._micro_batches = math.ceil(section.batch_groups / ranks.world_size / section.micro_batch_groups)
-        if saved is not None:  # DeepSpeed takes its copies from here
-            self._load_weights(saved)
         self._engine = self._initialize()
         self.training_state = TrainingState(self._engine.optimizer, self._released(), ranks.rank)
         if saved is not None:
@@ -75,6 +68,15 @@ class Engine:
 
     def _load(self, directory: Path) -> nn.Module:
         return self._family.load_model(directory, self._section.precision)
+
+    def _starting_policy(self) -> nn.Module:
+        model = self._load(self._directory)
+        if self._section.freeze_audio_tower:
+            for parameter in self._family.audio_parameters(model):
+                parameter.requires_grad_(False)
+        if self._section.lora is not None:
+            lora.inject(model, self._section.lora, self._family, self._seed)
+        return model
 
     def _released(self) -> list[tuple[str, nn.Parameter]]:
         return [(self._names[name], parameter) for name, parameter in self._model.named_parameters()]
@@ -86,11 +88,6 @@ class Engine:
 
     def _released_name(self, weight: lora.Weight) -> str:
         return self._names[weight.parameter_name].replace(lora.BASE, "")
-
-    def _load_weights(self, saved: SavedTensors) -> None:
-        for name, parameter in self._released():
-            if parameter.requires_grad:
-                parameter.data.copy_(saved.read(f"{WEIGHTS}/{name}", parameter.shape))
 
     def _checkpoint_activations(self) -> None:
         model: Any = self._model
@@ -197,6 +194,18 @@ class Engine:
         return scored
 
     # --- weights --------------------------------------------------------------------------------------------
+
+    def restore(self, saved: Tensors | None, updates: int) -> None:
+        """Put the weights and moments of a checkpoint in place of the current ones; without one, those that training began with.
+
+        A collective.
+        """
+        if saved is None:
+            model = self._starting_policy()
+            saved = StartTensors(
+                {self._names[name]: parameter.detach() for name, parameter in model.named_parameters()}, self._ranks.device
+            )
+        self.training_state.restore(saved, updates)
 
     def tensors(self, dtype: str, *, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by released name, adapters merged in, on the CPU in `dtype`, gathered one by one; with `trained` those alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,8 @@ SAMPLE_GROUPS = 4
 """Groups in one sample file."""
 SAMPLE_FILES = 20
 """About as many sample files a run."""
+SET_ASIDE = "set-aside"
+"""Folder of the batches of skipped steps."""
 
 
 class Events:
@@ -33,17 +35,21 @@ class Events:
 
     def samples(self, step: int, items: Sequence[TrainingGroup]) -> None:
         """``samples/step-N.jsonl``: what was asked, and each voice's answer with its reward and its part in a pair."""
-        folder = self._run_dir / "samples"
-        folder.mkdir(exist_ok=True)
-        lines = (json.dumps(_plain(describe(item)), ensure_ascii=False) for item in items[:SAMPLE_GROUPS])
-        (folder / f"step-{step}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self._lines(f"samples/step-{step}.jsonl", (describe(item) for item in items[:SAMPLE_GROUPS]))
+
+    def set_aside(self, step: int, items: Sequence[TrainingGroup]) -> None:
+        """``set-aside/step-N.jsonl``: every group of a step that was skipped, as in a sample, and the voices that it was trained on."""
+        rows = ({"ordinal": item.result.ordinal, **describe(item), "utterances": _utterances(item)} for item in items)
+        self._lines(set_aside_file(step), rows)
 
     def evaluation(self, label: str, rows: Sequence[dict[str, Any]]) -> None:
         """``evaluation/LABEL.jsonl``: every held-out group with its measures and answers, so that runs can be compared item by item."""
-        folder = self._run_dir / "evaluation"
-        folder.mkdir(exist_ok=True)
-        lines = (json.dumps(_plain(row), ensure_ascii=False) for row in sorted(rows, key=lambda row: str(row["group"])))
-        (folder / f"{label.replace(' ', '-')}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self._lines(f"evaluation/{label.replace(' ', '-')}.jsonl", sorted(rows, key=lambda row: str(row["group"])))
+
+    def _lines(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        file = self._run_dir / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(f"{json.dumps(_plain(row), ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
 
     def close(self) -> None:
         """No more lines."""
@@ -53,6 +59,11 @@ class Events:
 def samples_due(step: int, steps: int) -> bool:
     """True for the first step and about `SAMPLE_FILES` further ones."""
     return step == 1 or step % max(1, steps // SAMPLE_FILES) == 0
+
+
+def set_aside_file(step: int) -> str:
+    """Where, in the run's folder, the batch of a skipped step lies."""
+    return f"{SET_ASIDE}/step-{step}.jsonl"
 
 
 def describe(item: TrainingGroup) -> dict[str, Any]:
@@ -72,6 +83,7 @@ def describe(item: TrainingGroup) -> dict[str, Any]:
                 "speaker": group.utterances[completion.utterance].speaker,
                 "audio": group.utterances[completion.utterance].audio,
                 "text": completion.text,
+                "tokens": len(completion.token_ids) // 4,
                 "finish_reason": completion.finish_reason,
                 "reward": completion.reward,
                 "role": "chosen" if index in chosen else "rejected" if index in rejected else "",
@@ -80,6 +92,10 @@ def describe(item: TrainingGroup) -> dict[str, Any]:
             for index, completion in enumerate(result.completions)
         ],
     }
+
+
+def _utterances(item: TrainingGroup) -> list[dict[str, Any]]:
+    return [{"speaker": each.speaker, "audio": each.audio, "duration_s": each.duration_s} for each in item.group.utterances]
 
 
 def _plain(value: Any) -> Any:

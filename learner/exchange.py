@@ -55,6 +55,11 @@ class Exchange:
         if room > 0:
             self._link.offer(self.frontier.take(room))
 
+    def set_aside(self, groups: Sequence[str], step: int) -> None:
+        """The weights of `step` are older ones again; `groups`, by id, are left out now. Raises `RbaError` when no other is left."""
+        self.frontier.set_aside(groups)
+        self.intake.set_aside(groups, step)
+
     def receive(self, *, block: bool) -> None:
         """Take in and acknowledge what has arrived, waiting at most `POLL_S` for it. Raises when the link has failed."""
         self._link.raise_if_failed()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from protocol.errors import RbaError
 from protocol.messages import InstructionGroup, LeasedGroup, Purpose
 
 SEED_MASK = 0x7FFF_FFFF
@@ -55,6 +56,8 @@ class FrontierState(msgspec.Struct):
     """(first ordinal, number) of the held-out groups of each evaluation: those ordinals are no positions of the training stream."""
     untrained: list[int] = []
     """Ordinals below `ordinal` that were taken and neither trained nor dropped."""
+    set_aside: list[str] = []
+    """Ids of the groups that do not come again."""
 
 
 class Frontier:
@@ -63,6 +66,9 @@ class Frontier:
     Training groups come from one or several sources, in turns by weight; each source goes through epochs of its own, each of them in an
     order that the run's seed decides. Ordinals number everything
     that is leased, training and evaluation alike, and never stand for two groups. A group stays open from `take` or `hold_out` to `close`.
+
+    A group that was set aside keeps its places in the stream, and each of them its ordinal, but nobody is leased it: so ordinals stand for
+    the same groups whatever was set aside, and when.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int, *, shuffle: bool, state: FrontierState | None = None) -> None:
@@ -78,6 +84,8 @@ class Frontier:
         self._position = state.ordinal - sum(count for _, count in state.held_out)
         self._orders: dict[int, tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]]] = {}
         self._open: dict[int, LeasedGroup] = {}
+        self._set_aside: set[str] = set()
+        self.set_aside(state.set_aside)
 
     @property
     def epochs(self) -> float:
@@ -98,11 +106,20 @@ class Frontier:
         self._held_out.append((self._ordinal, len(groups)))
         return [self._lease(self._new_ordinal(), group, Purpose.EVALUATE) for group in groups]
 
+    def set_aside(self, groups: Iterable[str]) -> None:
+        """Leave groups, by id, out of what is still to come. Raises `RbaError` when no group of any source remains."""
+        self._set_aside.update(groups)
+        if all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
+            raise RbaError(
+                f"all {len(self._set_aside)} training groups are set aside, for no step on any of them had a finite loss and gradient; "
+                "set-aside/ in the run's folder has them, and a lower learner.learning_rate may help"
+            )
+
     def state(self, queued: Iterable[int]) -> FrontierState:
         """What a later life of the run needs; `queued` are ordinals that are closed and not trained yet."""
         open_ones = (ordinal for ordinal, leased in self._open.items() if leased.purpose is Purpose.TRAIN)
         untrained = sorted({*open_ones, *queued, *self._again})
-        return FrontierState(self._ordinal, self._epoch + EPOCHS_A_LIFE, self._held_out, untrained)
+        return FrontierState(self._ordinal, self._epoch + EPOCHS_A_LIFE, list(self._held_out), untrained, sorted(self._set_aside))
 
     def close(self, ordinal: int) -> LeasedGroup | None:
         """What `ordinal` stands for, which now has its outcome. None when it is not open."""
@@ -120,13 +137,18 @@ class Frontier:
         return groups[int(self._orders[number][1][offset])]
 
     def _next(self) -> LeasedGroup:
+        while True:
+            ordinal, group = self._again_or_new()
+            if group.group_id not in self._set_aside:
+                return self._lease(ordinal, group, Purpose.TRAIN)
+
+    def _again_or_new(self) -> tuple[int, InstructionGroup]:
         if self._again:
             ordinal = self._again.popleft()
             held_out = sum(count for start, count in self._held_out if start < ordinal)
-            return self._lease(ordinal, self.group_at(ordinal - held_out), Purpose.TRAIN)
-        leased = self._lease(self._new_ordinal(), self.group_at(self._position), Purpose.TRAIN)
+            return ordinal, self.group_at(ordinal - held_out)
         self._position += 1
-        return leased
+        return self._new_ordinal(), self.group_at(self._position - 1)
 
     def _new_ordinal(self) -> int:
         self._ordinal += 1

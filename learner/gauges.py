@@ -49,6 +49,10 @@ class Gauges:
         self._set("rba_grad_norm", done.grad_norm)
         self._set("rba_learning_rate", done.learning_rate)
 
+    def rolled_back(self) -> None:
+        """Weights and moments went back to the last good checkpoint."""
+        self._metrics.inc("rba_rollbacks_total")
+
     def pushed(self, version: PolicyVersion, seconds: float) -> None:
         """A policy version was published."""
         self._metrics.observe("rba_weight_push_seconds", seconds, stage="gather")

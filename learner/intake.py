@@ -6,6 +6,7 @@ Every unique group result ends in exactly one place, counted in groups: ``unique
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,14 +14,14 @@ import numpy as np
 
 from configs.schema import LossSection, Strategy
 from learner.collate import TrainingGroup, ce_voices
-from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome
+from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome, PolicyVersion
 
 
 class Drop(StrEnum):
     """Why a unique group result trains nobody."""
 
     STALE = "stale"
-    """A pair is older than `max_policy_lag` learner steps."""
+    """A pair is older than `max_policy_lag` learner steps, or was sampled by weights that a rollback gave up."""
     NO_SIGNAL = "no_signal"
     """No pair, and no cross-entropy to train instead."""
     FILTERED = "filtered"
@@ -31,6 +32,8 @@ class Drop(StrEnum):
     """Held-out: it was measured."""
     NONFINITE = "nonfinite"
     """Its step was skipped, for a loss or a gradient was not finite."""
+    SET_ASIDE = "set_aside"
+    """Its group was set aside after it had been leased."""
     STOPPED = "stopped"
     """Still queued when the run ended."""
 
@@ -67,6 +70,9 @@ class Intake:
         self._trains_ce = strategy == "sft" or loss.lambda_ce > 0
         self._queue: deque[TrainingGroup] = deque()
         self._in_training: list[TrainingGroup] = []
+        self._set_aside: set[str] = set()
+        self._oldest_step = 0
+        """Versions of earlier steps come from weights that are given up."""
         self.counts = counts or Counts()
 
     @property
@@ -93,6 +99,8 @@ class Intake:
             return self._drop(result, Drop.EVALUATED if leased.purpose == result.purpose else Drop.INVALID)
         if result.outcome is Outcome.FILTERED or unusable:
             return f"{self._drop(result, Drop.FILTERED)}: {unusable or result.reason}"
+        if leased.group.group_id in self._set_aside:
+            return self._drop(result, Drop.SET_ASIDE)
         fault = find_fault(item, self._strategy, self._vocabulary)
         if fault:
             return f"{self._drop(result, Drop.INVALID)}: {fault}"
@@ -130,6 +138,18 @@ class Intake:
             self._drop(item.result, Drop.NONFINITE)
         self._in_training = []
 
+    def set_aside(self, groups: Iterable[str], learner_step: int) -> None:
+        """The weights of `learner_step` are older ones again: what was sampled before it is stale. `groups`, by id, train no more."""
+        self._set_aside.update(groups)
+        self._oldest_step = learner_step
+        rest: deque[TrainingGroup] = deque()
+        for item in self._queue:
+            if item.group.group_id in self._set_aside:
+                self._drop(item.result, Drop.SET_ASIDE)
+            else:
+                rest.append(item)
+        self._queue = rest
+
     def clear(self) -> None:
         """The run ends; what is still queued is dropped."""
         for item in self._queue:
@@ -140,8 +160,12 @@ class Intake:
         """Learner steps since the oldest token of either side of a pair was sampled; without pairs nothing can be old."""
         indices = {index for pair in item.result.pairs for index in (pair.chosen, pair.rejected) if index != REFERENCE}
         versions = [item.result.completions[index].oldest_version for index in indices]
-        steps = [version.step if version.lineage == self._lineage else -(1 << 60) for version in versions if version is not None]
+        steps = [version.step if self._is_ancestor(version) else -(1 << 60) for version in versions if version is not None]
         return learner_step - min(steps, default=learner_step)
+
+    def _is_ancestor(self, version: PolicyVersion) -> bool:
+        """True when the current weights come from `version` by this life's steps."""
+        return version.lineage == self._lineage and version.step >= self._oldest_step
 
     def _drop(self, result: GroupResult, reason: Drop) -> str:
         self.counts.dropped[reason.value] += 1

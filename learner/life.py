@@ -15,6 +15,7 @@ from learner.checkpoint import LEARNER, STATE
 from learner.frontier import FrontierState
 from learner.intake import Counts
 from learner.progress import ProgressState
+from learner.recovery import RecoveryState
 from learner.selection import SelectionState
 from protocol.dialogue.sequences import SequenceSet
 from protocol.errors import UserError
@@ -29,8 +30,7 @@ class Life(msgspec.Struct):
     lineage: int = 0
     updates: int = 0
     """Updates of the optimiser: steps, but for those that were skipped."""
-    skipped: int = 0
-    """Steps in a row without a finite loss, the last one included."""
+    recovery: RecoveryState = msgspec.field(default_factory=RecoveryState)
     frontier: FrontierState = msgspec.field(default_factory=FrontierState)
     progress: ProgressState = msgspec.field(default_factory=ProgressState)
     evaluations: dict[str, dict[str, float]] = {}

@@ -19,7 +19,8 @@ from learner.gauges import Gauges
 from learner.intake import Intake
 from learner.life import Life
 from learner.publish import gather
-from learner.ranks import End, Publish, Ranks, Save, Train
+from learner.ranks import End, Publish, Ranks, Restore, Save, Train
+from learner.rollback import restore
 from learner.selection import by_topic
 from learner.session import Session
 from learner.training_state import SavedTensors
@@ -189,6 +190,8 @@ def follow(engine: Engine, ranks: Ranks, dtype: str) -> dict[str, Any]:
             case Save():
                 gather(engine, dtype)
                 deque(engine.training_state.gathered(), maxlen=0)
+            case Restore():
+                restore(engine, ranks, order)
             case End():
                 return {"status": order.reason}
             case _:

@@ -49,12 +49,13 @@ class Progress:
         if self._first_s is not None:
             self._paused_s += seconds
 
-    def stepped(self, started_s: float, ended_s: float, lags: list[int]) -> None:
-        """A step ran, on groups with pairs of these lags."""
+    def stepped(self, started_s: float, ended_s: float, lags: list[int], *, applied: bool = True) -> None:
+        """A step ran, on groups with pairs of these lags; `applied` is False for one without a finite loss or gradient."""
         if self._first_s is None:
             self._first_s = started_s
         self._last_s = ended_s
         self.steps += 1
+        self.nonfinite += not applied
         self._lags.update(lags)
 
     def pushed(self, seconds: float) -> None:

@@ -42,13 +42,21 @@ class Save(msgspec.Struct, tag="save"):
     step: int
 
 
+class Restore(msgspec.Struct, tag="restore"):
+    """Take part in putting the weights and moments of a checkpoint back, or those that training began with; rank 0 has the files."""
+
+    from_start: bool
+    updates: int
+    """Updates that Adam had made by then."""
+
+
 class End(msgspec.Struct, tag="end"):
     """Leave."""
 
     reason: str
 
 
-Order = Wait | Train | Publish | Save | End
+Order = Wait | Train | Publish | Save | Restore | End
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 

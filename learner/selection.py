@@ -69,9 +69,12 @@ def by_topic(groups: Iterable[InstructionGroup], most: int) -> list[InstructionG
     return chosen
 
 
-def superfluous(steps: Sequence[int], last: int, every: int, best: int | None) -> list[int]:
-    """Checkpoints that may go: all but the newest `last` (0: all stay), each multiple of `every` (0: none) and the `best` one."""
+def superfluous(steps: Sequence[int], last: int, every: int, best: int | None, good_below: int) -> list[int]:
+    """Checkpoints that may go: all but the newest `last` (0: all stay), each multiple of `every` (0: none), the `best` one and the
+    newest one before step `good_below`, which a rollback would need.
+    """
     if not last:
         return []
-    newest = set(sorted(steps)[-last:])
-    return [step for step in sorted(steps) if step not in newest and step != best and not (every and step % every == 0)]
+    good = max((step for step in steps if step < good_below), default=None)
+    kept = {*sorted(steps)[-last:], best, good}
+    return [step for step in sorted(steps) if step not in kept and not (every and step % every == 0)]

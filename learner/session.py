@@ -17,16 +17,16 @@ from learner import training_state
 from learner.checkpoint import STATE, mark_best, remove_superfluous, write_checkpoint
 from learner.collate import by_length
 from learner.engine import Engine
-from learner.evaluation import Evaluation
-from learner.events import Events, samples_due
+from learner.events import SET_ASIDE
 from learner.exchange import Exchange
-from learner.figures import StepFigures, step_event
 from learner.gauges import Gauges
 from learner.intake import Batch
 from learner.life import Life, account
-from learner.progress import Progress
 from learner.publish import publish
 from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
+from learner.record import Record
+from learner.recovery import Recovery, Rollback, Stop
+from learner.rollback import last_good, order_for, restore
 from learner.selection import Selection
 from policies.adapter import Adapter
 from protocol.errors import RbaError
@@ -36,8 +36,10 @@ Found = TypeVar("Found")
 
 KEEP_ALIVE_S = 5.0
 """Between two `Wait` orders to the other ranks."""
-MAX_SKIPPED_STEPS = 10
-"""Steps in a row without a finite loss, after which the run is beyond help."""
+ADVICE = (
+    "look at them and at `grad_norm` in events.jsonl, then start a new run from the last good weights (model.path={}) "
+    "with a lower learner.learning_rate or without the groups that are at fault"
+)
 
 
 class Session:
@@ -60,20 +62,17 @@ class Session:
         stop: Callable[[], str],
     ) -> None:
         self._config, self._run_dir, self._weights_root = config, run_dir, weights_root
-        self._engine, self._ranks, self._family, self._exchange, self._gauges = engine, ranks, family, exchange, gauges
+        self._engine, self._ranks, self._family, self._exchange = engine, ranks, family, exchange
         self._held_out, self._validation, self._stop = held_out, validation, stop
         self._selection = Selection(config.validation, life.selection)
         self._source = Path(config.model.path)
         self._names = family.checkpoint_names(self._source)
-        self._events = Events(run_dir)
-        self._progress = Progress(life.progress)
+        self._record = Record(run_dir, gauges, life, config.learner.steps)
+        self._recovery = Recovery(config.learner, life.recovery)
         self._life = life
         self._step = life.step
         self._published: PolicyVersion | None = None
-        self._evaluations: dict[str, dict[str, Any]] = dict(life.evaluations)
-        self._last: dict[str, Any] = {}
         self._saved = life.step if life.lineage else -1
-        self._skipped = life.skipped
         self._started_s = self._ordered_s = time.monotonic()
         self.state = "starting"
         self.closed = False
@@ -84,9 +83,8 @@ class Session:
         Unblocked by: rollout actors, or `stop`, which ends it after the current step with a checkpoint.
         """
         section, evaluation = self._config.learner, self._config.evaluation
-        self._begin()
         self._publish()
-        if evaluation.before and "before" not in self._evaluations:
+        if evaluation.before and "before" not in self._record.evaluations:
             self._evaluate("before", self._held_out)
         while self._step < section.steps and not self._ended_early() and (batch := self._next_batch()) is not None:
             self._train(batch)
@@ -112,10 +110,6 @@ class Session:
             return f"{hours:g} hours are over"
         return self._selection.reason if self._selection.exhausted else ""
 
-    def _begin(self) -> None:
-        if self._life.lineage:
-            self._events.write("resume", step=self._step, lineage=self._life.lineage, leased_again=len(self._life.frontier.untrained))
-
     @property
     def _version(self) -> PolicyVersion:
         return PolicyVersion(self._life.lineage, self._step)
@@ -131,10 +125,7 @@ class Session:
         manifest = publish(self._engine, self._weights_root, version, self._names, model.dtype, network.chunk_bytes)
         self._exchange.publish(version)
         self._published = version
-        seconds = time.monotonic() - started
-        self._progress.pushed(seconds)
-        self._gauges.pushed(version, seconds)
-        self._events.write("publish", policy_version=str(version), seconds=seconds, size_bytes=manifest.size_bytes, digest=manifest.digest)
+        self._record.published(version, manifest, time.monotonic() - started)
 
     def _validate(self) -> None:
         """Measure the validation groups; a checkpoint that is better than all before it is kept as the best one."""
@@ -154,33 +145,15 @@ class Session:
         finished = self._wait(lambda: evaluation if evaluation.done else None)
         self._exchange.evaluation = None
         seconds = time.monotonic() - started
-        self._progress.paused(seconds)
-        return self._measured(finished, seconds) if finished is not None else None
-
-    def _measured(self, evaluation: Evaluation, seconds: float) -> dict[str, float]:
-        figures = evaluation.figures()
-        self._events.evaluation(evaluation.label, evaluation.rows)
-        self._evaluations[evaluation.label] = {**figures, "unmeasured": float(evaluation.unmeasured)}
-        self._gauges.evaluated(figures)
-        self._events.write(
-            "evaluation",
-            label=evaluation.label,
-            policy_version=str(evaluation.version),
-            seconds=seconds,
-            figures=self._evaluations[evaluation.label],
-            topics=evaluation.topics(),
-        )
-        return figures
+        self._record.progress.paused(seconds)
+        return self._record.measured(finished, seconds) if finished is not None else None
 
     def _next_batch(self) -> Batch | None:
         """The groups of the next step; None when the run is to stop."""
         started = time.monotonic()
         self.state = "training"
         batch = self._wait(lambda: self._exchange.intake.take(self._config.learner.batch_groups, self._step))
-        waited = time.monotonic() - started
-        self._progress.waited(waited)
-        self._gauges.idle("pairs", waited)
-        self._last["idle_s"] = waited
+        self._record.waited(time.monotonic() - started)
         return batch
 
     def _wait(self, ready: Callable[[], Found | None]) -> Found | None:
@@ -203,27 +176,35 @@ class Session:
         self._order(order)
         done = self._engine.step(self._ranks.share(order.batch), number)
         self._step = number
-        if done.applied:
-            self._exchange.intake.trained()
-            self._skipped = 0
-        else:
-            self._exchange.intake.skipped()
-            self._progress.nonfinite += 1
-            self._skipped += 1
-        ended = time.monotonic()
-        self._progress.stepped(started, ended, batch.lags)
-        self._report(batch, done, ended - started)
-        if self._skipped >= MAX_SKIPPED_STEPS:
-            raise RbaError(f"{self._skipped} steps in a row had no finite loss or gradient; the learning rate is likely too high")
-
-    def _report(self, batch: Batch, done: StepFigures, seconds: float) -> None:
-        figures = {**step_event(batch, done, seconds), "idle_s": self._last.get("idle_s", 0.0)}
-        self._last = {"step": self._step, **figures}
-        self._gauges.stepped(done, batch, figures)
+        intake = self._exchange.intake
+        (intake.trained if done.applied else intake.skipped)()
+        self._record.stepped(number, batch, done, started, time.monotonic(), intake.queued)
         self._exchange.account()
-        self._events.write("step", **self._last, queued=self._exchange.intake.queued)
-        if samples_due(self._step, self._config.learner.steps):
-            self._events.samples(self._step, batch.items)
+        if done.applied:
+            self._recovery.applied(number)
+        else:
+            self._recover(batch)
+
+    def _recover(self, batch: Batch) -> None:
+        """The step had no finite loss or gradient: after some in a row go back to good weights, and go on without these groups."""
+        self._record.skipped(self._step, batch.items)
+        match action := self._recovery.skipped(self._step, [item.group.group_id for item in batch.items]):
+            case Stop():
+                good = last_good(self._run_dir, self._recovery.state.good_below, self._life.step) or self._source
+                raise RbaError(f"{action.reason}; their batches are in {self._run_dir / SET_ASIDE}: {ADVICE.format(good)}")
+            case Rollback():
+                self._roll_back(action)
+
+    def _roll_back(self, rollback: Rollback) -> None:
+        started = time.monotonic()
+        self._exchange.set_aside(rollback.groups, self._step)
+        checkpoint = last_good(self._run_dir, rollback.good_below, self._life.step)
+        order = order_for(checkpoint)
+        self._order(order)
+        restore(self._engine, self._ranks, order, checkpoint)
+        self._record.rolled_back(self._step, rollback, checkpoint, time.monotonic() - started)
+        self._publish()  # at once: until then actors sample with weights that are given up
+        self._checkpoint()  # a later life begins here too, and knows what was set aside
 
     def _checkpoint(self) -> None:
         """Write the current weights, unless they are written."""
@@ -236,11 +217,10 @@ class Session:
             self._run_dir, self._step, self._engine.tensors(dtype), self._family, self._source, dtype, self._write_state
         )
         self._saved = self._step
-        seconds = time.monotonic() - started
-        self._gauges.saved(seconds)
-        self._events.write("checkpoint", step=self._step, path=str(path.relative_to(self._run_dir)), seconds=seconds)
+        self._record.saved(self._step, path, time.monotonic() - started)
         section = self._config.learner
-        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, self._selection.state.step)
+        best, good_below = self._selection.state.step, self._recovery.state.good_below
+        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below)
 
     def _write_state(self, checkpoint: Path) -> None:
         """What the run's next life needs, beside the released layout."""
@@ -250,10 +230,10 @@ class Session:
             step=self._step,
             lineage=self._life.lineage,
             updates=self._engine.training_state.updates,
-            skipped=self._skipped,
+            recovery=self._recovery.state,
             frontier=exchange.frontier.state(exchange.intake.queued_ordinals),
-            progress=self._progress.state(),
-            evaluations=self._evaluations,
+            progress=self._record.progress.state(),
+            evaluations=self._record.evaluations,
             selection=self._selection.state,
             **account(exchange.accounts()[0], exchange.intake.counts),
         )
@@ -263,14 +243,13 @@ class Session:
         reason = self._stop()
         early = self._ended_early() if not reason and self._step < self._config.learner.steps else ""
         if early:
-            self._events.write("early_stop", step=self._step, reason=early)
+            self._record.ended_early(self._step, early)
         self.state = "stopped" if reason else "completed"
         self._order(End(reason or "completed"))
         self._exchange.close(reason or "completed")
         self.closed = True
         closing = self._closing() | {"early_stop": early or None}
-        self._events.write("end", **closing)
-        self._events.close()
+        self._record.ended(closing)
         return closing
 
     def _order(self, order: Order) -> None:
@@ -291,11 +270,13 @@ class Session:
             "ledger": ledger,
             "pairs": {"trained": self._exchange.intake.counts.pairs_trained},
             "actors": actors,
-            "policy_lag": self._progress.policy_lag(),
-            "idle": self._progress.idle,
-            "last": dict(self._last),
+            "policy_lag": self._record.progress.policy_lag(),
+            "idle": self._record.progress.idle,
+            "nonfinite_steps": self._record.progress.nonfinite,
+            "rollbacks": self._recovery.state.rollbacks,
+            "last": dict(self._record.last),
             "evaluation": {"label": evaluation.label, "waiting": evaluation.waiting} if evaluation is not None else None,
-            "evaluations": dict(self._evaluations),
+            "evaluations": dict(self._record.evaluations),
         }
 
     def _closing(self) -> dict[str, Any]:
@@ -306,10 +287,11 @@ class Session:
             "strategy": self._config.strategy,
             "zero_stage": self._config.learner.zero_stage,
             "policy_version": {"lineage": self._life.lineage, "step": self._step},
-            **self._progress.closing(),
+            **self._record.progress.closing(),
+            "rollbacks": self._recovery.state.rollbacks,
             "ledger": self._exchange.account(),
             "pairs": {"unique": counts.pairs_unique, "trained": counts.pairs_trained, "dropped": dict(counts.pairs_dropped)},
             "epochs": round(self._exchange.frontier.epochs, 3),
-            "evaluation": self._evaluations,
+            "evaluation": self._record.evaluations,
             "best": {"step": self._selection.state.step, self._config.validation.metric: self._selection.state.value},
         }

@@ -5,10 +5,10 @@ Tensors are whole and go by their released names, so a run may go on with anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -20,6 +20,14 @@ from learner.ranks import Ranks
 WEIGHTS = "weights"
 KINDS = (WEIGHTS, "exp_avg", "exp_avg_sq")
 SHARD_BYTES = 4 << 30
+
+
+class Tensors(Protocol):
+    """Where weights and moments come from."""
+
+    def read(self, name: str, shape: Iterable[int]) -> Tensor:
+        """``KIND/NAME`` as a whole float32 tensor of that shape. A collective."""
+        ...
 
 
 class TrainingState:
@@ -35,6 +43,8 @@ class TrainingState:
         if hasattr(optimizer, "fp32_groups"):
             for half, whole in zip(chain(*optimizer.fp16_groups), chain(*optimizer.fp32_groups), strict=True):
                 self._master_of[id(half)] = whole
+        for state in self._inner.state.values():  # bfloat16 without ZeRO makes it by an update of nothing, which Adam has counted
+            state["step"].zero_()
 
     @property
     def updates(self) -> int:
@@ -48,14 +58,29 @@ class TrainingState:
             for kind in KINDS:
                 yield f"{kind}/{name}", self._get(parameter, kind).to(device="cpu", dtype=torch.float32, copy=True)
 
-    def restore(self, saved: SavedTensors, updates: int) -> None:
-        """Put the tensors of a checkpoint in place, as they were after `updates` updates. A collective."""
+    def restore(self, saved: Tensors, updates: int) -> None:
+        """Put saved tensors in place of the current ones, as they were after `updates` updates. A collective."""
         self._prepare()
         for name, parameter in self._parameters:
             for kind in KINDS:
                 self._put(parameter, kind, saved.read(f"{kind}/{name}", getattr(parameter, "ds_shape", parameter.shape)))
         for state in self._inner.state.values():
             state["step"] = torch.full_like(state["step"], float(updates))
+        self._hand_down()
+
+    def _hand_down(self) -> None:
+        """Make forward and backward see the float32 weights, the way each update does at its end. A collective."""
+        optimizer = self._optimizer
+        if hasattr(optimizer, "fp16_partitioned_groups_flat"):  # stage 3; what is gathered must go first, or it would stay as it is
+            optimizer._partition_all_parameters()  # noqa: SLF001 - as its step does; so are the next two
+            for number in range(len(optimizer.fp16_groups)):
+                optimizer._reassign_or_swap_out_partitioned_parameters(number)  # noqa: SLF001
+            optimizer._post_step(set())  # noqa: SLF001
+        elif hasattr(optimizer, "update_lp_params"):  # stages 1 and 2
+            optimizer.update_lp_params()
+        for _, parameter in self._parameters:
+            if id(parameter) in self._master_of:
+                parameter.data.copy_(self._master_of[id(parameter)])
 
     def _get(self, parameter: nn.Parameter, kind: str) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -106,7 +131,7 @@ class TrainingState:
 
 
 def _is_partitioned(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id") or getattr(parameter, "_hp_mapping", None) is not None
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")  # which is None where all of it is another rank's
 
 
 def _part(value: Tensor, size: int, rank: int) -> Tensor:
@@ -120,9 +145,11 @@ def _part(value: Tensor, size: int, rank: int) -> Tensor:
 class SavedTensors:
     """The tensors of a checkpoint. Rank 0 has the files, every rank gets each tensor."""
 
-    def __init__(self, folder: Path, ranks: Ranks) -> None:
+    def __init__(self, folder: Path | None, ranks: Ranks) -> None:
+        """Only rank 0 has to know the folder."""
         self._ranks = ranks
-        files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))] if ranks.rank == 0 else []
+        paths = sorted(folder.glob("*.safetensors")) if folder is not None and ranks.rank == 0 else []
+        files: list[Any] = [safe_open(path, framework="pt") for path in paths]
         self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
 
     def read(self, name: str, shape: Iterable[int]) -> Tensor:
@@ -135,6 +162,21 @@ class SavedTensors:
         if self._ranks.world_size > 1:
             distributed.broadcast(tensor, src=0)
         return tensor
+
+
+class StartTensors:
+    """A model that nobody has trained yet, as if it had been saved: its weights, and moments of nothing. Every rank has it."""
+
+    def __init__(self, weights: Mapping[str, Tensor], device: torch.device) -> None:
+        """`weights` by released name."""
+        self._weights, self._device = weights, device
+
+    def read(self, name: str, shape: Iterable[int]) -> Tensor:
+        """One tensor, float32, on the rank's device."""
+        kind, _, own = name.partition("/")
+        if kind == WEIGHTS:
+            return self._weights[own].to(self._device, torch.float32)
+        return torch.zeros(tuple(shape), dtype=torch.float32, device=self._device)
 
 
 def write(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -25,6 +25,8 @@ FIGURES = (
     ("pairs_per_s", "pairs/s", "{:.1f}"),
     ("tokens_per_s", "tokens/s", "{:,.0f}"),
     ("idle", "learner idle", "{:.0%}"),
+    ("nonfinite_steps", "skipped", "{:.0f}"),
+    ("rollbacks", "rollbacks", "{:.0f}"),
 )
 """(key in a status's figures, what people read, format)."""
 

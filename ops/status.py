@@ -88,6 +88,8 @@ def figures_of(learner: Mapping[str, Any]) -> dict[str, float]:
         "policy_lag": last.get("policy_lag", {}).get("mean"),
         "accuracy": evaluations[-1].get("accuracy") if evaluations else None,
         "idle": learner.get("idle"),
+        "nonfinite_steps": learner.get("nonfinite_steps") or None,  # none is the rule, and not worth a word
+        "rollbacks": learner.get("rollbacks") or None,
     }
     return {name: float(value) for name, value in found.items() if value is not None}
 

@@ -43,6 +43,8 @@ def compose(
         "engine": _engine(),
         "learner_steps": int(learner.get("learner_steps", history.last_step)),
         "planned_steps": config.learner.steps,
+        "nonfinite_steps": int(learner.get("nonfinite_steps", 0)),
+        "rollbacks": int(learner.get("rollbacks", 0)),
         "policy_version": version_of(learner.get("policy_version")),
         "pushes": int(learner.get("pushes", 0)),
         "wall_seconds": round(wall_s, 1),

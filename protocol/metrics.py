@@ -104,6 +104,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_grad_norm", "gauge", "Gradient norm before clipping, last step.", (LEARNER,)),
     Metric("rba_learning_rate", "gauge", "Learning rate of the last step.", (LEARNER,)),
     Metric("rba_nonfinite_steps_total", "counter", "Steps skipped, for a loss or gradient was not finite.", (LEARNER,)),
+    Metric("rba_rollbacks_total", "counter", "Returns to the last good checkpoint, after skipped steps in a row.", (LEARNER,)),
     Metric("rba_checkpoint_seconds", "histogram", "Time to write a checkpoint.", (LEARNER,)),
     Metric("rba_checkpoint_last_success_timestamp_seconds", "gauge", "When the last checkpoint was committed.", (LEARNER,)),
     Metric("rba_evaluation", "gauge", "Figures of the last held-out evaluation.", (LEARNER,), ("suite", "metric")),

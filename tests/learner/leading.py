@@ -1,4 +1,7 @@
-"""One rank of a short run in a process of its own: ``python -m tests.learner.leading FOLDER RANK WORLD MASTER``."""
+"""One rank of a short run in a process of its own: ``python -m tests.learner.leading FOLDER RANK WORLD MASTER``.
+
+``FOLDER/deaf.json``, where there is one, lists clips that no loss survives; then the actor answers as RBA-Single does.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,20 @@ import sys
 from pathlib import Path
 
 from configs.schema import RunConfig
-from learner.main import Learner
-from tests.learner.scripted import ScriptedActor
+from tests.learner.scripted import DeafLearner, ScriptedActor, answer, answer_single
 
 
 def run(folder: Path, rank: int, world: int, master: str) -> None:
     """Rank 0 has the scripted actor, and writes what the run returned."""
     config = RunConfig.model_validate_json((folder / "config.json").read_text())
-    learner = Learner(config, folder / "run", folder / "weights", rank, world, master)
+    learner = DeafLearner(config, folder / "run", folder / "weights", rank, world, master)
+    script = answer
+    if (folder / "deaf.json").is_file():
+        learner.deaf_to, script = set(json.loads((folder / "deaf.json").read_text())), answer_single
     if rank:
         (folder / f"rank-{rank}.json").write_text(json.dumps(learner.run()))
         return
-    with ScriptedActor(learner):
+    with ScriptedActor(learner, script):
         closing = learner.run()
     (folder / "rank-0.json").write_text(json.dumps(closing))
 

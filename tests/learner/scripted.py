@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import soundfile
 
 from configs.schema import RunConfig
 from learner.main import Learner
+from protocol.audio import Samples
 from protocol.dataset import ManifestWriter
 from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
 from protocol.link import ActorLink
@@ -115,6 +116,17 @@ def evaluated(leased: LeasedGroup, version: PolicyVersion) -> GroupResult:
     return GroupResult(
         leased.ordinal, leased.lease_epoch, leased.group.group_id, Outcome.EVALUATED, purpose=Purpose.EVALUATE, measures=measures
     )
+
+
+class DeafLearner(Learner):
+    """To which some clips are not finite."""
+
+    deaf_to: Collection[str] = ()
+    """Their content hashes."""
+
+    def _samples(self, audio: str) -> Samples:
+        samples = super()._samples(audio)
+        return np.full_like(samples, np.nan) if audio in self.deaf_to else samples
 
 
 class ScriptedActor:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.frontier import Frontier, Source, Turns
+from learner.frontier import Frontier, FrontierState, Source, Turns
+from learner.life import Life
+from protocol.errors import RbaError
 from protocol.messages import Purpose
 from tests.learner.groups import group
 
@@ -106,3 +109,71 @@ def test_a_later_life_leases_what_was_not_trained_and_then_goes_on(first: int, h
     assert all(leased.group.group_id == expected[leased.ordinal] and leased.lease_epoch > 0 for leased in again[:-10])
     ahead = whole.take(10)
     assert [(leased.ordinal, leased.group, leased.seed) for leased in again[-10:]] == [(one.ordinal, one.group, one.seed) for one in ahead]
+
+
+SOURCES = [Source(GROUPS), Source([group(number) for number in range(100, 105)], 0.4)]
+NAMES = [entry.group_id for source in SOURCES for entry in source.groups]
+CALLS = st.one_of(
+    st.tuples(st.just("take"), st.integers(0, 6)),
+    st.tuples(st.just("hold_out"), st.integers(0, 3)),
+    st.tuples(st.just("set_aside"), st.sets(st.sampled_from(NAMES[1:]), max_size=3)),  # one always remains
+    st.tuples(st.just("close"), st.sets(st.integers(0, 40))),
+)
+
+
+def carry_out(frontier: Frontier, calls: list[tuple[str, object]]) -> list[list[tuple[int, str, int]]]:
+    """What each call to `take` hands out."""
+    taken = []
+    for call, value in calls:
+        match call, value:
+            case "take", int(count):
+                taken.append([(leased.ordinal, leased.group.group_id, leased.seed) for leased in frontier.take(count)])
+            case "hold_out", int(count):
+                frontier.hold_out(GROUPS[:count])
+            case "set_aside", set(names):
+                frontier.set_aside(names)
+            case "close", set(ordinals):
+                for ordinal in ordinals:
+                    frontier.close(ordinal)
+    return taken
+
+
+@given(st.lists(CALLS, max_size=15), st.lists(CALLS, max_size=15))
+def test_an_interrupted_stream_with_groups_set_aside_goes_on_as_if_uninterrupted(
+    before: list[tuple[str, object]], after: list[tuple[str, object]]
+) -> None:
+    whole, earlier = Frontier(SOURCES, 4, shuffle=True), Frontier(SOURCES, 4, shuffle=True)
+    assert carry_out(whole, before) == carry_out(earlier, before)
+    state = msgspec.json.decode(msgspec.json.encode(earlier.state([])), type=FrontierState)
+    later = Frontier(SOURCES, 4, shuffle=True, state=state)
+    # first what is owed, but for what was set aside; then exactly what would have come
+    gone = set(state.set_aside)
+    owed = [leased for leased in whole._open.values() if leased.purpose is Purpose.TRAIN and leased.group.group_id not in gone]
+    again = later.take(len(owed))
+    assert [(one.ordinal, one.group, one.seed) for one in again] == sorted((one.ordinal, one.group, one.seed) for one in owed)
+    taken = carry_out(later, after)
+    assert taken == carry_out(whole, after)
+    assert later.epochs == whole.epochs
+    if "set_aside" not in {call for call, _ in after}:
+        assert not gone & {name for lot in taken for _, name, _ in lot}
+    # what nobody was leased counts as settled in the next life, what is owed does not
+    settled = Life(frontier=state).settled()
+    assert {ordinal for ordinal in range(state.ordinal) if ordinal not in settled} == set(state.untrained)
+    assert {one.ordinal for one in owed} <= set(state.untrained)
+
+
+def test_a_group_set_aside_leaves_the_others_where_they_are() -> None:
+    plain, thinned = Frontier(ALONE, 3, shuffle=True), Frontier(ALONE, 3, shuffle=True)
+    everything = {(leased.ordinal, leased.group.group_id, leased.seed) for leased in plain.take(21)}
+    thinned.set_aside(["group-2", "group-5"])
+    rest = [(leased.ordinal, leased.group.group_id, leased.seed) for leased in thinned.take(15)]
+    assert rest == sorted(each for each in everything if each[1] not in {"group-2", "group-5"})
+    assert thinned.open_training == 15
+
+
+def test_a_stream_with_nothing_left_is_an_error_and_no_endless_loop() -> None:
+    frontier = Frontier(ALONE, 0, shuffle=True)
+    frontier.set_aside([entry.group_id for entry in GROUPS[1:]])
+    assert {leased.group.group_id for leased in frontier.take(5)} == {"group-0"}
+    with pytest.raises(RbaError, match="all 7 training groups are set aside"):
+        frontier.set_aside(["group-0"])

@@ -121,6 +121,24 @@ def test_a_skipped_step_drops_its_batch() -> None:
     assert balanced(desk)
 
 
+def test_after_a_rollback_older_samples_are_stale_and_groups_set_aside_train_no_more() -> None:
+    desk = intake(max_policy_lag=5)
+    for number in range(3):
+        desk.receive(leased(number), paired(step=6))
+    desk.receive(leased(3), result([completion(0), completion(1)]))  # a tie trains the cross-entropy alone, which nobody sampled
+    desk.set_aside(["group-0"], learner_step=7)
+    assert desk.counts.dropped == {Drop.SET_ASIDE: 1}
+    assert desk.receive(leased(0), paired(step=7)) == Drop.SET_ASIDE
+    assert desk.receive(leased(4), paired(step=7)) == ""
+    batch = desk.take(2, learner_step=7)
+    assert batch is not None
+    assert [item.group.group_id for item in batch.items] == ["group-3", "group-4"]
+    assert batch.lags == [0]
+    assert desk.counts.dropped == {Drop.SET_ASIDE: 2, Drop.STALE: 2}
+    assert desk.counts.pairs_dropped == {Drop.SET_ASIDE: 2, Drop.STALE: 2}
+    assert balanced(desk)
+
+
 BROKEN = {
     "utterance": result([completion(9), completion(1)], [(1, 0)]),
     "vocabulary": result([completion(0, [5, VOCABULARY]), completion(1)], [(1, 0)]),
@@ -165,7 +183,9 @@ def test_answers_to_text_are_compared_where_nobody_speaks() -> None:
 @given(
     steps=st.lists(
         st.one_of(
-            st.tuples(st.just("receive"), st.sampled_from(list(Outcome)), st.integers(0, 6)), st.tuples(st.just("take"), st.integers(1, 3))
+            st.tuples(st.just("receive"), st.sampled_from(list(Outcome)), st.integers(0, 6)),
+            st.tuples(st.just("take"), st.integers(1, 3)),
+            st.tuples(st.just("set_aside"), st.integers(0, 20)),
         ),
         max_size=40,
     ),
@@ -179,6 +199,8 @@ def test_every_unique_result_is_in_exactly_one_place(steps: list[tuple[object, .
             arrived = paired(int(str(version))) if outcome is Outcome.PAIRS else result(outcome=Outcome(str(outcome)))
             desk.receive(leased(ordinal), arrived)
             ordinal += 1
+        elif step[0] == "set_aside":
+            desk.set_aside([f"group-{step[1]}"], learner_step)
         elif desk.take(int(str(step[1])), learner_step) is not None:
             assert balanced(desk)
             learner_step += 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
+from learner.ranks import End, Order, Publish, Ranks, Restore, Save, Train, Wait
 from protocol.messages import PolicyVersion
 from protocol.weights.files import directory_of, open_version
 from tests.learner.groups import item_group, item_single
@@ -21,7 +21,14 @@ from tests.learner.scripted import run_config
 
 @pytest.mark.parametrize(
     "order",
-    [Wait(), Train(3, [item_group(), item_single(1)]), Publish(PolicyVersion(0, 7)), Save(7), End("stopped")],
+    [
+        Wait(),
+        Train(3, [item_group(), item_single(1)]),
+        Publish(PolicyVersion(0, 7)),
+        Save(7),
+        Restore(from_start=False, updates=6),
+        End("stopped"),
+    ],
     ids=lambda order: type(order).__name__,
 )
 def test_orders_survive_the_wire(order: Order) -> None:

@@ -49,9 +49,11 @@ def test_topics_are_capped_one_by_one() -> None:
     assert [each.group_id for each in chosen] == ["group-0", "group-1", "group-2", "group-3"]
 
 
-@given(st.sets(st.integers(1, 60)), st.integers(0, 5), st.sampled_from([0, 5, 7]), st.none() | st.integers(1, 60))
-def test_what_stays_is_the_newest_the_multiples_and_the_best(steps: set[int], last: int, every: int, best: int | None) -> None:
-    gone = set(superfluous(sorted(steps), last, every, best))
+@given(st.sets(st.integers(1, 60)), st.integers(0, 5), st.sampled_from([0, 5, 7]), st.none() | st.integers(1, 60), st.integers(0, 61))
+def test_what_stays_is_the_newest_the_multiples_the_best_and_the_last_good(
+    steps: set[int], last: int, every: int, best: int | None, good_below: int
+) -> None:
+    gone = set(superfluous(sorted(steps), last, every, best, good_below))
     kept = steps - gone
     assert gone <= steps
     if not last:
@@ -61,7 +63,9 @@ def test_what_stays_is_the_newest_the_multiples_and_the_best(steps: set[int], la
     assert best not in gone
     for step in gone:
         assert not (every and step % every == 0)
-    assert all(step in sorted(steps)[-last:] or step == best or (every and step % every == 0) for step in kept)
+    good = [step for step in sorted(steps) if step < good_below][-1:]
+    assert set(good) <= kept
+    assert all(step in [*sorted(steps)[-last:], *good, best] or (every and step % every == 0) for step in kept)
 
 
 def rise_and_fall(leased: LeasedGroup, version: PolicyVersion) -> GroupResult:
@@ -90,7 +94,7 @@ def test_a_run_keeps_the_best_checkpoint_and_stops_when_it_gets_no_better(checkp
     assert closing["best"] == {"step": 4, "accuracy": 0.6}
     assert "step 4 has the best accuracy" in closing["early_stop"]
     assert best_step(run_dir) == 4
-    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"step-4", "step-8", "best.json"}
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"step-4", "step-6", "step-8", "best.json"}  # best, good, newest
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     validated = [event for event in events if event["event"] == "evaluation" and event["label"].startswith("validation")]
     assert [event["policy_version"] for event in validated] == ["0.2", "0.4", "0.6", "0.8"]

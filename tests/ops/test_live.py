@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ops import live
 from ops.pace import WINDOW_S, Pace
+from ops.status import figures_of
 
 
 def status(**changes: Any) -> dict[str, Any]:
@@ -33,6 +34,11 @@ def shown(renderable: Any) -> str:
 
 def test_a_plain_line_has_the_figures_that_are_known() -> None:
     assert live.plain(status()) == "training step 12/100 loss 0.693 accuracy 61.5% tokens/s 2,345 version 0.10 eta 1:20"
+
+
+def test_rollbacks_are_shown_where_there_are_some() -> None:
+    assert figures_of({"nonfinite_steps": 0, "rollbacks": 0}) == {}
+    assert " skipped 4 rollbacks 1 " in live.plain(status(figures=figures_of({"nonfinite_steps": 4, "rollbacks": 1})))
 
 
 def test_a_plain_line_of_the_start_says_what_is_waited_for() -> None:

@@ -132,10 +132,11 @@ def test_the_summary_has_the_promised_keys(run: RunDir) -> None:
 
 def test_a_learner_that_died_is_summed_up_from_its_events(run: RunDir) -> None:
     config = loader.load(run.config)
-    status = {"policy_version": "0.35", "idle": 0.5, "policy_lag": {"mean": 1.0, "p95": 1, "max": 1}}
+    status = {"policy_version": "0.35", "idle": 0.5, "nonfinite_steps": 9, "rollbacks": 2, "policy_lag": {"mean": 1.0, "p95": 1, "max": 1}}
     content = summary.compose(run, config, Finish(State.FAILED, "learner-0: no memory"), {}, {"learner-0": status}, 12.0)
     assert (content["status"], content["learner_steps"], content["policy_version"]) == ("failed", STEPS, {"lineage": 0, "step": 35})
     assert content["idle"] == {"learner": 0.5, "actors": None}
+    assert (content["nonfinite_steps"], content["rollbacks"]) == (9, 2)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.6, 0.75), (-3, 2), (5, 5), (0, 0), (1e-7, 3e-7), (1000, 250000)])

@@ -36,6 +36,7 @@ PROMISED = {
     "rba_preference_accuracy",
     "rba_grad_norm",
     "rba_nonfinite_steps_total",
+    "rba_rollbacks_total",
     "rba_weight_push_seconds",
     "rba_generation_pause_seconds",
     "rba_checkpoint_seconds",
