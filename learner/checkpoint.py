@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ def verify(directory: Path) -> list[str]:
 def newest(run_dir: Path) -> tuple[Path | None, dict[Path, list[str]]]:
     """The last checkpoint that is whole, and the later ones that are not, with the files that are wrong in each."""
     torn: dict[Path, list[str]] = {}
-    for step in reversed(_steps(run_dir)):
+    for step in reversed(steps_of(run_dir)):
         path = run_dir / CHECKPOINTS / f"step-{step}"
         wrong = verify(path) or ([] if (path / STATE / LEARNER).is_file() else [f"{STATE}/{LEARNER}"])
         if not wrong:
@@ -91,16 +91,23 @@ def best_step(run_dir: Path) -> int | None:
     return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
 
 
-def remove_superfluous(run_dir: Path, last: int, every: int, best: int | None) -> None:
-    """Delete the checkpoints that are not to be kept (see `learner.selection.superfluous`)."""
+def remove_superfluous(
+    run_dir: Path, last: int, every: int, best: int | None, held: Callable[[list[int]], Collection[int]] = lambda _: ()
+) -> None:
+    """Delete the checkpoints that are not to be kept (see `learner.selection.superfluous`), but for those that are `held` for now."""
     folder = run_dir / CHECKPOINTS
-    for step in superfluous(_steps(run_dir), last, every, best):
+    doomed_steps = superfluous(steps_of(run_dir), last, every, best)
+    stay = held(doomed_steps)
+    for step in doomed_steps:
+        if step in stay:
+            continue
         doomed = folder / f".step-{step}.removed"
         (folder / f"step-{step}").rename(doomed)  # at once: half of one must not look like a damaged checkpoint
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _steps(run_dir: Path) -> list[int]:
+def steps_of(run_dir: Path) -> list[int]:
+    """Steps of the run's checkpoints, ascending."""
     return sorted(int(path.name.removeprefix("step-")) for path in (run_dir / CHECKPOINTS).glob("step-*"))
 
 

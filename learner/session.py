@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from configs.schema import RunConfig
 from learner import training_state
 from learner.checkpoint import STATE, mark_best, remove_superfluous, write_checkpoint
+from learner.copies import Copies
 from learner.engine import Engine
 from learner.evaluation import Evaluation
 from learner.events import Events, samples_due
@@ -65,6 +66,7 @@ class Session:
         self._source = Path(config.model.path)
         self._names = family.checkpoint_names(self._source)
         self._events = Events(run_dir)
+        self._copies = Copies(config.learner.checkpoint_copies, run_dir, self._events, gauges, known=life.step)
         self._progress = Progress(life.progress)
         self._life = life
         self._step = life.step
@@ -141,6 +143,7 @@ class Session:
         if figures is not None and self._selection.saw(self._step, figures):
             self._checkpoint()
             mark_best(self._run_dir, self._step, self._config.validation.metric, figures[self._config.validation.metric])
+            self._copies.add_best()
 
     def _evaluate(self, label: str, groups: Sequence[InstructionGroup]) -> dict[str, float] | None:
         """Have held-out groups answered at the published version; training waits, or the version would move on. Returns the figures."""
@@ -191,8 +194,7 @@ class Session:
             if found is not None:
                 return found
             self._exchange.receive(block=True)
-            if time.monotonic() - self._ordered_s > KEEP_ALIVE_S:
-                self._order(Wait())
+            self._keep_alive()
         return None
 
     def _train(self, batch: Batch) -> None:
@@ -237,8 +239,12 @@ class Session:
         seconds = time.monotonic() - started
         self._gauges.saved(seconds)
         self._events.write("checkpoint", step=self._step, path=str(path.relative_to(self._run_dir)), seconds=seconds)
-        section = self._config.learner
-        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, self._selection.state.step)
+        self._copies.add(self._step)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        section, best = self._config.learner, self._selection.state.step
+        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, self._copies.held)
 
     def _write_state(self, checkpoint: Path) -> None:
         """What the run's next life needs, beside the released layout."""
@@ -262,6 +268,9 @@ class Session:
         early = self._ended_early() if not reason and self._step < self._config.learner.steps else ""
         if early:
             self._events.write("early_stop", step=self._step, reason=early)
+        self.state = "copying"
+        self._copies.close(lambda: self._keep_alive() and self._stop() == reason)  # before the actors leave: without one a run is lost
+        self._tidy()
         self.state = "stopped" if reason else "completed"
         self._order(End(reason or "completed"))
         self._exchange.close(reason or "completed")
@@ -270,6 +279,11 @@ class Session:
         self._events.write("end", **closing)
         self._events.close()
         return closing
+
+    def _keep_alive(self) -> bool:
+        if time.monotonic() - self._ordered_s > KEEP_ALIVE_S:
+            self._order(Wait())
+        return True
 
     def _order(self, order: Order) -> None:
         self._ranks.order(order)
@@ -294,6 +308,7 @@ class Session:
             "last": dict(self._last),
             "evaluation": {"label": evaluation.label, "waiting": evaluation.waiting} if evaluation is not None else None,
             "evaluations": dict(self._evaluations),
+            "copies": self._copies.status(),
         }
 
     def _closing(self) -> dict[str, Any]:
@@ -310,4 +325,5 @@ class Session:
             "epochs": round(self._exchange.frontier.epochs, 3),
             "evaluation": self._evaluations,
             "best": {"step": self._selection.state.step, self._config.validation.metric: self._selection.state.value},
+            "copies": self._copies.status(),
         }
