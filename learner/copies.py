@@ -41,7 +41,7 @@ LOOK_EVERY_S = 1.0
 
 
 class UnfitError(RbaError):
-    """What is to be copied is not what its digests say: trying again does not help."""
+    """What is to be copied is not what its digests say, or is no longer wanted: trying again does not help."""
 
 
 class Copier:
