@@ -1,6 +1,6 @@
 """What DeepSpeed costs: the learner's step at each ZeRO stage beside the same forward pass, loss and AdamW in plain torch, on one rank.
 
-    python -m benchmarks.deepspeed [--sizes quickstart 20M 80M] [--json FILE]
+    python -m benchmarks.deepspeed [--sizes quickstart 26M 115M] [--json FILE]
 
 All sides train the same batch with the same collation, take turns in one process and have to give the same loss.
 """
@@ -10,14 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from benchmarks.learner import LOSS, RATE, SHORT_S, SIZES, Ours, batch, spoken, times, write_checkpoint
+from benchmarks.learner import SHORT_S, SIZES, SPOKEN, Side, ours, times
 from benchmarks.rows import row, table
+from benchmarks.sides import LOSS, RATE
+from benchmarks.speechlm import batch, write_checkpoint
 from configs.schema import LearnerSection
 from learner.clips import Clips
 from learner.collate import TrainingGroup, collate
@@ -28,6 +31,7 @@ from learner.ranks import Ranks
 from policies.adapter import adapter
 
 STAGES = (0, 1, 2, 3)
+DEFAULT = ("quickstart", "26M", "115M")
 
 
 class PlainTorch:
@@ -36,7 +40,7 @@ class PlainTorch:
     def __init__(self, checkpoint: Path, items: Sequence[TrainingGroup]) -> None:
         family = adapter("qwen2_audio")
         self._processing = family.open(checkpoint)
-        self._clips = Clips(spoken, self._processing)
+        self._clips = Clips(SPOKEN, self._processing)
         self._module = AnswerLogProbs(family.load_model(checkpoint, "float32"), family).train()
         self._optimizer = torch.optim.AdamW(self._module.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self._items = items
@@ -53,19 +57,30 @@ class PlainTorch:
         return float(loss.detach())
 
 
+def with_linear(side: Side, linear: Callable[..., Any]) -> Side:
+    """The side with its own `torch.nn.functional.linear`: ZeRO 3 puts another one in its place for the whole process."""
+
+    def step() -> float:
+        functional.linear = linear
+        return side()
+
+    return step
+
+
 def compare(name: str, ranks: Ranks, folder: Path) -> list[dict[str, Any]]:
     """Rows of one size: seconds of a step at each stage."""
-    size = SIZES[name]
-    items = batch(size)
-    checkpoint = write_checkpoint(folder / name, size, SHORT_S)
-    sides = [PlainTorch(checkpoint, items), *(Ours(checkpoint, items, ranks, stage) for stage in STAGES)]
-    plain, *staged = times([side.step for side in sides], size.repeats)
-    return [
-        row(f"{name}, ZeRO {stage}", "s/step", seconds, "plain torch", plain, None) for stage, seconds in zip(STAGES, staged, strict=True)
-    ]
+    case = SIZES[name]
+    items = batch(case.groups)
+    checkpoint = write_checkpoint(folder / name, case.size, SHORT_S)
+    sides: list[Side] = [with_linear(PlainTorch(checkpoint, items).step, functional.linear)]
+    for stage in STAGES:
+        side = ours(checkpoint, items, ranks, zero_stage=stage)
+        sides.append(with_linear(side.step, functional.linear))
+    plain, *staged = times(sides, case.repeats)
+    return [row(f"{name}, ZeRO {stage}", "s/step", taken, "plain torch", plain, None) for stage, taken in zip(STAGES, staged, strict=True)]
 
 
-def measure(sizes: Sequence[str] = ("quickstart", "20M", "80M")) -> list[dict[str, Any]]:
+def measure(sizes: Sequence[str] = DEFAULT) -> list[dict[str, Any]]:
     """Every row."""
     prepare_environment(LearnerSection(cpu_threads=0))
     ranks = Ranks(0, 1, "")
@@ -78,7 +93,7 @@ def measure(sizes: Sequence[str] = ("quickstart", "20M", "80M")) -> list[dict[st
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["quickstart", "20M", "80M"])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(DEFAULT))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = measure(options.sizes)

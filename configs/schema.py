@@ -210,6 +210,7 @@ class LearnerSection(Section):
             "checkpoint_every",
             "keep_checkpoints",
             "keep_every",
+            "checkpoint_copies",
             "sampler_gap_alarm",
             "nonfinite_steps",
             "nonfinite_rollbacks",
@@ -265,6 +266,9 @@ class LearnerSection(Section):
     """The newest ones that are kept; 0 keeps all. The best one by `validation` and the one that a rollback would need always stay."""
     keep_every: NonNegativeInt = 0
     """Of the older ones, those of each multiple of this step stay too; 0 for none."""
+    checkpoint_copies: str | None = None
+    """URL that every checkpoint is copied to, of any kind that fsspec knows (s3://…, gs://…, hdfs://…, file:///…); credentials come from
+    where that library looks. The copy lies in `<URL>/<folder of the run>/step-N`."""
     lease_deadline_s: PositiveFloat = 300.0
     """After this a lease is granted again with a higher epoch."""
     heartbeat_s: PositiveFloat = 2.0

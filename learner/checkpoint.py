@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ def newest(run_dir: Path, below: int | None = None) -> tuple[Path | None, dict[P
     `below` leaves out those of that step and of later ones.
     """
     torn: dict[Path, list[str]] = {}
-    for step in reversed(_steps(run_dir)):
+    for step in reversed(steps_of(run_dir)):
         if below is not None and step >= below:
             continue
         path = run_dir / CHECKPOINTS / f"step-{step}"
@@ -96,16 +96,28 @@ def best_step(run_dir: Path) -> int | None:
     return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
 
 
-def remove_superfluous(run_dir: Path, last: int, every: int, best: int | None, good_below: int) -> None:
-    """Delete the checkpoints that are not to be kept (see `learner.selection.superfluous`)."""
+def remove_superfluous(
+    run_dir: Path,
+    last: int,
+    every: int,
+    best: int | None,
+    good_below: int,
+    held: Callable[[list[int]], Collection[int]] = lambda _: (),
+) -> None:
+    """Delete the checkpoints that are not to be kept (see `learner.selection.superfluous`), but for those that are `held` for now."""
     folder = run_dir / CHECKPOINTS
-    for step in superfluous(_steps(run_dir), last, every, best, good_below):
+    doomed_steps = superfluous(steps_of(run_dir), last, every, best, good_below)
+    stay = held(doomed_steps)
+    for step in doomed_steps:
+        if step in stay:
+            continue
         doomed = folder / f".step-{step}.removed"
         (folder / f"step-{step}").rename(doomed)  # at once: half of one must not look like a damaged checkpoint
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _steps(run_dir: Path) -> list[int]:
+def steps_of(run_dir: Path) -> list[int]:
+    """Steps of the run's checkpoints, ascending."""
     return sorted(int(path.name.removeprefix("step-")) for path in (run_dir / CHECKPOINTS).glob("step-*"))
 
 

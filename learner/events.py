@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,17 +22,20 @@ SET_ASIDE = "set-aside"
 
 
 class Events:
-    """Appends lines to ``events.jsonl``; each one is on its way to the disk when `write` returns."""
+    """Appends lines to ``events.jsonl``; each one is on its way to the disk when `write` returns. Any thread may write."""
 
     def __init__(self, run_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._run_dir, self._clock = run_dir, clock
         run_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
         self._file: TextIO = (run_dir / "events.jsonl").open("a", encoding="utf-8")
 
     def write(self, event: str, **values: Any) -> None:
         """One line: ``{"event": …, "time_s": …, …}``. Numbers that are not finite become null, for JSON has none."""
-        self._file.write(json.dumps(_plain({"event": event, "time_s": round(self._clock(), 3), **values})) + "\n")
-        self._file.flush()
+        line = json.dumps(_plain({"event": event, "time_s": round(self._clock(), 3), **values})) + "\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
 
     def samples(self, step: int, items: Sequence[TrainingGroup]) -> None:
         """``samples/step-N.jsonl``: what was asked, and each voice's answer with its reward and its part in a pair."""

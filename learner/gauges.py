@@ -64,6 +64,15 @@ class Gauges:
         self._metrics.observe("rba_checkpoint_seconds", seconds)
         self._metrics.set("rba_checkpoint_last_success_timestamp_seconds", time.time())
 
+    def copied(self, seconds: float) -> None:
+        """A checkpoint was copied to `learner.checkpoint_copies`."""
+        self._metrics.observe("rba_checkpoint_copy_seconds", seconds)
+        self._metrics.inc("rba_checkpoint_copies_total", outcome="copied")
+
+    def copy_failed(self) -> None:
+        """A copy was given up."""
+        self._metrics.inc("rba_checkpoint_copies_total", outcome="failed")
+
     def evaluated(self, figures: dict[str, float]) -> None:
         """A held-out evaluation is complete."""
         for name, value in figures.items():

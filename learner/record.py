@@ -24,28 +24,28 @@ class Record:
     def __init__(self, run_dir: Path, gauges: Gauges, life: Life, steps: int) -> None:
         """`life` is how an earlier life of the run left off; `steps` are those of the whole run."""
         self._run_dir, self._gauges, self._steps = run_dir, gauges, steps
-        self._events = Events(run_dir)
+        self.events = Events(run_dir)
         self.progress = Progress(life.progress)
         self.evaluations: dict[str, dict[str, Any]] = dict(life.evaluations)
         """Figures by label."""
         self.last: dict[str, Any] = {}
         """Figures of the last step."""
         if life.lineage:
-            self._events.write("resume", step=life.step, lineage=life.lineage, leased_again=len(life.frontier.untrained))
+            self.events.write("resume", step=life.step, lineage=life.lineage, leased_again=len(life.frontier.untrained))
 
     def published(self, version: PolicyVersion, manifest: Manifest, seconds: float) -> None:
         """A policy version is there for the actors."""
         self.progress.pushed(seconds)
         self._gauges.pushed(version, seconds)
-        self._events.write("publish", policy_version=str(version), seconds=seconds, size_bytes=manifest.size_bytes, digest=manifest.digest)
+        self.events.write("publish", policy_version=str(version), seconds=seconds, size_bytes=manifest.size_bytes, digest=manifest.digest)
 
     def measured(self, evaluation: Evaluation, seconds: float) -> dict[str, float]:
         """A held-out evaluation is complete. Returns its figures."""
         figures = evaluation.figures()
         self.evaluations[evaluation.label] = {**figures, "unmeasured": float(evaluation.unmeasured)}
         self._gauges.evaluated(figures)
-        self._events.evaluation(evaluation.label, evaluation.rows)
-        self._events.write(
+        self.events.evaluation(evaluation.label, evaluation.rows)
+        self.events.write(
             "evaluation",
             label=evaluation.label,
             policy_version=str(evaluation.version),
@@ -67,18 +67,18 @@ class Record:
         figures = {**step_event(batch, done, ended_s - started_s), "idle_s": self.last.get("idle_s", 0.0)}
         self.last = {"step": step, **figures}
         self._gauges.stepped(done, batch, figures)
-        self._events.write("step", **self.last, queued=queued)
+        self.events.write("step", **self.last, queued=queued)
         if samples_due(step, self._steps):
-            self._events.samples(step, batch.items)
+            self.events.samples(step, batch.items)
 
     def skipped(self, step: int, items: Sequence[TrainingGroup]) -> None:
         """The step had no finite loss or gradient."""
-        self._events.set_aside(step, items)
+        self.events.set_aside(step, items)
 
     def rolled_back(self, step: int, rollback: Rollback, checkpoint: Path | None, seconds: float) -> None:
         """After `step`, weights and moments went back to those of `checkpoint`, or of the start."""
         self._gauges.rolled_back()
-        self._events.write(
+        self.events.write(
             "rollback",
             step=step,
             checkpoint=str(checkpoint.relative_to(self._run_dir)) if checkpoint is not None else None,
@@ -91,13 +91,13 @@ class Record:
     def saved(self, step: int, checkpoint: Path, seconds: float) -> None:
         """A checkpoint was committed."""
         self._gauges.saved(seconds)
-        self._events.write("checkpoint", step=step, path=str(checkpoint.relative_to(self._run_dir)), seconds=seconds)
+        self.events.write("checkpoint", step=step, path=str(checkpoint.relative_to(self._run_dir)), seconds=seconds)
 
     def ended_early(self, step: int, reason: str) -> None:
         """Training ends before its last step, without anybody having asked for it."""
-        self._events.write("early_stop", step=step, reason=reason)
+        self.events.write("early_stop", step=step, reason=reason)
 
     def ended(self, closing: dict[str, Any]) -> None:
         """The run has ended; nothing happens any more."""
-        self._events.write("end", **closing)
-        self._events.close()
+        self.events.write("end", **closing)
+        self.events.close()

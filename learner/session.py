@@ -16,6 +16,7 @@ from configs.schema import RunConfig
 from learner import training_state
 from learner.checkpoint import STATE, mark_best, remove_superfluous, write_checkpoint
 from learner.collate import by_length
+from learner.copies import Copies
 from learner.engine import Engine
 from learner.events import SET_ASIDE
 from learner.exchange import Exchange
@@ -69,6 +70,7 @@ class Session:
         self._names = family.checkpoint_names(self._source)
         self._record = Record(run_dir, gauges, life, config.learner.steps)
         self._recovery = Recovery(config.learner, life.recovery)
+        self._copies = Copies(config.learner.checkpoint_copies, run_dir, self._record.events, gauges, known=life.step)
         self._life = life
         self._step = life.step
         self._published: PolicyVersion | None = None
@@ -133,6 +135,7 @@ class Session:
         if figures is not None and self._selection.saw(self._step, figures):
             self._checkpoint()
             mark_best(self._run_dir, self._step, self._config.validation.metric, figures[self._config.validation.metric])
+            self._copies.add_best()
 
     def _evaluate(self, label: str, groups: Sequence[InstructionGroup]) -> dict[str, float] | None:
         """Have held-out groups answered at the published version; training waits, or the version would move on. Returns the figures."""
@@ -165,8 +168,7 @@ class Session:
             if found is not None:
                 return found
             self._exchange.receive(block=True)
-            if time.monotonic() - self._ordered_s > KEEP_ALIVE_S:
-                self._order(Wait())
+            self._keep_alive()
         return None
 
     def _train(self, batch: Batch) -> None:
@@ -218,9 +220,12 @@ class Session:
         )
         self._saved = self._step
         self._record.saved(self._step, path, time.monotonic() - started)
-        section = self._config.learner
-        best, good_below = self._selection.state.step, self._recovery.state.good_below
-        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below)
+        self._copies.add(self._step)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        section, best, good_below = self._config.learner, self._selection.state.step, self._recovery.state.good_below
+        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below, self._copies.held)
 
     def _write_state(self, checkpoint: Path) -> None:
         """What the run's next life needs, beside the released layout."""
@@ -244,6 +249,9 @@ class Session:
         early = self._ended_early() if not reason and self._step < self._config.learner.steps else ""
         if early:
             self._record.ended_early(self._step, early)
+        self.state = "copying"
+        self._copies.close(lambda: self._keep_alive() and self._stop() == reason)  # before the actors leave: without one a run is lost
+        self._tidy()
         self.state = "stopped" if reason else "completed"
         self._order(End(reason or "completed"))
         self._exchange.close(reason or "completed")
@@ -251,6 +259,11 @@ class Session:
         closing = self._closing() | {"early_stop": early or None}
         self._record.ended(closing)
         return closing
+
+    def _keep_alive(self) -> bool:
+        if time.monotonic() - self._ordered_s > KEEP_ALIVE_S:
+            self._order(Wait())
+        return True
 
     def _order(self, order: Order) -> None:
         self._ranks.order(order)
@@ -277,6 +290,7 @@ class Session:
             "last": dict(self._record.last),
             "evaluation": {"label": evaluation.label, "waiting": evaluation.waiting} if evaluation is not None else None,
             "evaluations": dict(self._record.evaluations),
+            "copies": self._copies.status(),
         }
 
     def _closing(self) -> dict[str, Any]:
@@ -294,4 +308,5 @@ class Session:
             "epochs": round(self._exchange.frontier.epochs, 3),
             "evaluation": self._record.evaluations,
             "best": {"step": self._selection.state.step, self._config.validation.metric: self._selection.state.value},
+            "copies": self._copies.status(),
         }

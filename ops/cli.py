@@ -144,6 +144,8 @@ def bench(
     if as_json:
         typer.echo(json.dumps({"bench": name, "rows": rows}))
         return
+    if not rows:
+        return  # it has said why
     from rich.table import Table
 
     shown = Table("case", "unit", "ours", "peer", "theirs", "ratio", "target", box=None, pad_edge=False)

@@ -19,6 +19,8 @@ from typing import IO, Any, cast
 from rich.console import Console
 
 from configs import loader
+from configs.schema import RunConfig
+from learner.destination import Destination
 from ops import guard, plan, preflight, report, rundir, summary, topology
 from ops.cluster import Cluster
 from ops.control import ControlServer
@@ -58,6 +60,7 @@ def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console:
             run.summary.unlink(missing_ok=True)
         else:
             run, origin = rundir.create(config, run_dir), Origin()
+            refuse_taken_name(run, config)
         rundir.write_config(run, config, {**known, "lineage": origin.lineage})
         supervisor = Supervisor(run, plan.make(config, plan.Machine.here()), signals, console, started_s, origin)
         console.print(f"run {run.path}", highlight=False, soft_wrap=True)  # from here on `rba status` answers
@@ -67,6 +70,17 @@ def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console:
         finally:
             supervisor.close()
     return exit_code(finish)
+
+
+def refuse_taken_name(run: RunDir, config: RunConfig) -> None:
+    """Take the new folder back and raise `UserError` where the copies of its checkpoints would replace those of another run."""
+    if config.learner.checkpoint_copies is None:
+        return
+    try:
+        Destination(config.learner.checkpoint_copies).refuse_occupied(run.path.name)
+    except UserError:
+        run.discard()
+        raise
 
 
 def tell_origin(origin: Origin, console: Console) -> None:

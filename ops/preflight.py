@@ -1,4 +1,4 @@
-"""What is checked before a run starts anything: names, model, data, audio, ports, reward servers, room on disk.
+"""What is checked before a run starts anything: names, model, data, audio, ports, reward servers, room on disk, copies of checkpoints.
 
 Each failure is a `UserError` that names the configuration's key.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.schema import RunConfig
+from learner.destination import Destination
 from ops import assets, memory
 from protocol.errors import UserError
 
@@ -32,6 +33,7 @@ def check(config: RunConfig, say: Say) -> RunConfig:
     _check_ports(config)
     _check_cluster(config)
     _check_reward_servers(config)
+    _check_copies(config, say)
     resolved = assets.resolve(config, say)
     say("checking the checkpoint")
     _check_model(resolved)
@@ -104,6 +106,12 @@ def _check_reward_servers(config: RunConfig) -> None:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             fix = "start it with `rba serve-rewards`, or leave rewards.urls empty to have servers started"
             raise UserError(f"the reward server does not answer: {error}", where=f"rewards.urls: {url}", fix=fix) from None
+
+
+def _check_copies(config: RunConfig, say: Say) -> None:
+    if config.learner.checkpoint_copies is not None:
+        say("checking where checkpoints are copied to")
+        Destination(config.learner.checkpoint_copies).check()
 
 
 def _check_disk(config: RunConfig) -> None:

@@ -10,6 +10,7 @@ import platform
 import secrets
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +61,12 @@ class RunDir:
     def report(self) -> Path:
         """The report page."""
         return self.path / "report.html"
+
+    def discard(self) -> None:
+        """Remove the folder, unless something has been written into it."""
+        with suppress(OSError):
+            self.logs.rmdir()
+            self.path.rmdir()
 
     def shared_memory(self, what: str) -> Path:
         """A folder of the run in shared memory."""

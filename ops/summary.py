@@ -52,6 +52,7 @@ def compose(
         "policy_lag": learner.get("policy_lag", {"mean": None, "p95": None, "max": None}),
         "idle": {"learner": idle["learner"] if isinstance(idle, Mapping) else idle, "actors": _actors_idle(figures)},
         "best": learner.get("best"),
+        "copies": learner.get("copies"),
         "evaluation": {label: {name: values.get(name) for name in EVALUATED} for label, values in evaluation.items()},
     }
 

@@ -110,6 +110,8 @@ class Fleet:
         more, _ = self._ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         events: dict[str, Event] = {}
         for ref in dict.fromkeys([*done, *more]):
+            if ref not in self._pending:
+                continue  # another answer of its worker was that it is dead
             name, method = self._pending.pop(ref)
             event = self._take(ref, name, method)
             if event is not None and not isinstance(events.get(name), Failed):

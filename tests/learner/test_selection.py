@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import ValidationSection
-from learner.checkpoint import best_step
+from learner.checkpoint import best_step, verify
 from learner.life import Life
 from learner.main import Learner
 from learner.selection import Selection, SelectionState, by_topic, superfluous
@@ -83,6 +83,7 @@ def test_a_run_keeps_the_best_checkpoint_and_stops_when_it_gets_no_better(checkp
     values = base.model_dump()
     values["data"]["validation"] = str(validation)
     values["validation"] = {"every": 2, "groups_per_topic": 2, "patience": 2}
+    values["learner"]["checkpoint_copies"] = f"file://{tmp_path}/copies"
     config = type(base).model_validate(values)
     run_dir = tmp_path / "run"
     learner = Learner(config, run_dir, tmp_path / "weights")
@@ -95,6 +96,10 @@ def test_a_run_keeps_the_best_checkpoint_and_stops_when_it_gets_no_better(checkp
     assert "step 4 has the best accuracy" in closing["early_stop"]
     assert best_step(run_dir) == 4
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"step-4", "step-6", "step-8", "best.json"}  # best, good, newest
+    copies = tmp_path / "copies" / "run"
+    assert {path.name for path in copies.iterdir()} == {"step-2", "step-4", "step-6", "step-8", "best.json"}
+    assert (copies / "best.json").read_bytes() == (run_dir / "checkpoints" / "best.json").read_bytes()
+    assert [verify(path) for path in copies.glob("step-*")] == [[], [], [], []]
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     validated = [event for event in events if event["event"] == "evaluation" and event["label"].startswith("validation")]
     assert [event["policy_version"] for event in validated] == ["0.2", "0.4", "0.6", "0.8"]

@@ -18,7 +18,7 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [EntryPoint("demo", "tests.ops.test_bench:rows", bench.GROUP)]
+    points = [EntryPoint("demo", "tests.ops.test_bench:rows", bench.GROUP), EntryPoint("unfit", "builtins:list", bench.GROUP)]
     monkeypatch.setattr(bench, "entry_points", lambda group: points if group == bench.GROUP else [])
 
 
@@ -33,6 +33,11 @@ def test_or_as_a_table() -> None:
     assert printed.exit_code == 0
     assert "plain loop" in printed.stdout
     assert "| large | pairs/s | 1 | plain loop | 2 | 0.5 |  |" in table(rows())
+
+
+def test_one_that_cannot_run_has_no_table() -> None:
+    printed = CliRunner().invoke(cli.app, ["bench", "unfit"])
+    assert (printed.exit_code, printed.stdout) == (0, "")
 
 
 def test_an_unknown_one_lists_those_there_are() -> None:

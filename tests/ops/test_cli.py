@@ -50,6 +50,22 @@ def test_the_users_mistake_ends_with_2_and_no_traceback(monkeypatch: pytest.Monk
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("url", "what"), [("nothing://bucket", "Protocol not known"), ("s3://bucket/folder", "library for s3:// is missing")]
+)
+def test_a_place_for_copies_that_cannot_be_used_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    assert rba(monkeypatch, "launch", "quickstart", "-o", f"learner.checkpoint_copies={url}") == 2
+    error = capsys.readouterr().err
+    assert f"learner.checkpoint_copies: {url}: " in error
+    assert what in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_fault_of_the_system_ends_with_1_and_names_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,11 +6,19 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from learner.checkpoint import write_checkpoint
+from configs import loader
+from learner.checkpoint import CHECKPOINTS, write_checkpoint
+from learner.copies import Copies
+from learner.events import Events
+from learner.gauges import Gauges
+from ops import rundir
 from ops.export import export
+from ops.resume import find_origin
 from ops.rundir import RunDir
 from policies.adapter import adapter
 from protocol.errors import UserError
+from protocol.metrics import Metrics
+from tests.learner.stores import fetch
 from tests.tiny import tiny_checkpoint
 
 
@@ -62,6 +70,19 @@ def test_mistakes_are_explained(run: RunDir, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"damaged: config\.json"):
         export(run, 10, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_that_is_fetched_back_is_exported_and_gone_on_from(run: RunDir, source: Path, tmp_path: Path) -> None:
+    config = loader.load("quickstart")
+    rundir.write_config(run, config, {"lineage": 1})
+    copies = Copies(f"file://{tmp_path}/copies", run.path, Events(run.path), Gauges(Metrics("learner")), known=20)
+    copies.close(lambda: True)
+    back = RunDir(tmp_path / "back", "")
+    for name, place in (("config.yaml", back.config), ("step-20", back.path / CHECKPOINTS / "step-20")):
+        fetch(f"file://{tmp_path}/copies/run/{name}", place)
+    assert find_origin(back, config, {}) == (2, back.path / CHECKPOINTS / "step-20", {})
+    export(back, None, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in source.iterdir() if path.is_file()}
 
 
 def _released(model):  # type: ignore[no-untyped-def]

@@ -102,3 +102,14 @@ def test_a_cluster_must_listen(tmp_path: Path, reward_url: str) -> None:
     for address in ("127.0.0.1:1", "127.0.0.1:port"):
         with pytest.raises(UserError, match="ray start"):
             preflight._check_cluster(configured(tmp_path, f"ray.address={address}"))
+
+
+def test_the_folder_for_copies_must_take_a_file(tmp_path: Path) -> None:
+    said: list[str] = []
+    preflight._check_copies(configured(tmp_path), said.append)
+    assert said == []
+    preflight._check_copies(configured(tmp_path, f"learner.checkpoint_copies=file://{tmp_path}/copies"), said.append)
+    assert said
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"learner\.checkpoint_copies: file:.*cannot be written"):
+        preflight._check_copies(configured(tmp_path, f"learner.checkpoint_copies=file://{tmp_path}/file/copies"), said.append)

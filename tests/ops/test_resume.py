@@ -13,6 +13,7 @@ from ops.resume import find_origin
 from ops.rundir import RunDir
 from protocol.errors import UserError
 
+URL = "learner.checkpoint_copies=memory://copies"
 DIGEST = {"train": "sha256:1", "test": "sha256:2"}
 
 
@@ -55,7 +56,7 @@ def test_what_decides_the_result_has_to_stay(run: RunDir, override: str) -> None
 
 @pytest.mark.parametrize(
     "override",
-    ["learner.steps=500", "learner.ranks=2", "rollout.actors=3", "rewards.servers=2", "run.name=other"],
+    ["learner.steps=500", "learner.ranks=2", "rollout.actors=3", "rewards.servers=2", "run.name=other", URL],
 )
 def test_what_decides_how_fast_it_goes_may_change(run: RunDir, override: str) -> None:
     assert find_origin(run, config(override), DIGEST).lineage == 4

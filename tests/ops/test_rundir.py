@@ -6,7 +6,7 @@ import pytest
 
 from configs import loader
 from configs.schema import RunConfig
-from ops import rundir
+from ops import launch, rundir
 from protocol.errors import UserError
 
 
@@ -54,3 +54,13 @@ def test_the_written_configuration_says_where_the_run_comes_from_and_loads_again
     text = run.config.read_text()
     assert "ray: 2.60" in text
     assert rundir.file_digest(manifest) in text
+
+
+def test_copies_of_another_run_are_not_replaced(config: RunConfig, tmp_path: Path) -> None:
+    config.learner.checkpoint_copies = f"file://{tmp_path}/copies"
+    launch.refuse_taken_name(rundir.create(config, None), config)
+    (tmp_path / "copies" / "demo-2" / "step-1").mkdir(parents=True)
+    second = rundir.create(config, None)
+    with pytest.raises(UserError, match="copies of another run lie in its folder demo-2"):
+        launch.refuse_taken_name(second, config)
+    assert not second.path.exists()
