@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +13,9 @@ from learner.clips import Clips
 from learner.evaluation import Evaluation
 from learner.frontier import Frontier
 from learner.gauges import Gauges
-from learner.intake import Drop, Intake
+from learner.intake import Batch, Drop, Intake
+from learner.journal.records import HeldOut, Received, Taken
+from learner.logbook import Logbook
 from protocol.dialogue.learner import Intake as Arrived
 from protocol.errors import RbaError, UserError
 from protocol.link import LearnerLink
@@ -29,9 +31,22 @@ ACCOUNT_EVERY_S = 1.0
 class Exchange:
     """Offers groups, takes in their outcomes and keeps the ledger. One thread owns it; `accounts` may be called from any."""
 
-    def __init__(self, config: RunConfig, link: LearnerLink, frontier: Frontier, intake: Intake, clips: Clips, gauges: Gauges) -> None:
-        self._config, self._link, self._clips, self._gauges = config, link, clips, gauges
+    def __init__(
+        self,
+        config: RunConfig,
+        link: LearnerLink,
+        frontier: Frontier,
+        intake: Intake,
+        clips: Clips,
+        gauges: Gauges,
+        logbook: Logbook,
+    ) -> None:
+        self._config, self._link, self._clips, self._gauges, self._logbook = config, link, clips, gauges, logbook
         self.frontier, self.intake = frontier, intake
+        self._arrived: deque[Arrived] = deque()
+        """What came in and is not durable yet."""
+        self._taken: Batch | None = None
+        """A batch that is not durable yet."""
         self.evaluation: Evaluation | None = None
         self._log = get_logger("exchange")
         self._accounted_s = 0.0
@@ -43,6 +58,7 @@ class Exchange:
     def measure(self, label: str, version: PolicyVersion, groups: Sequence[InstructionGroup]) -> Evaluation:
         """Offer held-out groups; what comes back fills the evaluation."""
         leased = self.frontier.hold_out(groups)
+        self._logbook.note(HeldOut(leased[0].ordinal, len(leased)))
         self.evaluation = Evaluation(label, version, leased)
         self._link.offer(leased)
         return self.evaluation
@@ -52,7 +68,7 @@ class Exchange:
         section = self._config.learner
         held = self.frontier.open_training + self.intake.queued
         room = min(self._config.budget_groups, (section.steps - step) * section.batch_groups) - held
-        if room > 0:
+        if room > 0 and not self._logbook.stalled:
             self._link.offer(self.frontier.take(room))
 
     def set_aside(self, groups: Sequence[str], step: int) -> None:
@@ -61,7 +77,10 @@ class Exchange:
         self.intake.set_aside(groups, step)
 
     def receive(self, *, block: bool) -> None:
-        """Take in and acknowledge what has arrived, waiting at most `POLL_S` for it. Raises when the link has failed."""
+        """Take in what has arrived, waiting at most `POLL_S` for it, make it durable, and acknowledge it.
+
+        While it cannot be made durable it is neither used nor acknowledged. Raises when the link has failed.
+        """
         self._link.raise_if_failed()
         while True:
             try:
@@ -72,8 +91,12 @@ class Exchange:
                 self._link.raise_if_failed()
                 raise RbaError("the link to the rollout actors has ended")
             block = False
-            self._take_in(arrived)
-            self._link.settle(arrived)
+            self._note(arrived)
+        if self._logbook.commit():
+            while self._arrived:
+                arrived = self._arrived.popleft()
+                self._take_in(arrived)
+                self._link.settle(arrived)
         if time.monotonic() - self._accounted_s > ACCOUNT_EVERY_S:
             self.account()
 
@@ -81,19 +104,72 @@ class Exchange:
         """Say Bye to the actors and account for everything that still came; what is queued is dropped."""
         self.receive(block=False)
         self._link.close(reason)
-        while (arrived := self._link.intakes.get(timeout=POLL_S)) is not None:  # the link's last word is None
-            self._take_in(arrived)
+        while (late := self._link.intakes.get(timeout=POLL_S)) is not None:  # the link's last word is None
+            self._note(late)
+        self._logbook.commit()
+        while self._arrived:
+            self._take_in(self._arrived.popleft())
         self.intake.clear()
+
+    def take(self, step: int) -> Batch | None:
+        """The groups of the step after `step`, once it is durable that they are; None until then."""
+        if self._taken is None:
+            self._taken = self.intake.take(self._config.learner.batch_groups, step)
+            if self._taken is None:
+                return None
+            self._logbook.note(Taken(step + 1, [item.result.ordinal for item in self._taken.items]))
+        if not self._logbook.commit():
+            return None
+        taken, self._taken = self._taken, None
+        return taken
+
+    def give_up(self) -> None:
+        """No step comes that would need what was taken."""
+        if self._taken is not None:
+            self.intake.give_back()
+            self._taken = None
+
+    def _note(self, arrived: Arrived) -> None:
+        self._arrived.append(arrived)
+        for result in arrived.results:
+            leased = self.frontier.standing_for(result.ordinal)
+            position = self.frontier.position_of(result.ordinal) if result.purpose is Purpose.TRAIN else None
+            self._logbook.note(Received(result, position, leased.seed if leased else 0, arrived.actor_id))
 
     def _take_in(self, arrived: Arrived) -> None:
         for result in arrived.results:
             leased = self.frontier.close(result.ordinal)
             if self.evaluation is not None and result.purpose is Purpose.EVALUATE:
                 self.evaluation.receive(result)
-            why = self.intake.receive(leased, result, self._unusable(leased, result))
             self._gauges.outcome(result)
-            if why.startswith((Drop.INVALID, Drop.FILTERED)):
-                self._log.warning("group dropped", ordinal=result.ordinal, actor=arrived.actor_id, why=why)
+            self._queue(leased, result, arrived.actor_id)
+
+    def _queue(self, leased: LeasedGroup | None, result: GroupResult, actor_id: str) -> None:
+        why = self.intake.receive(leased, result, self._unusable(leased, result))
+        if why.startswith((Drop.INVALID, Drop.FILTERED)):
+            self._log.warning("group dropped", ordinal=result.ordinal, actor=actor_id, why=why)
+
+    # --- what the journal has -------------------------------------------------------------------------------
+
+    def retell(self, record: Received) -> None:
+        """A result that an earlier life received."""
+        result = record.result
+        if record.position is None:
+            return
+        group = self.frontier.group_at(record.position)
+        leased = LeasedGroup(result.ordinal, result.lease_epoch, group, Purpose.TRAIN, record.seed)
+        self._queue(leased if group.group_id == result.group_id else None, result, record.actor_id)
+
+    def retake(self, record: Taken) -> Batch:
+        """The batch of a step that an earlier life took. Raises `RbaError` where the journal and the queue do not agree."""
+        batch = self.intake.take(self._config.learner.batch_groups, record.step - 1)
+        found = [item.result.ordinal for item in batch.items] if batch is not None else []
+        if batch is None or found != record.ordinals:
+            raise RbaError(
+                f"step {record.step} trained the groups {record.ordinals}, says the journal, but the results before it give {found}; "
+                "go on without the journal: move the folder journal/ away"
+            )
+        return batch
 
     def _unusable(self, leased: LeasedGroup | None, result: GroupResult) -> str:
         """Why the learner cannot read a training group's audio, or "". Found out here, it costs one group and not the run."""

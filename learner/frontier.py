@@ -121,6 +121,14 @@ class Frontier:
         untrained = sorted({*open_ones, *queued, *self._again})
         return FrontierState(self._ordinal, self._epoch + EPOCHS_A_LIFE, list(self._held_out), untrained, sorted(self._set_aside))
 
+    def standing_for(self, ordinal: int) -> LeasedGroup | None:
+        """What `ordinal` stands for while it is open."""
+        return self._open.get(ordinal)
+
+    def position_of(self, ordinal: int) -> int:
+        """Of the training group that `ordinal` stands for, in the training stream."""
+        return ordinal - sum(count for start, count in self._held_out if start < ordinal)
+
     def close(self, ordinal: int) -> LeasedGroup | None:
         """What `ordinal` stands for, which now has its outcome. None when it is not open."""
         return self._open.pop(ordinal, None)
@@ -145,8 +153,7 @@ class Frontier:
     def _again_or_new(self) -> tuple[int, InstructionGroup]:
         if self._again:
             ordinal = self._again.popleft()
-            held_out = sum(count for start, count in self._held_out if start < ordinal)
-            return ordinal, self.group_at(ordinal - held_out)
+            return ordinal, self.group_at(self.position_of(ordinal))
         self._position += 1
         return self._new_ordinal(), self.group_at(self._position - 1)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from learner.figures import StepFigures
 from learner.intake import Batch, Counts
+from learner.journal.journal import JournalCounts
 from protocol.messages import GroupResult, PolicyVersion
 from protocol.metrics import Metrics
 
@@ -63,6 +64,16 @@ class Gauges:
         """A checkpoint was committed."""
         self._metrics.observe("rba_checkpoint_seconds", seconds)
         self._metrics.set("rba_checkpoint_last_success_timestamp_seconds", time.time())
+
+    def journalled(self, counts: JournalCounts, seconds: float) -> None:
+        """Records have become durable."""
+        self._metrics.observe("rba_journal_commit_seconds", seconds)
+        self._metrics.set("rba_journal_bytes", counts.bytes_on_disk)
+        self._metrics.set("rba_journal_last_success_timestamp_seconds", time.time())
+
+    def journal_refused(self) -> None:
+        """The disk refused to make records durable."""
+        self._metrics.inc("rba_journal_failed_commits_total")
 
     def copied(self, seconds: float) -> None:
         """A checkpoint was copied to `learner.checkpoint_copies`."""

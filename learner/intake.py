@@ -6,7 +6,7 @@ Every unique group result ends in exactly one place, counted in groups: ``unique
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -62,10 +62,18 @@ class Intake:
     """The queue between the actors' results and the step."""
 
     def __init__(
-        self, strategy: Strategy, loss: LossSection, max_policy_lag: int, lineage: int, vocabulary: int, counts: Counts | None = None
+        self,
+        strategy: Strategy,
+        loss: LossSection,
+        max_policy_lag: int,
+        lineage: int,
+        vocabulary: int,
+        counts: Counts | None = None,
+        ancestry: Mapping[int, int] | None = None,
     ) -> None:
-        """`counts` are those of the run's earlier lives."""
+        """`counts` are those of the run's earlier lives; `ancestry` are their lineages, each with the last step that this one goes on from."""
         self._strategy, self._loss, self._max_policy_lag, self._lineage = strategy, loss, max_policy_lag, lineage
+        self._ancestry = ancestry or {}
         self._vocabulary = vocabulary
         self._trains_ce = strategy == "sft" or loss.lambda_ce > 0
         self._queue: deque[TrainingGroup] = deque()
@@ -126,6 +134,11 @@ class Intake:
         self._in_training = [fresh.popleft() for _ in range(groups)]
         return Batch(self._in_training, [self._lag(item, learner_step) for item in self._in_training if item.result.pairs])
 
+    def give_back(self) -> None:
+        """The batch that was taken is not trained after all; it comes first again."""
+        self._queue.extendleft(reversed(self._in_training))
+        self._in_training = []
+
     def trained(self) -> None:
         """The batch that was taken has changed the weights."""
         self.counts.trained += len(self._in_training)
@@ -164,8 +177,9 @@ class Intake:
         return learner_step - min(steps, default=learner_step)
 
     def _is_ancestor(self, version: PolicyVersion) -> bool:
-        """True when the current weights come from `version` by this life's steps."""
-        return version.lineage == self._lineage and version.step >= self._oldest_step
+        """True when the current weights come from `version`."""
+        ours = version.lineage == self._lineage or version.step <= self._ancestry.get(version.lineage, -1)
+        return ours and version.step >= self._oldest_step
 
     def _drop(self, result: GroupResult, reason: Drop) -> str:
         self.counts.dropped[reason.value] += 1

@@ -31,6 +31,12 @@ class Life(msgspec.Struct):
     updates: int = 0
     """Updates of the optimiser: steps, but for those that were skipped."""
     recovery: RecoveryState = msgspec.field(default_factory=RecoveryState)
+    ancestry: dict[int, int] = {}
+    """Earlier lineages, and the last step of each whose weights the current ones come from."""
+    journal_at: int = 0
+    """The last sequence of the journal that was durable when the checkpoint was written."""
+    journal_needs: int = 0
+    """The first one that is needed to go on from it."""
     frontier: FrontierState = msgspec.field(default_factory=FrontierState)
     progress: ProgressState = msgspec.field(default_factory=ProgressState)
     evaluations: dict[str, dict[str, float]] = {}
@@ -54,9 +60,9 @@ class Life(msgspec.Struct):
         pairs = self.pairs_trained + sum(self.pairs_dropped.values())
         return Counts(unique, self.trained, Counter(self.dropped), pairs, self.pairs_trained, Counter(self.pairs_dropped))
 
-    def ledger(self) -> Ledger:
-        """The ledger; what was queued is leased again."""
-        unique = self.trained + sum(self.dropped.values())
+    def ledger(self, results: int = 0) -> Ledger:
+        """The ledger; what was queued is leased again, but for `results` that the journal has."""
+        unique = self.trained + sum(self.dropped.values()) + results
         rejected = Counter(self.rejected)
         received = unique + self.duplicate + rejected.total()
         return Ledger(
@@ -89,7 +95,7 @@ class Life(msgspec.Struct):
         except (OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
             fix = "use a checkpoint that this version of rba has written"
             raise UserError(f"the checkpoint cannot be continued: {error}", where=str(path), fix=fix) from None
-        return msgspec.structs.replace(left, lineage=lineage)
+        return msgspec.structs.replace(left, lineage=lineage, ancestry={**left.ancestry, left.lineage: left.step})
 
 
 def account(ledger: dict[str, Any], counts: Counts) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""The journal as the learner uses it: what has to be durable before anybody relies on it, and what to do while the disk refuses."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from learner.gauges import Gauges
+from learner.journal.journal import BufferFullError, Journal, NotDurableError
+from learner.journal.records import Received, Record
+from protocol.logs import get_logger
+
+RETRY_S = 1.0
+"""Between two tries to write to a disk that refused."""
+
+
+class Logbook:
+    """Takes records, and says when they are durable. One thread owns it; `status` may be called from any.
+
+    A disk that is full or gone costs nothing but time: what waits stays in memory, which is bounded by what is leased.
+    """
+
+    def __init__(self, journal: Journal, gauges: Gauges, sequences: Mapping[int, int] | None = None) -> None:
+        """`sequences` are the places of results that an earlier life has received, by ordinal."""
+        self._journal, self._gauges = journal, gauges
+        self._log = get_logger("journal")
+        self._waiting: deque[Record] = deque()
+        self._sequences = dict(sequences or {})
+        self._tried_s = float("-inf")
+        self.stalled = ""
+        """Why nothing becomes durable at present, or ""."""
+
+    def note(self, record: Record) -> None:
+        """Take a record. It is durable once `commit` has said so."""
+        self._waiting.append(record)
+
+    def commit(self) -> bool:
+        """Make everything durable that was noted; False while the disk refuses, which is tried again after `RETRY_S`."""
+        if self.stalled and time.monotonic() - self._tried_s < RETRY_S:
+            return False
+        started = self._tried_s = time.monotonic()
+        try:
+            while self._waiting:
+                self._fill()
+                self._journal.commit()
+            self._journal.commit()  # what an earlier try has left in its buffer
+        except NotDurableError as error:
+            if not self.stalled:
+                self._log.error("journal stalled", why=str(error))
+            self.stalled = str(error)
+            self._gauges.journal_refused()
+            return False
+        if self.stalled:
+            self._log.warning("journal goes on")
+            self.stalled = ""
+        self._gauges.journalled(self._journal.counts, time.monotonic() - started)
+        return True
+
+    def _fill(self) -> None:
+        while self._waiting:
+            record = self._waiting[0]
+            try:
+                sequence = self._journal.append(record)
+            except BufferFullError:
+                return
+            self._waiting.popleft()
+            if isinstance(record, Received):
+                self._sequences[record.result.ordinal] = sequence
+
+    def position(self, queued: Collection[int]) -> tuple[int, int]:
+        """(last durable sequence, first one that is still needed), given the ordinals that wait for a step."""
+        kept = set(queued)
+        self._sequences = {ordinal: sequence for ordinal, sequence in self._sequences.items() if ordinal in kept}
+        durable = self._journal.durable
+        return durable, min(self._sequences.values(), default=durable + 1)
+
+    def free_below(self, sequence: int) -> None:
+        """Nobody needs what lies below `sequence`."""
+        try:
+            self._journal.free_below(sequence)
+        except NotDurableError as error:
+            self._log.warning("journal not freed", why=str(error))
+
+    def status(self) -> dict[str, Any]:
+        """Sizes, and whether it is stalled."""
+        counts = self._journal.counts
+        return {"bytes": counts.bytes_on_disk, "durable": self._journal.durable, "stalled": self.stalled}
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._journal.close()
