@@ -132,7 +132,8 @@ class Recovered:
     def records(self, after: int = 0) -> Iterator[tuple[int, Record]]:
         """(sequence, record), the oldest first, behind the sequence `after`. Holds one file in memory at a time."""
         segments, last = self.found.segments, self.found.last
-        for segment, below in zip(segments, [*(later.first for later in segments[1:]), last + 1], strict=True):
+        for number, segment in enumerate(segments):
+            below = segments[number + 1].first if number + 1 < len(segments) else last + 1
             if below <= max(after + 1, self.found.first):
                 continue
             data = self._disk.read(segment.name)
