@@ -71,7 +71,7 @@ class Intake:
         counts: Counts | None = None,
         ancestry: Mapping[int, int] | None = None,
     ) -> None:
-        """`counts` are those of the run's earlier lives; `ancestry` are their lineages, each with the last step that this one goes on from."""
+        """`counts` are those of the run's earlier lives; `ancestry` are their lineages, and the last step of each that is part of this."""
         self._strategy, self._loss, self._max_policy_lag, self._lineage = strategy, loss, max_policy_lag, lineage
         self._ancestry = ancestry or {}
         self._vocabulary = vocabulary

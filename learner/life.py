@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from learner.checkpoint import LEARNER, STATE
+from learner.checkpoint import CHECKPOINTS, LEARNER, STATE, steps_of
 from learner.frontier import FrontierState
 from learner.intake import Counts
 from learner.progress import ProgressState
@@ -96,6 +96,12 @@ class Life(msgspec.Struct):
             fix = "use a checkpoint that this version of rba has written"
             raise UserError(f"the checkpoint cannot be continued: {error}", where=str(path), fix=fix) from None
         return msgspec.structs.replace(left, lineage=lineage, ancestry={**left.ancestry, left.lineage: left.step})
+
+
+def oldest_need(run_dir: Path) -> int:
+    """The first sequence of the journal that a life needs which goes on from any of the run's checkpoints."""
+    states = [run_dir / CHECKPOINTS / f"step-{step}" / STATE / LEARNER for step in steps_of(run_dir)]
+    return min((msgspec.json.decode(path.read_bytes(), type=Life).journal_needs for path in states if path.is_file()), default=0)
 
 
 def account(ledger: dict[str, Any], counts: Counts) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Logbook:
 
     def commit(self) -> bool:
         """Make everything durable that was noted; False while the disk refuses, which is tried again after `RETRY_S`."""
+        if not self._waiting and not self.stalled:
+            return True
         if self.stalled and time.monotonic() - self._tried_s < RETRY_S:
             return False
         started = self._tried_s = time.monotonic()

@@ -16,8 +16,14 @@ from learner.engine import Engine, prepare_environment
 from learner.exchange import Exchange
 from learner.frontier import Frontier, Source
 from learner.gauges import Gauges
+from learner.history import History, fold
 from learner.intake import Intake
+from learner.journal.disk import Disk, PosixDisk
+from learner.journal.journal import Journal
+from learner.journal.records import Began
+from learner.journal.recovery import read_all
 from learner.life import Life
+from learner.logbook import Logbook
 from learner.publish import gather
 from learner.ranks import End, Publish, Ranks, Restore, Save, Train
 from learner.rollback import restore
@@ -34,6 +40,9 @@ from protocol.logs import configure, get_logger
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 
+JOURNAL = "journal"
+"""Folder of the run."""
+
 
 class Learner:
     """One rank of the learner (a `protocol.role.Role`).
@@ -41,7 +50,8 @@ class Learner:
     `config.model.path`, `config.data.train` and `config.data.test` are folders and files of this machine; names of the Hub and of asset
     providers are resolved before. `master` is "host:port" of rank 0, where the ranks meet (see `learner.ranks.Ranks`).
     `lineage` is new in every life of the run. `checkpoint` is the folder that it goes on from, on rank 0's machine; the other ranks need
-    only know of it.
+    only know of it. With `replay_of`, a run's folder, nothing is leased: the steps in that run's journal are taken again.
+    `salvage` gives up what is damaged in the journal, which is refused otherwise.
     """
 
     def __init__(
@@ -54,6 +64,8 @@ class Learner:
         master: str = "",
         lineage: int = 0,
         checkpoint: Path | str | None = None,
+        replay_of: Path | str | None = None,
+        salvage: bool = False,
     ) -> None:
         self._config, self._run_dir, self._weights_root = config, Path(run_dir), Path(weights_root)
         self._rank, self._world_size, self._master = rank, world_size, master
@@ -69,22 +81,46 @@ class Learner:
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
         self._link: LearnerLink | None = None
-        self._life = Life(lineage=lineage)
+        self._salvage = salvage
+        self._replay_of = Path(replay_of) if replay_of is not None else None
+        self._journal: Journal | None = None
+        self._history = History(Life(lineage=lineage))
         if rank == 0:
-            if self._checkpoint is not None:
-                self._life = Life.read(self._checkpoint, lineage)
-            section, life = config.learner, self._life
+            life = Life.read(self._checkpoint, lineage) if self._checkpoint is not None else Life(lineage=lineage)
+            self._history = self._open_journal(life)
+            section, life = config.learner, self._history.life
             dialogue = LearnerDialogue(
                 config.run.name,
                 uuid.uuid4().hex,
                 life.version,
                 section.heartbeat_s,
                 section.lease_deadline_s,
-                ledger=life.ledger(),
+                ledger=life.ledger(self._history.results),
                 settled=life.settled(),
             )
             self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue)
             self._link.start()
+
+    def _open_journal(self, life: Life) -> History:
+        """What the journal has behind the checkpoint that `life` begins at; this life writes on behind it."""
+        needs: dict[str, Any] = {"first_needed": life.journal_needs, "last_known": life.journal_at}
+        if self._replay_of is not None:
+            found = read_all(PosixDisk(self._replay_of / JOURNAL), salvage=self._salvage, **needs)
+            self._journal, _ = Journal.open(self._disk())
+            return fold(life, found.records())
+        disk = self._disk()
+        if life.journal_at and not disk.names():
+            self._log.warning("no journal", at="a checkpoint without one is gone on from: what it had not trained is leased again")
+            needs["salvage"] = True  # so that no sequence is given twice
+        self._journal, found = Journal.open(disk, **{"salvage": self._salvage, **needs})
+        history = fold(life, found.records())
+        checkpoint = str(self._checkpoint or "")
+        self._journal.append(Began(life.lineage, life.step, checkpoint, history.life.frontier.lease_epoch))
+        self._journal.commit()
+        return history
+
+    def _disk(self) -> Disk:
+        return PosixDisk(self._run_dir / JOURNAL)
 
     def _open(self, key: str) -> DataSet | None:
         path = self._config.manifests.get(key)
@@ -113,6 +149,8 @@ class Learner:
         finally:
             if self._link is not None and not (self._session is not None and self._session.closed):
                 self._link.close("the learner failed")
+            if self._journal is not None:
+                self._journal.close()
             ranks.close()  # the other ranks' collectives then fail as well
             self._metrics.close()
 
@@ -120,7 +158,7 @@ class Learner:
         config = self._config
         processing = self._family.open(Path(config.model.path))
         clips = Clips(self._samples, processing)
-        loss, life = effective_loss(config), self._life
+        loss, life = effective_loss(config), self._history.life
         saved = SavedTensors(self._checkpoint / STATE, ranks) if self._checkpoint is not None else None
         updates = int(ranks.sum([float(life.updates)])[0])  # rank 0 alone has read it
         engine = Engine(
@@ -137,10 +175,15 @@ class Learner:
         )
         if self._link is None:
             return follow(engine, ranks, config.model.dtype)
+        if self._journal is None:
+            raise AssertionError("rank 0 has a journal")
         gauges = Gauges(self._metrics)
         sources = [Source(data.groups, weight) for data, weight in self._train]
         frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
-        intake = Intake(config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts())
+        intake = Intake(
+            config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
+        )
+        logbook = Logbook(self._journal, gauges, self._history.sequences)
         self._session = Session(
             config,
             self._run_dir,
@@ -148,14 +191,15 @@ class Learner:
             engine=engine,
             ranks=ranks,
             family=self._family,
-            exchange=Exchange(config, self._link, frontier, intake, clips, gauges),
+            exchange=Exchange(config, self._link, frontier, intake, clips, gauges, logbook),
             gauges=gauges,
             validation=by_topic(self._validation.groups, config.validation.groups_per_topic) if self._validation is not None else [],
             held_out=self._test.groups[: config.evaluation.groups] if self._test is not None else [],
-            life=life,
+            history=self._history,
+            logbook=logbook,
             stop=lambda: self._stop_reason,
         )
-        return self._session.run()
+        return self._session.run() if self._replay_of is None else {"digests": self._session.replay()}
 
     def _samples(self, audio: str) -> Samples:
         data = next((data for data, _ in self._train if data.has(audio)), self._train[0][0])

@@ -11,8 +11,8 @@ from learner.evaluation import Evaluation
 from learner.events import Events, samples_due, set_aside_file
 from learner.figures import StepFigures, step_event
 from learner.gauges import Gauges
+from learner.history import History
 from learner.intake import Batch
-from learner.life import Life
 from learner.progress import Progress
 from learner.recovery import Rollback
 from protocol.messages import Manifest, PolicyVersion
@@ -21,8 +21,9 @@ from protocol.messages import Manifest, PolicyVersion
 class Record:
     """One method for each thing that happens. One thread calls them; the figures may be read from any."""
 
-    def __init__(self, run_dir: Path, gauges: Gauges, life: Life, steps: int) -> None:
-        """`life` is how an earlier life of the run left off; `steps` are those of the whole run."""
+    def __init__(self, run_dir: Path, gauges: Gauges, history: History, steps: int) -> None:
+        """`history` is how an earlier life of the run left off; `steps` are those of the whole run."""
+        life = history.life
         self._run_dir, self._gauges, self._steps = run_dir, gauges, steps
         self.events = Events(run_dir)
         self.progress = Progress(life.progress)
@@ -31,7 +32,9 @@ class Record:
         self.last: dict[str, Any] = {}
         """Figures of the last step."""
         if life.lineage:
-            self.events.write("resume", step=life.step, lineage=life.lineage, leased_again=len(life.frontier.untrained))
+            again = len(life.frontier.untrained)
+            found = {"steps_again": history.steps, "results_kept": history.results}
+            self.events.write("resume", step=life.step, lineage=life.lineage, leased_again=again, **found)
 
     def published(self, version: PolicyVersion, manifest: Manifest, seconds: float) -> None:
         """A policy version is there for the actors."""

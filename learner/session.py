@@ -21,8 +21,11 @@ from learner.engine import Engine
 from learner.events import SET_ASIDE
 from learner.exchange import Exchange
 from learner.gauges import Gauges
+from learner.history import History
 from learner.intake import Batch
-from learner.life import Life, account
+from learner.journal.records import Received
+from learner.life import Life, account, oldest_need
+from learner.logbook import Logbook
 from learner.publish import publish
 from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
 from learner.record import Record
@@ -59,19 +62,22 @@ class Session:
         gauges: Gauges,
         held_out: Sequence[InstructionGroup],
         validation: Sequence[InstructionGroup],
-        life: Life,
+        history: History,
+        logbook: Logbook,
         stop: Callable[[], str],
     ) -> None:
+        """`history` is how an earlier life of the run left off."""
+        life = history.life
         self._config, self._run_dir, self._weights_root = config, run_dir, weights_root
         self._engine, self._ranks, self._family, self._exchange = engine, ranks, family, exchange
         self._held_out, self._validation, self._stop = held_out, validation, stop
         self._selection = Selection(config.validation, life.selection)
         self._source = Path(config.model.path)
         self._names = family.checkpoint_names(self._source)
-        self._record = Record(run_dir, gauges, life, config.learner.steps)
+        self._record = Record(run_dir, gauges, history, config.learner.steps)
         self._recovery = Recovery(config.learner, life.recovery)
         self._copies = Copies(config.learner.checkpoint_copies, run_dir, self._record.events, gauges, known=life.step)
-        self._life = life
+        self._life, self._history, self._logbook = life, history, logbook
         self._step = life.step
         self._published: PolicyVersion | None = None
         self._saved = life.step if life.lineage else -1
@@ -85,6 +91,8 @@ class Session:
         Unblocked by: rollout actors, or `stop`, which ends it after the current step with a checkpoint.
         """
         section, evaluation = self._config.learner, self._config.evaluation
+        if not self._catch_up():
+            return self._close()  # without a checkpoint: the next life catches up instead
         self._publish()
         if evaluation.before and "before" not in self._record.evaluations:
             self._evaluate("before", self._held_out)
@@ -104,6 +112,34 @@ class Session:
         return self._close()
 
     # --- the stages, in the order of the walk ---------------------------------------------------------------
+
+    def _catch_up(self, trained: Callable[[int], object] = lambda _: None) -> bool:
+        """Consumes: what the journal has behind the checkpoint. Produces: the weights and the queue as they were; False when it was
+        stopped before. Waits for nothing.
+        """
+        self.state = "catching up"
+        for record in self._history.records:
+            if self._stop():
+                return False
+            if isinstance(record, Received):
+                self._exchange.retell(record)
+                continue
+            self._train(self._exchange.retake(record))
+            trained(self._step)
+        return True
+
+    def replay(self) -> dict[int, str]:
+        """Take the journal's steps and nothing else. Returns the digest of the weights of each step, as they would be published."""
+        digests: dict[int, str] = {}
+
+        def keep(step: int) -> None:
+            version, model, network = PolicyVersion(self._life.lineage, step), self._config.model, self._config.network
+            manifest = publish(self._engine, self._weights_root, version, self._names, model.dtype, network.chunk_bytes)
+            digests[step] = manifest.digest
+
+        keep(self._step)
+        self._catch_up(keep)
+        return digests
 
     def _ended_early(self) -> str:
         """Why the run ends before its last step, or ""."""
@@ -155,7 +191,9 @@ class Session:
         """The groups of the next step; None when the run is to stop."""
         started = time.monotonic()
         self.state = "training"
-        batch = self._wait(lambda: self._exchange.intake.take(self._config.learner.batch_groups, self._step))
+        batch = self._wait(lambda: self._exchange.take(self._step))
+        if batch is None:
+            self._exchange.give_up()
         self._record.waited(time.monotonic() - started)
         return batch
 
@@ -226,17 +264,23 @@ class Session:
     def _tidy(self) -> None:
         section, best, good_below = self._config.learner, self._selection.state.step, self._recovery.state.good_below
         remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below, self._copies.held)
+        if self._step < section.steps:  # the journal of a complete run stays, to be replayed
+            self._logbook.free_below(oldest_need(self._run_dir))
 
     def _write_state(self, checkpoint: Path) -> None:
         """What the run's next life needs, beside the released layout."""
         training_state.write(checkpoint / STATE, self._engine.training_state.gathered())
-        exchange = self._exchange
+        exchange, queued = self._exchange, self._exchange.intake.queued_ordinals
+        durable, needs = self._logbook.position(queued)
         life = Life(
             step=self._step,
             lineage=self._life.lineage,
             updates=self._engine.training_state.updates,
             recovery=self._recovery.state,
-            frontier=exchange.frontier.state(exchange.intake.queued_ordinals),
+            ancestry=self._life.ancestry,
+            journal_at=durable,
+            journal_needs=needs,
+            frontier=exchange.frontier.state(queued),
             progress=self._record.progress.state(),
             evaluations=self._record.evaluations,
             selection=self._selection.state,
@@ -291,6 +335,7 @@ class Session:
             "evaluation": {"label": evaluation.label, "waiting": evaluation.waiting} if evaluation is not None else None,
             "evaluations": dict(self._record.evaluations),
             "copies": self._copies.status(),
+            "journal": self._logbook.status(),
         }
 
     def _closing(self) -> dict[str, Any]:
