@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-LIGHT = ["clips", "collate", "evaluation", "events", "figures", "frontier", "gauges", "intake", "progress", "schedule"]
+LIGHT = ["clips", "collate", "evaluation", "events", "figures", "frontier", "gauges", "intake", "journal.journal", "progress", "schedule"]
 
 
 def test_what_is_no_edge_needs_no_heavy_library() -> None:

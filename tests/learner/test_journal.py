@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -170,3 +172,36 @@ def test_on_a_real_disk(tmp_path: Path) -> None:
     assert journal.commit() == 13
     journal.close()
     assert [record for _, record in read_all(PosixDisk(folder)).records(after=12)] == [Trained(8)]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from learner.journal.disk import PosixDisk
+from learner.journal.journal import Journal
+from learner.journal.records import Dropped
+journal, _ = Journal.open(PosixDisk(Path(sys.argv[1])), segment_bytes=1000)
+while True:
+    for _ in range(5):
+        journal.append(Dropped(journal.durable, "stale"))
+    print(journal.commit(), flush=True)
+"""
+
+
+def test_what_a_killed_process_committed_is_there_and_its_lock_is_not(tmp_path: Path) -> None:
+    known = 0
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(20):
+            line = process.stdout.readline()
+        process.kill()
+        rest = process.stdout.read().splitlines()
+        process.wait()
+        known = int([line.strip(), *(line for line in rest if line.isdigit())][-1])
+        sequences = [sequence for sequence, _ in read_all(PosixDisk(tmp_path), last_known=known).records()]
+        assert sequences == list(range(1, len(sequences) + 1))
+        assert known <= len(sequences)
+    journal, _ = Journal.open(PosixDisk(tmp_path), last_known=known)
+    assert journal.durable >= known >= 300
+    journal.close()
