@@ -14,7 +14,7 @@ from learner.evaluation import Evaluation
 from learner.frontier import Frontier
 from learner.gauges import Gauges
 from learner.intake import Batch, Drop, Intake
-from learner.journal.records import HeldOut, Received, Taken
+from learner.journal.records import Dropped, HeldOut, Received, Skipped, Taken, Trained
 from learner.logbook import Logbook
 from protocol.dialogue.learner import Intake as Arrived
 from protocol.errors import RbaError, UserError
@@ -118,16 +118,28 @@ class Exchange:
             if self._taken is None:
                 return None
             self._logbook.note(Taken(step + 1, [item.result.ordinal for item in self._taken.items]))
+        self._note_drops()
         if not self._logbook.commit():
             return None
         taken, self._taken = self._taken, None
         return taken
+
+    def settle(self, step: int, *, applied: bool) -> None:
+        """The batch that was taken has changed the weights, or has not."""
+        (self.intake.trained if applied else self.intake.skipped)()
+        self._logbook.note(Trained(step) if applied else Skipped(step))
+        self._note_drops()
 
     def give_up(self) -> None:
         """No step comes that would need what was taken."""
         if self._taken is not None:
             self.intake.give_back()
             self._taken = None
+
+    def _note_drops(self) -> None:
+        for ordinal, reason in self.intake.dropped:
+            self._logbook.note(Dropped(ordinal, reason))
+        self.intake.dropped.clear()
 
     def _note(self, arrived: Arrived) -> None:
         self._arrived.append(arrived)
@@ -143,6 +155,7 @@ class Exchange:
                 self.evaluation.receive(result)
             self._gauges.outcome(result)
             self._queue(leased, result, arrived.actor_id)
+        self._note_drops()
 
     def _queue(self, leased: LeasedGroup | None, result: GroupResult, actor_id: str) -> None:
         why = self.intake.receive(leased, result, self._unusable(leased, result))
@@ -159,10 +172,12 @@ class Exchange:
         group = self.frontier.group_at(record.position)
         leased = LeasedGroup(result.ordinal, result.lease_epoch, group, Purpose.TRAIN, record.seed)
         self._queue(leased if group.group_id == result.group_id else None, result, record.actor_id)
+        self.intake.dropped.clear()  # that life has noted it
 
     def retake(self, record: Taken) -> Batch:
         """The batch of a step that an earlier life took. Raises `RbaError` where the journal and the queue do not agree."""
         batch = self.intake.take(self._config.learner.batch_groups, record.step - 1)
+        self.intake.dropped.clear()
         found = [item.result.ordinal for item in batch.items] if batch is not None else []
         if batch is None or found != record.ordinals:
             raise RbaError(

@@ -82,6 +82,8 @@ class Intake:
         self._oldest_step = 0
         """Versions of earlier steps come from weights that are given up."""
         self.counts = counts or Counts()
+        self.dropped: list[tuple[int, str]] = []
+        """(ordinal, reason) of what was dropped; whoever keeps a record of it empties the list."""
 
     @property
     def queued(self) -> int:
@@ -183,6 +185,7 @@ class Intake:
 
     def _drop(self, result: GroupResult, reason: Drop) -> str:
         self.counts.dropped[reason.value] += 1
+        self.dropped.append((result.ordinal, reason.value))
         if result.pairs:
             self.counts.pairs_dropped[reason.value] += len(result.pairs)
         return reason.value

@@ -98,10 +98,10 @@ class Life(msgspec.Struct):
         return msgspec.structs.replace(left, lineage=lineage, ancestry={**left.ancestry, left.lineage: left.step})
 
 
-def oldest_need(run_dir: Path) -> int:
-    """The first sequence of the journal that a life needs which goes on from any of the run's checkpoints."""
-    states = [run_dir / CHECKPOINTS / f"step-{step}" / STATE / LEARNER for step in steps_of(run_dir)]
-    return min((msgspec.json.decode(path.read_bytes(), type=Life).journal_needs for path in states if path.is_file()), default=0)
+def lives(run_dir: Path) -> dict[int, Life]:
+    """Those that the run's checkpoints keep, by step."""
+    states = {step: run_dir / CHECKPOINTS / f"step-{step}" / STATE / LEARNER for step in steps_of(run_dir)}
+    return {step: msgspec.json.decode(path.read_bytes(), type=Life) for step, path in states.items() if path.is_file()}
 
 
 def account(ledger: dict[str, Any], counts: Counts) -> dict[str, Any]:

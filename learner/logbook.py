@@ -9,7 +9,7 @@ from typing import Any
 
 from learner.gauges import Gauges
 from learner.journal.journal import BufferFullError, Journal, NotDurableError
-from learner.journal.records import Received, Record
+from learner.journal.records import Checkpointed, Received, Record
 from protocol.logs import get_logger
 
 RETRY_S = 1.0
@@ -73,15 +73,19 @@ class Logbook:
 
     def position(self, queued: Collection[int]) -> tuple[int, int]:
         """(last durable sequence, first one that is still needed), given the ordinals that wait for a step."""
+        self.commit()
         kept = set(queued)
         self._sequences = {ordinal: sequence for ordinal, sequence in self._sequences.items() if ordinal in kept}
         durable = self._journal.durable
         return durable, min(self._sequences.values(), default=durable + 1)
 
-    def free_below(self, sequence: int) -> None:
-        """Nobody needs what lies below `sequence`."""
+    def checkpointed(self, step: int, needs: int, oldest: int | None) -> None:
+        """The weights of `step` are on disk. Nobody needs what lies below `oldest`."""
+        self.note(Checkpointed(step, needs))
+        if not self.commit() or oldest is None:
+            return
         try:
-            self._journal.free_below(sequence)
+            self._journal.free_below(oldest)
         except NotDurableError as error:
             self._log.warning("journal not freed", why=str(error))
 

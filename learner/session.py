@@ -24,7 +24,7 @@ from learner.gauges import Gauges
 from learner.history import History
 from learner.intake import Batch
 from learner.journal.records import Received
-from learner.life import Life, account, oldest_need
+from learner.life import Life, account, lives
 from learner.logbook import Logbook
 from learner.publish import publish
 from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
@@ -216,9 +216,8 @@ class Session:
         self._order(order)
         done = self._engine.step(self._ranks.share(order.batch), number)
         self._step = number
-        intake = self._exchange.intake
-        (intake.trained if done.applied else intake.skipped)()
-        self._record.stepped(number, batch, done, started, time.monotonic(), intake.queued)
+        self._exchange.settle(number, applied=done.applied)
+        self._record.stepped(number, batch, done, started, time.monotonic(), self._exchange.intake.queued)
         self._exchange.account()
         if done.applied:
             self._recovery.applied(number)
@@ -260,12 +259,13 @@ class Session:
         self._record.saved(self._step, path, time.monotonic() - started)
         self._copies.add(self._step)
         self._tidy()
+        needs = {step: life.journal_needs for step, life in lives(self._run_dir).items()}
+        complete = self._step >= self._config.learner.steps  # then the journal stays, to be replayed
+        self._logbook.checkpointed(self._step, needs[self._step], None if complete else min(needs.values()))
 
     def _tidy(self) -> None:
         section, best, good_below = self._config.learner, self._selection.state.step, self._recovery.state.good_below
         remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below, self._copies.held)
-        if self._step < section.steps:  # the journal of a complete run stays, to be replayed
-            self._logbook.free_below(oldest_need(self._run_dir))
 
     def _write_state(self, checkpoint: Path) -> None:
         """What the run's next life needs, beside the released layout."""

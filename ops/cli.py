@@ -35,6 +35,7 @@ def launch(
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; by default a new one under run.directory.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that folder from its last checkpoint.")] = False,
+    salvage: Annotated[bool, typer.Option("--salvage", help="With --resume: give up what is damaged in the journal.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
 ) -> None:
     """Carry out a run: start its processes, watch them, evaluate before and after, and write a report."""
@@ -44,12 +45,12 @@ def launch(
     elif detach:
         from ops.detach import launch_detached
 
-        raise typer.Exit(launch_detached(config, overrides, run_dir, _console(), resume=resume))
+        raise typer.Exit(launch_detached(config, overrides, run_dir, _console(), resume=resume, salvage=salvage))
     else:
         from ops.launch import launch as carry_out
         from ops.live import Lossy
 
-        raise typer.Exit(carry_out(config, overrides, run_dir, _console(file=Lossy(sys.stdout)), resume=resume))
+        raise typer.Exit(carry_out(config, overrides, run_dir, _console(file=Lossy(sys.stdout)), resume=resume, salvage=salvage))
 
 
 @app.command()
@@ -97,6 +98,22 @@ def export(
 
     for note in exporting.export(rundir.find(run), step, out, best=best):
         typer.echo(note)
+
+
+@app.command()
+def replay(
+    run: RunArgument,
+    step: Annotated[int | None, typer.Option("--from", help="Learner step of the checkpoint; by default the first one possible.")] = None,
+    salvage: Annotated[bool, typer.Option("--salvage", help="Give up what is damaged in the journal.")] = False,
+) -> None:
+    """Take a run's steps again from a checkpoint and its journal, without actors, and compare the weights with those it published."""
+    from ops import replay as replaying
+    from ops import rundir
+
+    with _console().status("replaying", spinner="dots"):
+        found = replaying.replay(rundir.find(run), step, salvage=salvage)
+    typer.echo(found.told())
+    raise typer.Exit(1 if found.differing else 0)
 
 
 @app.command("serve-rewards")

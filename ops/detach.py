@@ -20,12 +20,15 @@ START_LIMIT_S = 1800.0
 TAIL_LINES = 15
 
 
-def launch_detached(source: str, overrides: Sequence[str], run_dir: Path | None, console: Console, *, resume: bool = False) -> int:
+def launch_detached(
+    source: str, overrides: Sequence[str], run_dir: Path | None, console: Console, *, resume: bool = False, salvage: bool = False
+) -> int:
     """Start the supervisor and return once it answers; 0, or its exit code when it ended before that."""
     config = loader.load(source, overrides)
     run = rundir.reopen(config, run_dir) if resume else rundir.create(config, run_dir)
     output = run.logs / "supervisor.out"
-    command = [sys.executable, "-P", "-m", "ops.cli", "launch", source, "--run-dir", str(run.path), *(["--resume"] if resume else [])]
+    command = [sys.executable, "-P", "-m", "ops.cli", "launch", source, "--run-dir", str(run.path)]
+    command += [option for option, given in (("--resume", resume), ("--salvage", salvage)) if given]
     for override in overrides:
         command += ["-o", override]
     with output.open("w") as file:

@@ -45,7 +45,9 @@ SETTLE_S = 2.0
 """What is left of the run's processes this long after Ray's end is killed."""
 
 
-def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console: Console, *, resume: bool = False) -> int:
+def launch(
+    source: str, overrides: Sequence[str], run_dir: Path | None, console: Console, *, resume: bool = False, salvage: bool = False
+) -> int:
     """Carry out a whole run, or the rest of one; the exit code. Raises `UserError` for mistakes found before anything was started."""
     started_s = time.monotonic()
     with Signals() as signals:
@@ -55,7 +57,7 @@ def launch(source: str, overrides: Sequence[str], run_dir: Path | None, console:
         known = rundir.provenance(source, list(overrides), config.manifests)
         if resume:
             run = rundir.reopen(config, run_dir)
-            origin = find_origin(run, config, known["data_digests"])
+            origin = find_origin(run, config, known["data_digests"])._replace(salvage=salvage)
             tell_origin(origin, console)
             run.summary.unlink(missing_ok=True)
         else:

@@ -26,6 +26,8 @@ class Origin(NamedTuple):
     """None: at step 0."""
     torn: Mapping[Path, list[str]] = {}
     """Later checkpoints that are damaged, and their wrong files."""
+    salvage: bool = False
+    """Give up what is damaged in the journal."""
 
 
 def find_origin(run: RunDir, config: RunConfig, digests: Mapping[str, str]) -> Origin:

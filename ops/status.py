@@ -53,7 +53,7 @@ def assemble(
     The learner's rank 0 says how far the run is, and `pace` (see `ops.pace`) how fast; figures that nobody has yet are left out or None.
     """
     learner: Mapping[str, Any] = next((each.status for each in processes if each.id == "learner-0"), {})
-    problems = [*_problems(processes), *_ledger_problems(learner), *_sampler_problems(learner)]
+    problems = [*_problems(processes), *_ledger_problems(learner), *_sampler_problems(learner), *_journal_problems(learner)]
     if state is State.FAILED:
         problems.insert(0, reason)
     step = int(learner.get("step", 0))
@@ -239,6 +239,11 @@ def _sampler_problems(learner: Mapping[str, Any]) -> list[str]:
         return []
     told = f"{off:.0%} of the last step's completions have other log-probabilities by the learner than by their sampler"
     return [f"{told}: the engine's weights, prompts or audio are not the learner's, or pairs are too old (learner.sampler_gap_alarm)"]
+
+
+def _journal_problems(learner: Mapping[str, Any]) -> list[str]:
+    stalled = learner.get("journal", {}).get("stalled")
+    return [f"{stalled}; nothing is leased or acknowledged until it can be"] if stalled else []
 
 
 def _ledger_problems(learner: Mapping[str, Any]) -> list[str]:

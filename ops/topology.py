@@ -81,6 +81,7 @@ class Topology:
                     "world_size": self.config.learner.ranks,
                     "lineage": self.origin.lineage,
                     "checkpoint": self.origin.checkpoint,
+                    "salvage": self.origin.salvage,
                     "master": f"{self.nodes[0] if len(self.nodes) > 1 else '127.0.0.1'}:{self.master_port}",
                 }
             case "rollout":
