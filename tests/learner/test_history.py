@@ -71,6 +71,8 @@ class Run:
             GroupResult,
         )
         result = msgspec.structs.replace(result, completions=sampled, pairs=[_pair(*pair) for pair in pairs])
+        if which == 5:
+            result = GroupResult(leased.ordinal, 0, leased.group.group_id, Outcome.FILTERED)
         self.journal.append(Received(result, self.frontier.position_of(leased.ordinal), leased.seed))
         self.intake.receive(self.frontier.close(leased.ordinal), result)
 
@@ -159,6 +161,8 @@ def test_wherever_a_life_ends_the_next_one_stands_there(
             # ordinals that nothing was heard of may be given out again, to the same groups
             assert set(left["to come"]) <= set(places["to come"])
             assert set(places["to come"]) - set(left["to come"]) <= set(range(left["ordinal"][0], places["ordinal"][0]))
+        filtered = [record.result for record in journal if isinstance(record, Received) and record.result.outcome is Outcome.FILTERED]
+        assert run.intake.counts.dropped["filtered"] == len({result.ordinal for result in filtered})
         epochs = [record.lease_epoch for record in journal if isinstance(record, Began)]
         assert sorted(set(epochs)) == epochs
         for name, number in more:
