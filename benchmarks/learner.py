@@ -49,7 +49,7 @@ SIZES = {
     "quickstart": Case(Size(128, 3, 4, 578), 8, 9),
     "26M": Case(Size(384, 6, 6, 4096), 2, 5),
     "115M": Case(Size(640, 9, 10, 16384), 2, 3),
-    "255M": Case(Size(1024, 8, 16, 20000), 1, 3),
+    "255M": Case(Size(1024, 8, 16, 20000), 1, 2),
 }
 
 
@@ -85,14 +85,18 @@ def times(sides: Sequence[Side], repeats: int) -> list[float]:
 
 
 def compare(name: str, ranks: Ranks, folder: Path) -> list[dict[str, Any]]:
-    """Rows of one size."""
+    """Rows of one size, one peer after the other: three models of the largest size do not fit beside each other."""
     case = SIZES[name]
     items = batch(case.groups)
     short, long = (write_checkpoint(folder / f"{name}-{window_s}", case.size, window_s) for window_s in (SHORT_S, LONG_S))
-    seconds = times([ours(short, items, ranks).step, plain(long, items).step, plain(short, items).step], case.repeats)
-    rates = [case.groups / each for each in seconds]
-    peers = (("plain loop, 30 s window", rates[1], {"quickstart": 5.0, "255M": 2.0}.get(name)), ("plain loop, same window", rates[2], 0.9))
-    return [row(name, "pairs/s", rates[0], peer, theirs, target) for peer, theirs, target in peers]
+    peers = (("plain loop, 30 s window", long, {"quickstart": 5.0, "255M": 2.0}.get(name)), ("plain loop, same window", short, 0.9))
+    rows = []
+    for peer, checkpoint, target in peers:
+        seconds = times([ours(short, items, ranks).step, plain(checkpoint, items).step], case.repeats)
+        rows.append(row(name, "pairs/s", case.groups / seconds[0], peer, case.groups / seconds[1], target))
+        gc.collect()
+        print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    return rows
 
 
 def resident_bytes(key: str) -> int:
