@@ -90,6 +90,11 @@ def summary(run_dir: Path) -> dict[str, Any]:
     return loaded
 
 
+def events(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's events.jsonl."""
+    return [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+
+
 def leftovers(mark: str) -> list[str]:
     """What a run with `mark` in its folder's name left behind: processes and shared memory."""
     found = [str(path) for path in Path("/dev/shm").glob("rba-*") if mark in path.name]

@@ -122,6 +122,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     job.wait_until(lambda: not job.leftovers("e2e-killed"), 60, "the guard's cleaning up")
     assert job.status(run_dir)["state"] == "vanished"
     before = max(int(path.name.removeprefix("step-")) for path in (run_dir / "checkpoints").glob("step-*"))
+    taken = max(event["step"] for event in job.events(run_dir) if event["event"] == "step")
 
     steps = before + 6
     arguments = job.launch_arguments(run_dir, *overrides, f"learner.steps={steps}")
@@ -134,6 +135,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert summary["learner_steps"] == steps
     assert balanced(summary["ledger"])
     assert summary["ledger"]["trained"] == steps * 4
+    resumed = next(event for event in job.events(run_dir) if event["event"] == "resume")
+    assert taken - before <= resumed["steps_again"] <= taken - before + 1  # one may have been taken and not told of
+    assert resumed["results_kept"] >= 4 * resumed["steps_again"]
+    replayed = job.rba("replay", str(run_dir), timeout_s=200)
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert "all have the same bytes" in replayed.stdout
     assert not job.leftovers("e2e-killed")
     refused = job.rba(*job.launch_arguments(run_dir, *overrides, "loss.beta=0.3"), "--resume")
     assert refused.returncode == 2
