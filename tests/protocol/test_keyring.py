@@ -168,6 +168,35 @@ def test_two_launches_at_once_make_one_pair(tmp_path: Path) -> None:
     assert Keyring(tmp_path / "keys").allowed() == {"actor": Keyring(tmp_path / "keys").pair("actor").public}
 
 
+def test_the_second_launch_waits_until_the_first_ones_key_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, go_on = threading.Event(), threading.Event()
+    allow = Keyring.allow
+
+    def slowly(self: Keyring, public: str, name: str) -> None:
+        made.set()
+        assert go_on.wait(10)
+        allow(self, public, name)
+
+    monkeypatch.setattr(Keyring, "allow", slowly)
+    sound: list[str] = []
+
+    def launch() -> None:
+        mine = Keyring(tmp_path / "keys")
+        mine.complete()
+        mine.check()
+        sound.append(mine.pair("actor").public)
+
+    first, second = threading.Thread(target=launch), threading.Thread(target=launch)
+    first.start()
+    assert made.wait(10)
+    second.start()
+    second.join(0.3)  # as long as it waits, it cannot find its key missing from the list
+    go_on.set()
+    for thread in (first, second):
+        thread.join()
+    assert len(sound) == 2
+
+
 # --- the allow-list ---
 
 
