@@ -43,12 +43,12 @@ class Cluster:
                 namespace=f"rba-{secrets.token_hex(4)}",
                 **own,
             )
-        except ConnectionError as error:
-            fix = "start the cluster with `ray start`, or leave ray.address out to have one started on this machine"
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:  # to a wrong token Ray says that nobody answers
+            fix = (
+                "start the cluster with `ray start`, see that ~/.ray/auth_token (or RAY_AUTH_TOKEN_PATH) holds its token, "
+                "or leave ray.address out to have one started on this machine"
+            )
             raise UserError(f"no Ray cluster answers: {error}", where=f"ray.address: {address}", fix=fix) from error
-        except ray.exceptions.AuthenticationError as error:
-            fix = "copy the token of the cluster to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
-            raise UserError("the Ray cluster does not accept this machine's token", where=f"ray.address: {address}", fix=fix) from error
         except Exception as error:  # Ray raises this very class when its processes take longer than half a minute
             ray.shutdown()
             raise RbaError(f"Ray could not be started; is the machine overloaded? {error}") from error
