@@ -316,14 +316,23 @@ class NetworkSection(Section):
     changeable = frozenset({"*"})
 
     bind: str = "127.0.0.1"
-    """Address that the sockets bind to; anything but loopback needs `insecure`."""
+    """Address that the sockets bind to; anything but loopback needs `keys` or `insecure`."""
+    keys: str | None = None
+    """Folder of CURVE keys, at the same path on each machine: the ZeroMQ sockets then take messages of allowed keys alone. What the
+    launching machine lacks is made at the launch; see docs/security.md for the others."""
     pairs_port: Port = 0
     weights_port: Port = 0
     control_port: Port = 0
     insecure: bool = False
-    """Allow binding off loopback without keys. Anyone who reaches the ports can then feed the learner."""
+    """Allow binding off loopback without keys, and a Ray cluster without a token: anyone who reaches the ports can then feed the learner,
+    and run programs."""
     chunk_bytes: Annotated[int, Field(ge=4096, le=4 << 20)] = 4 << 20
     """Size of a weight chunk."""
+
+    @property
+    def leaves_the_machine(self) -> bool:
+        """True when the sockets listen to other machines too."""
+        return self.bind not in {"127.0.0.1", "::1", "localhost"}
 
 
 class RaySection(Section):
@@ -405,9 +414,9 @@ class RunConfig(Section):
             raise ValueError(f"learner.batch_groups ({learner.batch_groups}) must be a multiple of learner.ranks ({learner.ranks})")
         if self.rewards.scorer != "bleu" and self.uses_rewards and not self.rewards.urls and not self.rewards.model:
             raise ValueError(f"rewards.scorer={self.rewards.scorer} needs rewards.model (or rewards.urls of servers that already run)")
-        if self.network.bind not in {"127.0.0.1", "::1", "localhost"} and not self.network.insecure:
+        if self.network.leaves_the_machine and self.network.keys is None and not self.network.insecure:
             raise ValueError(
                 f"network.bind={self.network.bind} leaves the loopback interface and the sockets carry no keys; "
-                "bind to 127.0.0.1, or set network.insecure=true on a network that you trust"
+                "set network.keys to a folder for them, bind to 127.0.0.1, or set network.insecure=true on a network that you trust"
             )
         return self

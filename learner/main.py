@@ -35,6 +35,8 @@ from protocol.audio import Samples, load
 from protocol.dataset import DataSet
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.errors import UserError
+from protocol.gate import server_door
+from protocol.keyring import Keyring
 from protocol.link import LearnerLink
 from protocol.logs import configure, get_logger
 from protocol.metrics import Metrics
@@ -98,7 +100,9 @@ class Learner:
                 ledger=life.ledger(self._history.results),
                 settled=life.settled(),
             )
-            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue)
+            keys = config.network.keys
+            door = server_door(Keyring(keys), "pairs", self._metrics.refusals("pairs")) if keys is not None else None
+            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door)
             self._link.start()
 
     def _open_journal(self, life: Life) -> History:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops.keys import app as keys_app
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show a run's configuration, or what can be configured.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(keys_app, name="keys")
 
 Recipe = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe that ships with rba, such as quickstart.")

@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+from ops.tokens import environment_of
 from protocol.errors import RbaError, UserError
 
 OBJECT_STORE_BYTES = 80 << 20
@@ -18,7 +19,7 @@ OBJECT_STORE_BYTES = 80 << 20
 class Cluster:
     """The Ray cluster of a run: one of its own on this machine, or one that already runs at `address`."""
 
-    def __init__(self, address: str | None, num_cpus: int, folder: Path) -> None:
+    def __init__(self, address: str | None, num_cpus: int, folder: Path, *, token_needed: bool = False) -> None:
         """`folder` is for what Ray writes when one is started here; a short path, since Ray's unix sockets lie deep below it."""
         # Set before Ray is imported. Workers run at nice 15 by default. What a worker started dies with it, also when it crashed.
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - spelt like this
@@ -26,11 +27,8 @@ class Cluster:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         os.environ["RAY_DEDUP_LOGS"] = "0"
-        self.folder: Path | None = None
-        if address is None:
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this cluster only; Ray would keep one in the home folder
-            self.folder = folder
+        os.environ.update(environment_of(address, needed=token_needed))
+        self.folder: Path | None = folder if address is None else None
         import ray
 
         started_s = time.monotonic()
@@ -45,8 +43,11 @@ class Cluster:
                 namespace=f"rba-{secrets.token_hex(4)}",
                 **own,
             )
-        except ConnectionError as error:
-            fix = "start the cluster with `ray start`, or leave ray.address out to have one started on this machine"
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:  # to a wrong token Ray says that nobody answers
+            fix = (
+                "start the cluster with `ray start`, see that ~/.ray/auth_token (or RAY_AUTH_TOKEN_PATH) holds its token, "
+                "or leave ray.address out to have one started on this machine"
+            )
             raise UserError(f"no Ray cluster answers: {error}", where=f"ray.address: {address}", fix=fix) from error
         except Exception as error:  # Ray raises this very class when its processes take longer than half a minute
             ray.shutdown()

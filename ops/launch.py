@@ -31,6 +31,7 @@ from ops.rundir import RunDir
 from ops.signals import Signals
 from ops.status import ENDED, ProcessView, assemble
 from ops.supervision import Action, Build, Finish, Kill, Phase, Run, State, Stop, StopRequested, Supervision, Tick
+from ops.tokens import needs_token
 from ops.topology import Topology
 from ops.workers import Fleet
 from protocol.errors import RbaError, UserError
@@ -128,7 +129,7 @@ class Supervisor:
         try:
             with self._progress:
                 self._progress.note("starting Ray")
-                cluster = Cluster(self.config.ray.address, self.plan.ray_cpus, ray_folder)
+                cluster = Cluster(self.config.ray.address, self.plan.ray_cpus, ray_folder, token_needed=needs_token(self.config))
                 self._progress.note(f"Ray runs after {cluster.start_seconds:.1f} s; starting the processes")
                 fleet, wiring = self._start_workers(cluster)
                 self._signals.queue()  # from here on a signal is an event, not an exception

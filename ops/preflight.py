@@ -6,14 +6,16 @@ Each failure is a `UserError` that names the configuration's key.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from configs.schema import RunConfig
 from learner.destination import Destination
 from ops import assets, memory
+from ops.tokens import needs_token, token_found
 from protocol.errors import UserError
 
 CHECKED_GROUPS = 4
@@ -32,9 +34,11 @@ def check(config: RunConfig, say: Say) -> RunConfig:
     """`config` with every name resolved to a path, once all checks have passed. Makes or downloads what is missing."""
     _check_ports(config)
     _check_cluster(config)
+    _check_token(config, os.environ)
     _check_reward_servers(config)
     _check_copies(config, say)
     resolved = assets.resolve(config, say)
+    _check_keys(resolved, say)
     say("checking the checkpoint")
     _check_model(resolved)
     say("checking the data set")
@@ -93,6 +97,31 @@ def _check_cluster(config: RunConfig) -> None:
     except (OSError, ValueError) as error:
         fix = "start the cluster with `ray start`, or leave ray.address out to have one started on this machine"
         raise UserError(f"no Ray cluster answers: {error}", where=f"ray.address: {address}", fix=fix) from None
+
+
+def _check_token(config: RunConfig, environment: Mapping[str, str]) -> None:
+    """That this machine has the token of a cluster of several machines: without one, whoever reaches the cluster runs programs on it."""
+    if not needs_token(config) or token_found(environment):
+        return
+    raise UserError(
+        "there is no token for a Ray cluster that other machines reach, and without one anybody there may run programs on it",
+        where=f"ray.address: {config.ray.address}",
+        fix="make one with `ray get-auth-token --generate`, copy ~/.ray/auth_token to each machine and start the cluster with "
+        "RAY_AUTH_MODE=token; or set network.insecure=true on a network that you trust",
+    )
+
+
+def _check_keys(config: RunConfig, say: Say) -> None:
+    """The keys of the sockets, by absolute path; what is missing is made."""
+    if config.network.keys is None:
+        return
+    from protocol.keyring import Keyring
+
+    keys = Keyring(Path(config.network.keys).expanduser().absolute())
+    for line in keys.complete():
+        say(line)
+    keys.check()
+    config.network.keys = str(keys.folder)
 
 
 def _check_reward_servers(config: RunConfig) -> None:

@@ -66,10 +66,16 @@ class Topology:
                     "bind": network.bind,
                     "port": network.weights_port,
                     "run_dir": self.run.path,
+                    "keys": network.keys,
                 }
             case "fetcher":
-                root = self.run.shared_memory("fetched")
-                return {"store_endpoint": endpoint("weight_store-0", "weights"), "root": root, "run_dir": self.run.path, "index": index}
+                return {
+                    "store_endpoint": endpoint("weight_store-0", "weights"),
+                    "root": self.run.shared_memory("fetched"),
+                    "run_dir": self.run.path,
+                    "index": index,
+                    "keys": network.keys,
+                }
             case "reward":
                 return {"section": self.config.rewards, "bind": network.bind, "port": 0, "run_dir": self.run.path, "index": index}
             case "learner":

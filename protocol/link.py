@@ -23,8 +23,10 @@ from protocol.dialogue import actor as acting
 from protocol.dialogue import learner as learning
 from protocol.dialogue.learner import Intake, LearnerDialogue
 from protocol.errors import ProtocolError, RbaError, UserError
+from protocol.gate import Door, Gate, RevokedError, listen, receive
+from protocol.keyring import ClientKeys
 from protocol.ledger import Ledger
-from protocol.messages import GroupResult, Lease, LeasedGroup, Outcome, PolicyVersion, Refused
+from protocol.messages import Bye, GroupResult, Lease, LeasedGroup, Outcome, PolicyVersion, Refused
 from protocol.wakeup import Mailbox
 
 TICK_MS = 200
@@ -91,14 +93,16 @@ class LearnerLink(_Loop):
     link ended.
     """
 
-    def __init__(self, bind: str, port: int, dialogue: LearnerDialogue) -> None:
+    def __init__(self, bind: str, port: int, dialogue: LearnerDialogue, door: Door | None = None) -> None:
+        """Raises `UserError` when the port cannot be had. Without a `door` anybody who reaches the port is an actor."""
         super().__init__("learner link")
         self.intakes: queue.Queue[Intake | None] = queue.Queue()
         self._dialogue = dialogue
         self._log = logs.get_logger("link")
         self._mailbox: Mailbox[learning.Event] = Mailbox(self.context)
+        self._gate: Gate | None = None
         try:
-            self._socket, self.endpoint = sockets.router(self.context, bind, port, DIALOGUE_CAP_BYTES, "network.pairs_port")
+            self._socket, self.endpoint, self._gate = listen(self.context, bind, port, DIALOGUE_CAP_BYTES, "network.pairs_port", door)
         except UserError:
             self._release()
             raise
@@ -159,9 +163,14 @@ class LearnerLink(_Loop):
     def _receive(self) -> None:
         for _ in range(256):  # then the mailbox has its turn
             try:
-                peer, *frames = self._socket.recv_multipart(flags=zmq.DONTWAIT)
+                peer, *frames = receive(self._socket, self._gate)
             except zmq.Again:
                 return
+            except RevokedError as revoked:
+                # As if it had left: others get its leases at once, and it hears no more.
+                sockets.send(self._socket, [revoked.peer, *encode(Refused(str(revoked)))])
+                self._act([learning.ActorSaid(revoked.peer, Bye(str(revoked)), time.monotonic())])
+                continue
             try:
                 message, _ = ACTOR_CODEC.decode(frames)
             except ProtocolError as error:
@@ -214,6 +223,8 @@ class LearnerLink(_Loop):
             }
 
     def _on_end(self) -> None:
+        if self._gate is not None:
+            self._gate.close(LINGER_MS)
         self._mailbox.close()
         self.intakes.put(None)
 
@@ -222,12 +233,21 @@ class ActorLink(_Loop):
     """A rollout actor's end. Made and awaited in an asyncio loop; the other methods are thread-safe."""
 
     def __init__(
-        self, endpoint: str, actor_id: str, incarnation: int, capacity_groups: int, *, host: str = "", pid: int = 0, engine: str = ""
+        self,
+        endpoint: str,
+        actor_id: str,
+        incarnation: int,
+        capacity_groups: int,
+        *,
+        host: str = "",
+        pid: int = 0,
+        engine: str = "",
+        keys: ClientKeys | None = None,
     ) -> None:
         super().__init__(f"link of {actor_id}")
         self._dialogue = acting.ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
         self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
-        self._socket = sockets.dealer(self.context, endpoint, DIALOGUE_CAP_BYTES, f"{actor_id}/{incarnation}".encode())
+        self._socket = sockets.dealer(self.context, endpoint, DIALOGUE_CAP_BYTES, f"{actor_id}/{incarnation}".encode(), keys)
         self._log = logs.get_logger("link")
         self._loop = asyncio.get_running_loop()
         self._notices: asyncio.Queue[acting.Notice] = asyncio.Queue()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 from wsgiref.simple_server import WSGIServer
@@ -128,6 +129,14 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_weight_pushes_total", "counter", "Policy versions published, fetched or applied.", (LEARNER, FETCHER, ROLLOUT)),
     Metric("rba_weight_bytes_total", "counter", "Bytes of weights served or pulled.", (STORE, FETCHER)),
     Metric("rba_weight_chunk_errors_total", "counter", "Chunks that failed their checksum and were asked again.", (FETCHER,)),
+    # Who was kept out.
+    Metric(
+        "rba_authentication_failures_total",
+        "counter",
+        "Handshakes and messages that were refused for want of an allowed key; none are counted on sockets without keys.",
+        (LEARNER, STORE, FETCHER),
+        ("socket", "reason"),
+    ),
     # Supervisor.
     Metric("rba_processes", "gauge", "Processes that run.", (SUPERVISOR,), ("role",)),
 )
@@ -173,6 +182,10 @@ class Metrics:
         if not isinstance(found, Histogram):
             raise UnknownMetricError(f"{name} is a {_BY_NAME[name].kind}, no histogram")
         found.observe(value)
+
+    def refusals(self, socket: str) -> Callable[[str], None]:
+        """Counts who was kept out of `socket`, by reason (see `protocol.gate.Refusal`)."""
+        return lambda reason: self.inc("rba_authentication_failures_total", socket=socket, reason=reason)
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

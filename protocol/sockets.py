@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import zmq
 
 from protocol.errors import UserError
+from protocol.keyring import ClientKeys
 
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 10_000
@@ -28,10 +31,17 @@ def _common(socket: Socket, cap_bytes: int) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
 
 
-def router(context: Context, bind: str, port: int, cap_bytes: int, what: str) -> tuple[Socket, str]:
-    """A listening ROUTER and its endpoint. Port 0 takes a free one. Raises `UserError` when the port cannot be had."""
+def router(
+    context: Context, bind: str, port: int, cap_bytes: int, what: str, guard: Callable[[Socket], None] | None = None
+) -> tuple[Socket, str]:
+    """A listening ROUTER and its endpoint. Port 0 takes a free one. Raises `UserError` when the port cannot be had.
+
+    `guard` sees the socket before it listens (see `protocol.gate.Gate.guard`).
+    """
     socket = context.socket(zmq.ROUTER)
     _common(socket, cap_bytes)
+    if guard is not None:
+        guard(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     socket.setsockopt(zmq.BACKLOG, BACKLOG)
@@ -48,10 +58,14 @@ def router(context: Context, bind: str, port: int, cap_bytes: int, what: str) ->
     return socket, f"tcp://{host}:{bound.rpartition(':')[2]}"
 
 
-def dealer(context: Context, endpoint: str, cap_bytes: int, identity: bytes = b"") -> Socket:
-    """A connecting DEALER. Nothing is queued for a connection that is not up."""
+def dealer(context: Context, endpoint: str, cap_bytes: int, identity: bytes = b"", keys: ClientKeys | None = None) -> Socket:
+    """A connecting DEALER. Nothing is queued for a connection that is not up. With `keys` it speaks to that server alone."""
     socket = context.socket(zmq.DEALER)
     _common(socket, cap_bytes)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.own.public.encode("ascii"))
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server.encode("ascii"))
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)

@@ -26,6 +26,7 @@ from configs.schema import RunConfig
 from policies.adapter import adapter
 from protocol import logs
 from protocol.dataset import DataSet
+from protocol.keyring import ClientKeys, Keyring
 from protocol.link import ActorLink
 from protocol.messages import Fetched, PolicyVersion
 from protocol.metrics import Metrics
@@ -59,6 +60,9 @@ class RolloutActor:
         logs.configure(Path(run_dir) if run_dir is not None else None, self.id)
         self._log = logs.get_logger("rollout")
         self._config, self._learner_endpoint, self._fetcher_endpoint = config, learner_endpoint, fetcher_endpoint
+        keyring = Keyring(config.network.keys) if config.network.keys is not None else None
+        self._keys = keyring.client() if keyring is not None else None
+        self._fetcher_keys = keyring.neighbour() if keyring is not None else None
         self._reward_urls = list(reward_urls) if config.uses_rewards else []
         model = Path(config.model.path)
         self._processing = adapter(config.model.adapter).open(model)
@@ -162,8 +166,9 @@ class RolloutActor:
             host=socket.gethostname(),
             pid=os.getpid(),
             engine=self._engine.description,
+            keys=self._keys,
         )
-        fetcher = _Fetcher(self._fetcher_endpoint)
+        fetcher = _Fetcher(self._fetcher_endpoint, self._fetcher_keys)
         self._actor = actor = Actor(link, fetcher, self._engine, runner, gauges, config.rollout.capacity_groups)
         self._state = "working"
         if self._stop_reason is not None:
@@ -187,9 +192,9 @@ class RolloutActor:
 class _Fetcher:
     """Asks the node fetcher from a thread of its own, for the client blocks."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None) -> None:
         self._thread = ThreadPoolExecutor(1, "fetch")
-        self._client = FetcherClient(endpoint)
+        self._client = FetcherClient(endpoint, keys)
 
     async def __call__(self, version: PolicyVersion) -> Fetched:
         """See `actors.rollout.actor.Fetch`."""

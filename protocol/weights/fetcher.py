@@ -19,6 +19,8 @@ import zmq
 from protocol import logs, sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, WEIGHTS_CAP_BYTES, WEIGHTS_CODEC, encode
 from protocol.errors import ProtocolError, RbaError
+from protocol.gate import RevokedError, listen, neighbour_door, receive
+from protocol.keyring import ClientKeys, Keyring
 from protocol.messages import Fetched, FetchRequest, NotServed, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
@@ -38,15 +40,26 @@ Answer = Fetched | NotServed
 class NodeFetcher:
     """Role `fetcher`. Two threads: `run` answers actors, one pulls."""
 
-    def __init__(self, store_endpoint: str, root: Path, bind: str = "127.0.0.1", run_dir: Path | None = None, index: int = 0) -> None:
+    def __init__(
+        self,
+        store_endpoint: str,
+        root: Path,
+        bind: str = "127.0.0.1",
+        run_dir: Path | None = None,
+        index: int = 0,
+        keys: Path | str | None = None,
+    ) -> None:
+        """`keys` is the folder of this machine (see `protocol.keyring`)."""
         self._id = f"fetcher-{index}"
         logs.configure(run_dir, self._id)
         self._root, self._store_endpoint = root, store_endpoint
+        self._metrics = Metrics("fetcher", self._id)
+        self._keys = Keyring(keys).client() if keys is not None else None
+        door = neighbour_door(Keyring(keys), "fetcher", self._metrics.refusals("fetcher")) if keys is not None else None
         self._context: sockets.Context = zmq.Context()
-        self._socket, self._endpoint = sockets.router(self._context, bind, 0, DIALOGUE_CAP_BYTES, "the node fetcher")
+        self._socket, self._endpoint, self._gate = listen(self._context, bind, 0, DIALOGUE_CAP_BYTES, "the node fetcher", door)
         self._mailbox: Mailbox[Answer] = Mailbox(self._context)
         self._wanted: queue.Queue[PolicyVersion | None] = queue.Queue()
-        self._metrics = Metrics("fetcher", self._id)
         self._metrics_url = self._metrics.serve(bind)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -86,6 +99,8 @@ class NodeFetcher:
             self._stop.set()
             self._wanted.put(None)
             puller.join(5)
+            if self._gate is not None:
+                self._gate.close()
             self._mailbox.close()
             self._context.destroy(linger=0)
             self._metrics.close()
@@ -102,9 +117,11 @@ class NodeFetcher:
     def _requests(self) -> None:
         while True:
             try:
-                peer, *frames = self._socket.recv_multipart(flags=zmq.DONTWAIT)
+                peer, *frames = receive(self._socket, self._gate)
             except zmq.Again:
                 break
+            except RevokedError:
+                continue
             try:
                 message, _ = WEIGHTS_CODEC.decode(frames)
             except ProtocolError as error:
@@ -137,7 +154,7 @@ class NodeFetcher:
 
     def _pull_loop(self) -> None:
         """Consumes wanted versions. Produces folders in shared memory. Waits for a wish. Unblocked by `run` when it ends."""
-        socket = sockets.dealer(self._context, self._store_endpoint, WEIGHTS_CAP_BYTES)
+        socket = sockets.dealer(self._context, self._store_endpoint, WEIGHTS_CAP_BYTES, keys=self._keys)
         try:
             while (version := self._wanted.get()) is not None:
                 self._mailbox.put(self._pull(socket, version))
@@ -191,9 +208,9 @@ class FetchError(RbaError):
 class FetcherClient:
     """A rollout actor's end. Blocking, one request at a time; made and used in one thread at a time."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None = None) -> None:
         self._context: sockets.Context = zmq.Context()
-        self._socket = sockets.dealer(self._context, endpoint, DIALOGUE_CAP_BYTES)
+        self._socket = sockets.dealer(self._context, endpoint, DIALOGUE_CAP_BYTES, keys=keys)
 
     def fetch(self, version: PolicyVersion, timeout_s: float = 120.0) -> Fetched:
         """Have `version`, or a newer one, in shared memory. Raises `FetchError`."""

@@ -6,6 +6,7 @@ state: any chunk of any version that is still there may be asked for, again and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket as hosts
 import threading
@@ -17,6 +18,8 @@ import zmq
 from protocol import logs, sockets
 from protocol.codec import WEIGHTS_CAP_BYTES, WEIGHTS_CODEC, encode
 from protocol.errors import ProtocolError
+from protocol.gate import RevokedError, listen, receive, server_door
+from protocol.keyring import Keyring
 from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
@@ -28,12 +31,16 @@ TICK_MS = 200
 class WeightStore:
     """Role `weight_store`."""
 
-    def __init__(self, root: Path, bind: str = "127.0.0.1", port: int = 0, run_dir: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, bind: str = "127.0.0.1", port: int = 0, run_dir: Path | None = None, keys: Path | str | None = None
+    ) -> None:
+        """`keys` is the folder of the learner's machine (see `protocol.keyring`)."""
         logs.configure(run_dir, "weight_store-0")
         self._root = root
-        self._context: sockets.Context = zmq.Context()
-        self._socket, self._endpoint = sockets.router(self._context, bind, port, WEIGHTS_CAP_BYTES, "network.weights_port")
         self._metrics = Metrics("weight_store", "weight_store-0")
+        door = server_door(Keyring(keys), "weights", self._metrics.refusals("weights")) if keys is not None else None
+        self._context: sockets.Context = zmq.Context()
+        self._socket, self._endpoint, self._gate = listen(self._context, bind, port, WEIGHTS_CAP_BYTES, "network.weights_port", door)
         self._metrics_url = self._metrics.serve(bind)
         self._mapped: dict[PolicyVersion, OpenVersion] = {}
         self._stop = threading.Event()
@@ -56,11 +63,14 @@ class WeightStore:
         try:
             while not self._stop.is_set():
                 if self._socket.poll(TICK_MS):
-                    self._serve(*self._socket.recv_multipart())
+                    with contextlib.suppress(RevokedError):  # counted and logged by the gate
+                        self._serve(*receive(self._socket, self._gate))
             return {"served_bytes": self._served_bytes}
         finally:
             for version in self._mapped.values():
                 version.close()
+            if self._gate is not None:
+                self._gate.close()
             self._context.destroy(linger=0)
             self._metrics.close()
 

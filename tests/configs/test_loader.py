@@ -128,7 +128,8 @@ def test_several_mistakes_are_told_at_once(recipe: Path) -> None:
         (["learner.max_policy_lag=2", "learner.publish_every=9"], "max_policy_lag", "publish more often"),
         (["learner.ranks=3"], "ranks", ""),
         (["rewards.scorer=armorm"], "rewards.model", ""),
-        (["network.bind=0.0.0.0"], "network.bind", "insecure"),
+        (["network.bind=0.0.0.0"], "network.bind", "set network.keys to a folder for them"),
+        (["network.bind=0.0.0.0"], "network.bind", "network.insecure=true"),
     ],
 )
 def test_impossible_combinations_are_refused_with_what_to_do(recipe: Path, overrides: list[str], key: str, advice: str) -> None:

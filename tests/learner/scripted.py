@@ -16,6 +16,7 @@ from learner.main import Learner
 from protocol.audio import Samples
 from protocol.dataset import ManifestWriter
 from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
+from protocol.keyring import Keyring
 from protocol.link import ActorLink
 from protocol.measures import GroupMeasures
 from protocol.messages import (
@@ -134,6 +135,8 @@ class ScriptedActor:
 
     def __init__(self, learner: Learner, script: Script = answer, actor_id: str = "rollout-0") -> None:
         self._learner, self._endpoint = learner, learner.describe()["endpoints"]["pairs"]
+        folder = learner._config.network.keys
+        self._keys = Keyring(folder).client() if folder is not None else None
         self._script, self._actor_id = script, actor_id
         self._thread = threading.Thread(target=lambda: asyncio.run(self._guarded()), name=actor_id, daemon=True)
         self.versions: list[PolicyVersion] = []
@@ -163,7 +166,7 @@ class ScriptedActor:
             self._learner.stop("the scripted actor failed")
 
     async def _work(self) -> None:
-        link = ActorLink(self._endpoint, self._actor_id, 1, 4, engine="scripted")
+        link = ActorLink(self._endpoint, self._actor_id, 1, 4, engine="scripted", keys=self._keys)
         link.start()
         version: PolicyVersion | None = None
         try:

@@ -10,13 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+import zmq
 from safetensors.torch import load_file
 from transformers import Qwen2AudioForConditionalGeneration
 
 from learner.checkpoint import verify
 from learner.main import Learner
 from policies import qwen2_audio
+from protocol import sockets
 from protocol.errors import UserError
+from protocol.keyring import Keyring
 from protocol.messages import GroupResult, LeasedGroup, PolicyVersion, Purpose
 from protocol.weights.files import directory_of, open_version, versions
 from tests.learner.scripted import ScriptedActor, answer, answer_sft, answer_single, run_config
@@ -179,6 +182,41 @@ def test_audio_that_the_learner_cannot_read_costs_its_group_alone(checkpoint: Pa
     (refused,) = [line for line in logged if line.get("ordinal") == 0]
     assert refused["why"].startswith("filtered")
     assert first["utterances"][1]["audio"] in refused["why"]
+
+
+def test_a_run_with_keys_takes_results_of_allowed_actors_alone(checkpoint: Path, tmp_path: Path) -> None:
+    keys = Keyring(tmp_path / "keys")
+    keys.complete()
+    config = run_config(
+        checkpoint, tmp_path, learner={"steps": 2, "publish_every": 1}, evaluation={"groups": 0}, network={"keys": str(keys.folder)}
+    )
+    learner = Learner(config, tmp_path / "run", tmp_path / "weights")
+    described = learner.describe()
+    context: sockets.Context = zmq.Context()
+    plain = sockets.dealer(context, described["endpoints"]["pairs"], 1 << 20, b"plain")
+    seen: list[str] = []
+
+    def watched(leased: LeasedGroup, version: PolicyVersion) -> GroupResult:
+        seen.append(httpx.get(described["metrics_url"], trust_env=False).text)
+        return answer(leased, version)
+
+    with ScriptedActor(learner, watched):
+        closing = learner.run()
+    assert closing["status"] == "completed"
+    assert closing["ledger"]["trained"] == 6
+    assert not plain.poll(0, zmq.POLLOUT)
+    context.destroy(linger=0)
+    assert re.search(r'^rba_authentication_failures_total\{reason="(no_keys|broken_off)",socket="pairs"\} [1-9]', seen[-1], re.MULTILINE)
+    left = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    for name in ("server", "actor"):
+        assert keys.pair(name).secret not in left
+
+
+def test_keys_that_others_may_read_are_the_users_mistake(checkpoint: Path, tmp_path: Path) -> None:
+    Keyring(tmp_path / "keys").complete()
+    (tmp_path / "keys" / "server.key_secret").chmod(0o640)
+    with pytest.raises(UserError, match="others may read"):
+        Learner(run_config(checkpoint, tmp_path, network={"keys": str(tmp_path / "keys")}), tmp_path / "run", tmp_path / "weights")
 
 
 def test_mistakes_are_told_at_once(checkpoint: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from configs import loader
 from configs.schema import RunConfig
-from ops import preflight
+from ops import plan, preflight, rundir, topology
 from protocol.errors import UserError
+from protocol.keyring import Keyring
 from tests.ops import synthetic
 
 
@@ -113,3 +114,30 @@ def test_the_folder_for_copies_must_take_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"learner\.checkpoint_copies: file:.*cannot be written"):
         preflight._check_copies(configured(tmp_path, f"learner.checkpoint_copies=file://{tmp_path}/file/copies"), said.append)
+
+
+def test_keys_are_made_and_named_by_their_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, said = configured(tmp_path, "network.keys=keys"), list[str]()
+    preflight._check_keys(config, said.append)
+    assert config.network.keys == str(tmp_path / "keys")
+    assert len(said) == 5
+    preflight._check_keys(config, said.append)
+    assert len(said) == 5
+    Keyring(config.network.keys).revoke("actor")
+    with pytest.raises(UserError, match="not allowed"):
+        preflight._check_keys(config, said.append)
+
+
+def test_no_secret_reaches_a_runs_configuration_or_a_roles_arguments(tmp_path: Path) -> None:
+    config = configured(tmp_path, f"network.keys={tmp_path / 'keys'}", "network.bind=0.0.0.0")
+    said: list[str] = []
+    preflight._check_keys(config, said.append)
+    run = rundir.create(config, tmp_path / "run")
+    rundir.write_config(run, config, rundir.provenance("quickstart", ["network.keys=keys"], {}))
+    wiring = topology.lay_out(run, plan.make(config, plan.Machine(2, 0, 1 << 34)), ["10.0.0.1"], 1, {})
+    told = [*said, run.config.read_text(), repr(wiring.specs), repr(wiring.kwargs("weight_store-0", {}, {})), repr(config)]
+    keys = Keyring(tmp_path / "keys")
+    for name in ("server", "actor"):
+        assert keys.pair(name).secret.decode() not in "".join(told)
+    assert str(keys.folder) in run.config.read_text()

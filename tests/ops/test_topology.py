@@ -87,3 +87,13 @@ def test_threads_and_the_mark_go_into_every_environment() -> None:
     for spec in wired(["10.0.0.1"]).specs:
         assert spec.env["OMP_NUM_THREADS"] == "1"
         assert spec.env["MARK"] == "1"
+
+
+def test_whoever_listens_or_connects_is_told_where_the_keys_lie() -> None:
+    wiring = wired(["10.0.0.1"], "network.keys=/etc/rba/keys", "network.bind=0.0.0.0")
+    places = dict.fromkeys(DESCRIBED, ("10.0.0.1", 1)) | {"rollout-0": ("10.0.0.1", 1)}
+    for name in ("weight_store-0", "fetcher-0"):
+        assert wiring.kwargs(name, DESCRIBED, places)["keys"] == "/etc/rba/keys"
+    for name in ("learner-0", "rollout-0"):
+        assert wiring.kwargs(name, DESCRIBED, places)["config"].network.keys == "/etc/rba/keys"
+    assert wired(["10.0.0.1"]).kwargs("weight_store-0", {}, {})["keys"] is None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,11 +15,14 @@ import pytest
 import pytest_asyncio
 import zmq
 
+from protocol import sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, LEARNER_CODEC, encode
 from protocol.dialogue import actor as acting
 from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
 from protocol.dialogue.learner import Intake, LearnerDialogue
 from protocol.errors import UserError
+from protocol.gate import Door, server_door
+from protocol.keyring import KeyPair, Keyring
 from protocol.link import ActorLink, LearnerLink, LinkError, split
 from protocol.messages import Heartbeat, Outcome, PolicyVersion, Refused
 from tests.protocol import examples
@@ -25,22 +31,27 @@ VERSION = PolicyVersion(0, 0)
 
 
 class Links:
-    """Makes links and ends them after the test."""
+    """Makes links and ends them after the test; with `keys`, guarded ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keyring | None = None) -> None:
         self._open: list[LearnerLink | ActorLink] = []
+        self.keys = keys
+        self.refused: Counter[str] = Counter()
 
     def learner(self, port: int = 0, boot_id: str = "boot-1", heartbeat_s: float = 0.3, deadline_s: float = 60.0) -> LearnerLink:
-        link = LearnerLink("127.0.0.1", port, LearnerDialogue("run", boot_id, VERSION, heartbeat_s, deadline_s))
+        link = LearnerLink("127.0.0.1", port, LearnerDialogue("run", boot_id, VERSION, heartbeat_s, deadline_s), self._door())
         link.start()
         self._open.append(link)
         return link
 
     def actor(self, endpoint: str, actor_id: str = "rollout-0", incarnation: int = 0, capacity: int = 4) -> ActorLink:
-        link = ActorLink(endpoint, actor_id, incarnation, capacity)
+        link = ActorLink(endpoint, actor_id, incarnation, capacity, keys=self.keys.client() if self.keys else None)
         link.start()
         self._open.append(link)
         return link
+
+    def _door(self) -> Door | None:
+        return server_door(self.keys, "pairs", lambda reason: self.refused.update([reason])) if self.keys else None
 
     def kill(self, link: LearnerLink | ActorLink) -> None:
         """It ends without a word."""
@@ -53,10 +64,17 @@ class Links:
 
 
 @pytest_asyncio.fixture
-async def links() -> AsyncIterator[Links]:
-    made = Links()
+async def links(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Links]:
+    keys = Keyring(tmp_path / "keys") if getattr(request, "param", False) else None
+    if keys is not None:
+        keys.complete()
+    made = Links(keys)
     yield made
     made.close()
+
+
+both_ways = pytest.mark.parametrize("links", [False, True], ids=["plain", "keys"], indirect=True)
+guarded = pytest.mark.parametrize("links", [True], ids=["keys"], indirect=True)
 
 
 def port_of(link: LearnerLink) -> int:
@@ -84,6 +102,7 @@ async def intake(link: LearnerLink, timeout_s: float = 10.0) -> Intake:
     return found
 
 
+@both_ways
 async def test_work_goes_out_and_comes_back(links: Links) -> None:
     learner = links.learner()
     actor = links.actor(learner.endpoint)
@@ -106,6 +125,7 @@ async def test_work_goes_out_and_comes_back(links: Links) -> None:
     assert learner.ledger().faults() == []
 
 
+@both_ways
 async def test_the_first_greeting_is_not_lost(links: Links) -> None:
     learner = links.learner()
     started_s = time.monotonic()
@@ -146,6 +166,7 @@ async def test_a_late_joiner_gets_the_latest_version_and_waiting_work(links: Lin
     assert (await notice(actor, Granted)).lease.policy_version == PolicyVersion(0, 8)
 
 
+@both_ways
 async def test_an_actor_that_starts_before_the_learner_finds_it(links: Links) -> None:
     first = links.learner()
     port = port_of(first)
@@ -155,6 +176,7 @@ async def test_an_actor_that_starts_before_the_learner_finds_it(links: Links) ->
     await notice(actor, Registered)
 
 
+@both_ways
 async def test_a_learner_that_starts_again_gets_the_unacknowledged_results_again(links: Links) -> None:
     first = links.learner()
     actor = links.actor(first.endpoint)
@@ -178,6 +200,7 @@ async def test_a_learner_that_starts_again_gets_the_unacknowledged_results_again
     assert await actor.drained(5)
 
 
+@both_ways
 async def test_work_of_a_killed_actor_goes_to_another_one(links: Links) -> None:
     learner = links.learner()
     doomed = links.actor(learner.endpoint, "rollout-0", capacity=2)
@@ -190,6 +213,7 @@ async def test_work_of_a_killed_actor_goes_to_another_one(links: Links) -> None:
     await until(lambda: learner.ledger().expired == 2)
 
 
+@both_ways
 async def test_an_actor_that_cannot_be_reached_loses_its_work_before_it_misses_a_heartbeat(links: Links) -> None:
     learner = links.learner(heartbeat_s=30)
     doomed = links.actor(learner.endpoint, "rollout-0", capacity=9)
@@ -203,6 +227,7 @@ async def test_an_actor_that_cannot_be_reached_loses_its_work_before_it_misses_a
     assert [leased.ordinal for leased in granted.lease.groups] == [0, 1]
 
 
+@both_ways
 async def test_a_restarted_actor_is_a_new_incarnation_and_fences_the_old_one(links: Links) -> None:
     learner = links.learner()
     old = links.actor(learner.endpoint, incarnation=0)
@@ -215,6 +240,7 @@ async def test_a_restarted_actor_is_a_new_incarnation_and_fences_the_old_one(lin
     assert (await notice(late, Ended)).refused
 
 
+@both_ways
 async def test_a_leaving_actor_gives_its_work_back_at_once(links: Links) -> None:
     learner = links.learner(heartbeat_s=30)
     leaving = links.actor(learner.endpoint, "rollout-0")
@@ -226,6 +252,7 @@ async def test_a_leaving_actor_gives_its_work_back_at_once(links: Links) -> None
     assert (await notice(staying, Granted)).lease.groups[0].lease_epoch == 1
 
 
+@both_ways
 async def test_a_learner_that_closes_says_so(links: Links) -> None:
     learner = links.learner()
     actors = [links.actor(learner.endpoint, f"rollout-{number}") for number in range(3)]
@@ -241,6 +268,7 @@ async def test_a_learner_that_closes_says_so(links: Links) -> None:
     learner.close("twice")
 
 
+@both_ways
 async def test_what_was_settled_before_closing_is_acknowledged(links: Links) -> None:
     learner = links.learner()
     actor = links.actor(learner.endpoint)
@@ -259,6 +287,7 @@ class Broken:
         raise ZeroDivisionError("broken on purpose")
 
 
+@both_ways
 async def test_an_error_in_the_learners_thread_surfaces_and_wakes_who_waits(links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = links.learner()
 
@@ -285,6 +314,7 @@ async def test_an_error_in_the_actors_thread_surfaces_in_whoever_waits(links: Li
         await draining
 
 
+@both_ways
 async def test_a_taken_port_is_the_users_error(links: Links) -> None:
     learner = links.learner()
     with pytest.raises(UserError, match=str(port_of(learner))) as caught:
@@ -292,11 +322,14 @@ async def test_a_taken_port_is_the_users_error(links: Links) -> None:
     assert caught.value.fix
 
 
+@both_ways
 async def test_rubbish_leaves_the_link_as_it_was(links: Links) -> None:
     learner = links.learner()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    kept = []
     for frames in ([b""], [b"RBA\x01\0", b"\x91" * 100_000], [b"pickle"] * 50, [b"x" * (DIALOGUE_CAP_BYTES + 1)], [b"y" * 900_000] * 64):
         socket = context.socket(zmq.DEALER)
+        kept.append(socket)  # one that is forgotten lingers for ever over what a guarded link does not take
         socket.connect(learner.endpoint)
         socket.send_multipart(frames)
     actor = links.actor(learner.endpoint)
@@ -359,6 +392,7 @@ async def test_a_late_result_of_a_silent_actor_counts_once(links: Links) -> None
     context.destroy(linger=0)
 
 
+@both_ways
 async def test_many_results_in_one_call_travel_in_messages_below_the_cap(links: Links) -> None:
     learner = links.learner()
     actor = links.actor(learner.endpoint, capacity=40)
@@ -372,6 +406,48 @@ async def test_many_results_in_one_call_travel_in_messages_below_the_cap(links: 
         learner.settle(part)
     assert sorted(ordinals) == list(range(40))
     assert await actor.drained(5)
+
+
+@guarded
+async def test_a_revoked_actor_is_told_and_its_work_goes_to_another_one_at_once(links: Links) -> None:
+    assert links.keys is not None
+    learner = links.learner(heartbeat_s=5.0)
+    b = zmq.curve_keypair()
+    links.keys.allow(b[0].decode(), "b")
+    keys = replace(links.keys.client(), own=KeyPair(b[0].decode(), b[1]))
+    revoked = ActorLink(learner.endpoint, "rollout-b", 0, 4, keys=keys)
+    revoked.start()
+    await notice(revoked, Registered)
+    learner.offer([examples.leased(0)])
+    await notice(revoked, Granted)
+    links.keys.revoke("b")
+    assert learner._gate is not None
+    await until(lambda: learner._gate._door.name_of(b[0].decode()) is None)  # type: ignore[union-attr]
+    revoked.send_results([examples.result(0)])
+    ended = await notice(revoked, Ended)
+    assert ended.refused
+    assert "no longer allowed" in ended.reason
+    assert links.refused["revoked"] >= 1
+    other = links.actor(learner.endpoint)
+    granted = await notice(other, Granted)
+    assert [(leased.ordinal, leased.lease_epoch) for leased in granted.lease.groups] == [(0, 1)]
+    ledger = learner.ledger()
+    assert (ledger.received, ledger.expired) == (0, 1), "what it sent never reached the ledger"
+    assert ledger.faults() == []
+    await asyncio.to_thread(revoked.close)
+
+
+@guarded
+async def test_an_actor_that_is_not_allowed_yet_waits_for_it(links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "HANDSHAKE_MS", 300)
+    assert links.keys is not None
+    learner = links.learner()
+    links.keys.revoke("actor")
+    actor = links.actor(learner.endpoint)
+    await until(lambda: links.refused["unknown_key"] or links.refused["revoked"])
+    assert learner.status()["actors"] == []
+    links.keys.allow(links.keys.public("actor"), "again")
+    await notice(actor, Registered)
 
 
 def test_a_result_that_is_too_large_goes_without_its_completions_and_says_why() -> None:

@@ -18,6 +18,8 @@ import soundfile
 from configs.schema import RewardsSection, RunConfig
 from protocol.dataset import ManifestWriter
 from protocol.dialogue.learner import LearnerDialogue
+from protocol.gate import server_door
+from protocol.keyring import Keyring
 from protocol.link import LearnerLink
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
 from protocol.weights.fetcher import NodeFetcher
@@ -34,21 +36,26 @@ if TYPE_CHECKING:
 class Job:
     """Everything around one rollout actor."""
 
-    def __init__(self, checkpoint: Path, folder: Path, weights: Weights) -> None:
+    def __init__(self, checkpoint: Path, folder: Path, weights: Weights, keys: Path | None = None) -> None:
         self.folder, self.weights = folder, weights
+        door = None
+        if keys is not None:
+            Keyring(keys).complete()
+            door = server_door(Keyring(keys), "pairs", lambda reason: pytest.fail(reason))
         weights.root = folder / "published"
         self.groups = write_dataset(folder / "train.jsonl", 6)
         self.threads = ThreadPoolExecutor(8)
-        self.link = LearnerLink("127.0.0.1", 0, LearnerDialogue("run", "boot", PolicyVersion(0, 0), 0.5, 60.0))
+        self.link = LearnerLink("127.0.0.1", 0, LearnerDialogue("run", "boot", PolicyVersion(0, 0), 0.5, 60.0), door)
         self.link.start()
-        self.store = WeightStore(weights.root)
-        self.fetcher = NodeFetcher(self.store.describe()["endpoints"]["weights"], folder / "fetched")
+        self.store = WeightStore(weights.root, keys=keys)
+        self.fetcher = NodeFetcher(self.store.describe()["endpoints"]["weights"], folder / "fetched", keys=keys)
         self.config = RunConfig.model_validate(
             {
                 "model": {"path": str(checkpoint), "dtype": "float32"},
                 "data": {"train": str(folder / "train.jsonl"), "max_audio_s": 4.0},
                 "rollout": {"capacity_groups": 3, "sampling": {"max_tokens": 12}, "engine": ENGINE, "cpu_threads": 1},
                 "rewards": {"scorer": "bleu"},
+                "network": {"keys": str(keys) if keys is not None else None},
             }
         )
         self.services = [self.threads.submit(service.run) for service in (self.store, self.fetcher)]
@@ -122,12 +129,13 @@ def write_dataset(path: Path, count: int) -> list[InstructionGroup]:
 
 
 @pytest.fixture
-def job(checkpoint: Path, tmp_path: Path, weights: Weights) -> Iterator[Job]:
-    made = Job(checkpoint, tmp_path, weights)
+def job(checkpoint: Path, tmp_path: Path, weights: Weights, request: pytest.FixtureRequest) -> Iterator[Job]:
+    made = Job(checkpoint, tmp_path, weights, tmp_path / "keys" if getattr(request, "param", False) else None)
     yield made
     made.close()
 
 
+@pytest.mark.parametrize("job", [False, True], ids=["plain", "keys"], indirect=True)
 def test_a_job_from_the_first_lease_to_the_learners_bye(job: Job) -> None:
     job.serve_rewards()
     words = itertools.cycle(["abcd efgh", "abcd", "zzzz"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import httpx
 import pytest
 import zmq
 
+from protocol import sockets
 from protocol.codec import WEIGHTS_CODEC, encode
 from protocol.errors import UserError
+from protocol.keyring import Keyring
 from protocol.messages import Chunk, ChunkRequest, Hello, Manifest, ManifestRequest, NotServed, PolicyVersion
 from protocol.weights import pull
 from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
@@ -86,11 +89,24 @@ def fetched(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client_of() -> Iterator[Callable[[NodeFetcher], FetcherClient]]:
+def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """The folder of the machine's keys, in tests that are marked `both_ways`; else none."""
+    if not getattr(request, "param", False):
+        return None
+    Keyring(tmp_path / "keys").complete()
+    return tmp_path / "keys"
+
+
+both_ways = pytest.mark.parametrize("keys", [False, True], ids=["plain", "keys"], indirect=True)
+
+
+@pytest.fixture
+def client_of(keys: Path | None) -> Iterator[Callable[[NodeFetcher], FetcherClient]]:
     clients: list[FetcherClient] = []
 
     def make(fetcher: NodeFetcher) -> FetcherClient:
-        clients.append(FetcherClient(fetcher.describe()["endpoints"]["fetcher"]))
+        neighbour = Keyring(keys).neighbour() if keys is not None else None
+        clients.append(FetcherClient(fetcher.describe()["endpoints"]["fetcher"], neighbour))
         return clients[-1]
 
     yield make
@@ -206,10 +222,13 @@ def test_both_roles_say_where_they_are_and_export_metrics(running: Running, publ
 # --- fetching ---
 
 
-def test_a_fetched_version_is_the_published_one_bit_for_bit(running: Running, published: Path, fetched: Path, client_of: ClientOf) -> None:
+@both_ways
+def test_a_fetched_version_is_the_published_one_bit_for_bit(
+    running: Running, published: Path, fetched: Path, client_of: ClientOf, keys: Path | None
+) -> None:
     manifest = write(published, version(4))
-    store = running.start(WeightStore(published))
-    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+    store = running.start(WeightStore(published, keys=keys))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     answer = client_of(fetcher).fetch(version(4), 10)
     assert (answer.policy_version, answer.digest, answer.size_bytes) == (version(4), manifest.digest, manifest.size_bytes)
     with open_version(Path(answer.directory)) as found:
@@ -257,12 +276,13 @@ class Damaging(WeightStore):
         return answer, payload
 
 
-def test_a_damaged_chunk_is_asked_again(running: Running, published: Path, fetched: Path, client_of: ClientOf) -> None:
+@both_ways
+def test_a_damaged_chunk_is_asked_again(running: Running, published: Path, fetched: Path, client_of: ClientOf, keys: Path | None) -> None:
     write(published, version(4))
-    store = Damaging(published)
+    store = Damaging(published, keys=keys)
     store.damage = {0, 7, 19}
     running.start(store)
-    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     with open_version(Path(client_of(fetcher).fetch(version(4), 10).directory)) as found:
         found.verify()
     assert not store.damage
@@ -289,8 +309,8 @@ def test_weights_that_are_damaged_at_their_source_are_refused(
 class Counting(WeightStore):
     """Counts requests, and may hold chunks back."""
 
-    def __init__(self, root: Path, port: int = 0) -> None:
-        super().__init__(root, port=port)
+    def __init__(self, root: Path, port: int = 0, keys: Path | None = None) -> None:
+        super().__init__(root, port=port, keys=keys)
         self.manifests = 0
         self.chunks: list[tuple[PolicyVersion, int]] = []
         self.quiet_after = 1 << 30
@@ -307,10 +327,11 @@ class Counting(WeightStore):
         return answer, payload
 
 
-def test_two_actors_cause_one_pull(running: Running, published: Path, fetched: Path, client_of: ClientOf) -> None:
+@both_ways
+def test_two_actors_cause_one_pull(running: Running, published: Path, fetched: Path, client_of: ClientOf, keys: Path | None) -> None:
     manifest = write(published, version(4))
-    store = running.start(Counting(published))
-    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+    store = running.start(Counting(published, keys=keys))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     clients = [client_of(fetcher) for _ in range(4)]
     answers: list[Any] = [None] * len(clients)
 
@@ -327,26 +348,30 @@ def test_two_actors_cause_one_pull(running: Running, published: Path, fetched: P
     assert fetcher.status()["pulls"] == 1
 
 
-def test_never_more_than_eight_chunks_are_outstanding(running: Running, published: Path, fetched: Path, client_of: ClientOf) -> None:
+@both_ways
+def test_never_more_than_eight_chunks_are_outstanding(
+    running: Running, published: Path, fetched: Path, client_of: ClientOf, keys: Path | None
+) -> None:
     write(published, version(4))
-    store = Counting(published)
+    store = Counting(published, keys=keys)
     store.quiet_after = 0
     running.start(store)
-    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     with pytest.raises(FetchError):
         client_of(fetcher).fetch(version(4), 1.0)
     assert len(store.chunks) == pull.OUTSTANDING
 
 
+@both_ways
 def test_a_store_that_restarts_during_a_pull_is_asked_again(
-    running: Running, published: Path, fetched: Path, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+    running: Running, published: Path, fetched: Path, client_of: ClientOf, keys: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pull, "ANSWER_S", 0.2)
     manifest = write(published, version(4))
-    store = Counting(published)
+    store = Counting(published, keys=keys)
     store.quiet_after = 5
     running.start(store)
-    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     client = client_of(fetcher)
     answers: list[Any] = []
     waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 20)))
@@ -354,7 +379,7 @@ def test_a_store_that_restarts_during_a_pull_is_asked_again(
     until(lambda: len(store.chunks) > 8)
     port = int(endpoint(store).rpartition(":")[2])
     running.stop(store)
-    second = running.start(Counting(published, port=port))
+    second = running.start(Counting(published, port=port, keys=keys))
     waiting.join()
     assert answers[0].digest == manifest.digest
     assert second.manifests == 0
@@ -387,9 +412,10 @@ def test_a_version_that_is_pruned_during_its_pull_gives_way_to_the_newest(
     assert [entry.name for entry in fetched.iterdir()] == ["0-5"]
 
 
-def test_the_fetcher_keeps_two_versions(running: Running, published: Path, fetched: Path, client_of: ClientOf) -> None:
-    store = running.start(WeightStore(published))
-    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+@both_ways
+def test_the_fetcher_keeps_two_versions(running: Running, published: Path, fetched: Path, client_of: ClientOf, keys: Path | None) -> None:
+    store = running.start(WeightStore(published, keys=keys))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     client = client_of(fetcher)
     for step in range(4):
         write(published, version(step), seed=step)
@@ -399,13 +425,77 @@ def test_the_fetcher_keeps_two_versions(running: Running, published: Path, fetch
     assert [entry.name for entry in sorted(fetched.iterdir())] == ["0-2", "0-3"]
 
 
-def test_stopping_during_a_pull_is_prompt(running: Running, published: Path, fetched: Path, client_of: ClientOf) -> None:
+@both_ways
+def test_stopping_during_a_pull_is_prompt(running: Running, published: Path, fetched: Path, client_of: ClientOf, keys: Path | None) -> None:
     write(published, version(4))
-    store = Counting(published)
+    store = Counting(published, keys=keys)
     store.quiet_after = 3
     running.start(store)
-    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     with pytest.raises(FetchError):
         client_of(fetcher).fetch(version(4), 0.5)
     running.stop(fetcher)
     assert list(fetched.iterdir()) == []
+
+
+# --- keys ---
+
+
+def test_a_fetcher_whose_key_is_not_allowed_gets_no_weights(
+    running: Running, published: Path, fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HANDSHAKE_MS", 300)
+    write(published, version(4))
+    ours, theirs = Keyring(tmp_path / "ours"), Keyring(tmp_path / "theirs")
+    ours.complete()
+    theirs.generate("actor")
+    (theirs.folder / "server.key").write_bytes((ours.folder / "server.key").read_bytes())
+    store = running.start(WeightStore(published, keys=ours.folder))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=theirs.folder))
+    client = FetcherClient(fetcher.describe()["endpoints"]["fetcher"], theirs.neighbour())
+    answers: list[Any] = []
+    waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 30)))
+    waiting.start()
+    until(lambda: refusals(store, "unknown_key", "weights"))
+    assert (answers, store.status()["served_bytes"]) == ([], 0)
+    ours.allow(theirs.public("actor"), "theirs")
+    waiting.join()
+    client.close()
+    assert answers[0].policy_version == version(4)
+
+
+def test_a_revoked_key_gets_no_further_chunk(running: Running, published: Path, fetched: Path, tmp_path: Path) -> None:
+    write(published, version(4))
+    keys = Keyring(tmp_path / "keys")
+    keys.complete()
+    store = running.start(WeightStore(published, keys=keys.folder))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys.folder))
+    client = FetcherClient(fetcher.describe()["endpoints"]["fetcher"], keys.neighbour())
+    assert client.fetch(version(4), 10).policy_version == version(4)
+    keys.revoke("actor")
+    until(lambda: store._gate._door.name_of(keys.public("actor")) is None)
+    served = store.status()["served_bytes"]
+    write(published, version(5))
+    with pytest.raises(FetchError):
+        client.fetch(version(5), 1.0)
+    client.close()
+    until(lambda: refusals(store, "revoked", "weights"))
+    assert store.status()["served_bytes"] == served
+
+
+def test_another_machines_actor_cannot_ask_this_machines_fetcher(running: Running, fetched: Path, tmp_path: Path) -> None:
+    keys, other = Keyring(tmp_path / "keys"), Keyring(tmp_path / "other")
+    keys.complete()
+    other.complete()
+    keys.allow(other.public("actor"), "other")
+    fetcher = running.start(NodeFetcher("tcp://127.0.0.1:9", fetched, keys=keys.folder))
+    client = FetcherClient(fetcher.describe()["endpoints"]["fetcher"], replace(other.neighbour(), server=keys.public("actor")))
+    with pytest.raises(FetchError):
+        client.fetch(version(1), 0.5)
+    client.close()
+    assert refusals(fetcher, "unknown_key", "fetcher")
+
+
+def refusals(role: WeightStore | NodeFetcher, reason: str, socket: str) -> bool:
+    counted = f'rba_authentication_failures_total{{reason="{reason}",socket="{socket}"}}'
+    return counted in httpx.get(role.describe()["metrics_url"]).text
