@@ -326,6 +326,20 @@ class RaySection(Section):
     """CPUs to offer when one is started; by default all."""
 
 
+class FleetSection(Section):
+    """How processes come back that fail while the run goes on."""
+
+    changeable = frozenset({"*"})
+
+    restarts: NonNegativeInt = 3
+    """Times that one rollout actor, server or fetcher is started again within `restart_window_s`; then it is quarantined."""
+    restart_window_s: PositiveFloat = 1800.0
+    restart_wait_s: PositiveFloat = 1.0
+    """Longest first pause before a restart; each further one is twice as long, up to a minute, less a random part of up to a half."""
+    learner_restarts: NonNegativeInt = 1
+    """Times in a run that the learner, all ranks together, is started again from the last checkpoint."""
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -344,6 +358,7 @@ class RunConfig(Section):
     validation: ValidationSection = ValidationSection()
     network: NetworkSection = NetworkSection()
     ray: RaySection = RaySection()
+    fleet: FleetSection = FleetSection()
 
     @property
     def needs_rewards(self) -> bool:

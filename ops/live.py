@@ -118,6 +118,7 @@ def panel(status: Mapping[str, Any]) -> Panel:
         shown.add_row(*(Text.assemble((f"{name} ", "dim"), value) for name, value in row))
     processes = Text(no_wrap=False)
     colours = {"running": "green", "building": "yellow", "waiting": "dim", "stopping": "yellow", "ended": "dim", "failed": "bold red"}
+    colours |= {"placing": "dim", "restarting": "bold yellow", "quarantined": "bold red"}
     for each in status["processes"]:
         processes.append("● ", style=colours.get(each["phase"], ""))
         processes.append(f"{each['id']}  ")

@@ -9,7 +9,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from ops.supervision import StopRequested
+from ops.orders import StopRequested
 
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 3

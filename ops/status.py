@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from ops.orders import Phase, State
 from ops.rundir import RunDir
-from ops.supervision import Phase, State
 from protocol.errors import RbaError
 from protocol.messages import PolicyVersion
 from protocol.role import RoleDescription
@@ -34,6 +34,8 @@ class ProcessView(msgspec.Struct, kw_only=True):
     status: Mapping[str, Any] = {}
     last_heartbeat_s: float | None = None
     """Seconds since its last answer."""
+    restarts: int = 0
+    """How often it was started again after a failure."""
 
 
 def assemble(
@@ -197,6 +199,7 @@ def _process(view: ProcessView) -> dict[str, Any]:
         "pid": view.pid,
         "host": view.host,
         "phase": str(view.phase),
+        "restarts": view.restarts,
         "policy_version": version_of(view.status.get("policy_version")),
         "last_heartbeat_s": None if view.last_heartbeat_s is None else round(view.last_heartbeat_s, 2),
         "endpoints": dict(view.description["endpoints"]) if view.description else {},
@@ -222,7 +225,12 @@ def _endpoints(processes: list[ProcessView], control: str) -> dict[str, Any]:
 
 
 def _problems(processes: list[ProcessView]) -> list[str]:
-    failed = [f"{each.id} has failed" for each in processes if each.phase is Phase.FAILED]
+    told = {
+        Phase.FAILED: "has failed",
+        Phase.QUARANTINED: "failed too often and is quarantined",
+        Phase.RESTARTING: "failed and is restarted",
+    }
+    failed = [f"{each.id} {told[each.phase]}" for each in processes if each.phase in told]
     silent = [
         f"{each.id} has not answered for {each.last_heartbeat_s:.0f} s"
         for each in processes

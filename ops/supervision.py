@@ -1,21 +1,49 @@
-"""When each process of a run is built, run, stopped or killed, and how the run ends: a pure state machine.
+"""When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
-    events (Built, Ended, Failed, StopRequested, Tick) ──▶ Supervision ──▶ actions (Build, Run, Stop, Kill, Finish)
+    events (Placed, Built, Ended, Failed, Gone, StopRequested, Tick) ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
 
-No sockets, no clock, no Ray: `ops.launch` carries the actions out. A process is built once everything it needs has been
-built, and runs at once. The run is over when the learner has ended; what is left then stops in waves, the ones that ask
-before the ones that answer, each wave with a deadline.
+No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
+built, and runs at once. One that fails comes back under its own id once nothing of it is left, until its budget is spent
+(`ops.restarts`); then it is quarantined, and the run goes on with what is left. The learner's ranks come back together, or not
+at all. The run is over when the learner has ended; what is left then stops in waves, the ones that ask before the ones that
+answer, each wave with a deadline.
 """
 
 from __future__ import annotations
 
+import math
+import random
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
+
+from configs.schema import FleetSection
+from ops.orders import (
+    Action,
+    Build,
+    Built,
+    Ended,
+    Event,
+    Failed,
+    Finish,
+    Gone,
+    Kill,
+    Phase,
+    Place,
+    Placed,
+    Run,
+    State,
+    Stop,
+    StopRequested,
+    Tick,
+)
+from ops.processes import RETIRED, Processes
+from ops.restarts import Restarts
 
 WAVES = ({"learner"}, {"rollout"}, {"reward", "fetcher", "weight_store"})
 """Roles that stop together, in this order: whoever asks stops before whoever answers."""
+OWN_FETCHER = "fetcher-0"
+"""On the supervisor's machine. Other machines may be lost with what runs there."""
 SIGNAL_LIMITS_S = (8.0, 15.0, 17.0)
 """After Ctrl-C or SIGTERM each wave has until so long after the signal; with Ray's own end this stays below twenty seconds."""
 DRAIN_LIMITS_S = (600.0, 30.0, 10.0)
@@ -26,135 +54,32 @@ LONELY_LIMIT_S = 60.0
 """A learner without a single actor left may still write its checkpoint this long."""
 
 
-class State(StrEnum):
-    """Of the whole run."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    COMPLETED = "completed"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-class Phase(StrEnum):
-    """Of one process."""
-
-    WAITING = "waiting"
-    BUILDING = "building"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Built:
-    """The role's constructor has returned."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The role's `run` has returned."""
-
-    id: str
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The role's constructor or `run` raised, or its process died."""
-
-    id: str
-    reason: str
-    user_error: bool = False
-    """True when the user can mend it (exit code 2)."""
-    detail: str = ""
-    """More lines about it, such as the last ones that the process printed."""
-
-
-@dataclass(frozen=True)
-class StopRequested:
-    """A signal, or `rba stop`. The second one ends everything at once."""
-
-    reason: str
-    hurried: bool = True
-    """True for a signal: who sent it waits some seconds and then kills."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = Built | Ended | Failed | StopRequested | Tick
-
-
-@dataclass(frozen=True)
-class Build:
-    """Construct the role; everything it needs is described by now."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """Call the role's `run`."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Call the role's `stop`."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Kill:
-    """End the process at once."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Nothing is left to wait for."""
-
-    state: State
-    reason: str
-    user_error: bool = False
-
-
-Action = Build | Run | Stop | Kill | Finish
-
-
-@dataclass
-class _Process:
-    role: str
-    needs: frozenset[str]
-    phase: Phase = Phase.WAITING
-
-    @property
-    def alive(self) -> bool:
-        return self.phase in {Phase.BUILDING, Phase.RUNNING, Phase.STOPPING}
-
-
 class Supervision:
-    """The run's processes by id, with their role and the ids that each needs before it can be built."""
+    """The run's processes by id, with their role and the ids that each needs before it can be built.
 
-    def __init__(self, processes: Mapping[str, tuple[str, Iterable[str]]]) -> None:
-        self._processes = {name: _Process(role, frozenset(needs)) for name, (role, needs) in processes.items()}
+    The run can do without processes of the roles in `optional`.
+    """
+
+    def __init__(
+        self,
+        processes: Mapping[str, tuple[str, Iterable[str]]],
+        section: FleetSection | None = None,
+        optional: Iterable[str] = (),
+        chance: random.Random | None = None,
+    ) -> None:
+        section, chance = section or FleetSection(), chance or random.Random(0)
+        self._processes = Processes.of(processes)
+        self._optional = frozenset(optional)
+        self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
+        self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
         self.state = State.STARTING
         self.reason = ""
         self.notes: list[str] = []
-        """What went wrong after the outcome was settled: worth telling, changes nothing."""
+        """What people should hear of, though it need not end the run."""
         self.figures: dict[str, dict[str, Any]] = {}
         """Closing figures by process."""
+        self.restarted: Counter[str] = Counter()
+        """How often each process was restarted."""
         self._outcome: State | None = None
         self._user_error = False
         self._wave = -1
@@ -166,7 +91,15 @@ class Supervision:
     @property
     def phases(self) -> dict[str, Phase]:
         """Phase of each process."""
-        return {name: process.phase for name, process in self._processes.items()}
+        return {name: process.phase for name, process in list(self._processes.items())}  # control's threads ask too
+
+    @property
+    def fleet(self) -> dict[str, Any]:
+        """For the summary: restarts by process, and who is quarantined."""
+        return {
+            "restarts": dict(self.restarted),
+            "quarantined": [name for name, phase in self.phases.items() if phase is Phase.QUARANTINED],
+        }
 
     def start(self) -> list[Action]:
         """Build everything that needs nothing."""
@@ -177,69 +110,127 @@ class Supervision:
         if self.state in {State.COMPLETED, State.STOPPED, State.FAILED}:
             return []
         match event:
+            case Placed(name):
+                actions = self._placed(name)
             case Built(name):
                 actions = self._built(name)
             case Ended(name, figures):
-                self._processes[name].phase = Phase.ENDED
-                self.figures[name] = dict(figures)
-                actions = self._ended(name, now_s)
+                actions = self._ended(name, figures, now_s)
             case Failed():
-                actions = self._failed(event)
+                actions = self._failed(event, now_s)
+            case Gone(name):
+                self._processes[name].gone = True
+                actions = []
             case StopRequested(reason, hurried):
                 actions = self._stop_requested(reason, now_s if hurried else None)
             case Tick():
                 actions = self._tick(now_s)
+        self._watch(now_s)
         return actions + self._advance(now_s)
 
     # --- starting -------------------------------------------------------------------------------------------
 
+    def _placed(self, name: str) -> list[Action]:
+        process = self._processes[name]
+        if process.phase is not Phase.PLACING:
+            return []  # it was killed meanwhile
+        process.phase = Phase.WAITING
+        return self._buildable()
+
     def _buildable(self) -> list[Action]:
-        built = {name for name, process in self._processes.items() if process.phase not in {Phase.WAITING, Phase.BUILDING}}
-        ready = [name for name, process in self._processes.items() if process.phase == Phase.WAITING and process.needs <= built]
+        ready = self._processes.buildable()
         for name in ready:
             self._processes[name].phase = Phase.BUILDING
-        return [Build(name) for name in ready]
+        return [Build(name, self._processes[name].attempt) for name in ready]
 
     def _built(self, name: str) -> list[Action]:
         process = self._processes[name]
         if process.phase is not Phase.BUILDING:
             return []  # it was told to stop meanwhile
-        process.phase = Phase.RUNNING
-        if self._outcome is None and all(each.phase is Phase.RUNNING for each in self._processes.values()):
-            self.state = State.RUNNING
+        process.phase, process.built = Phase.RUNNING, True
         return [Run(name)] if self._outcome is not None else [Run(name), *self._buildable()]
+
+    def _watch(self, now_s: float) -> None:
+        """Notes that everything runs for the first time, and since when the learner has no actor."""
+        if self.state is State.STARTING and all(each.built or each.phase in RETIRED for each in self._processes.values()):
+            self.state = State.RUNNING
+        if self._outcome is not None or self._processes.any_present("rollout"):
+            self._lonely_since_s = None
+        elif self._lonely_since_s is None:
+            self._lonely_since_s = now_s
+
+    # --- coming back ----------------------------------------------------------------------------------------
+
+    def _failed(self, failed: Failed, now_s: float) -> list[Action]:
+        name, process = failed.id, self._processes[failed.id]
+        if not process.alive:
+            return []  # it was killed meanwhile
+        if failed.detail:
+            self.notes.append(f"{name} said last:\n{failed.detail}")
+        if self._outcome is not None:
+            return self._failed_while_ending(failed)
+        process.phase = Phase.FAILED
+        if process.role == "learner":
+            return self._learner_failed(failed, now_s)
+        if failed.user_error and process.attempt == 0:
+            self._settle(State.FAILED, f"{name}: {failed.reason}", user_error=True)
+            return []
+        pause_s = self._restarts.grant(name, now_s)
+        if pause_s is None:
+            return self._quarantine(failed)
+        self._come_back([name], failed, now_s, pause_s)
+        return [Kill(name)]
+
+    def _learner_failed(self, failed: Failed, now_s: float) -> list[Action]:
+        """The other ranks wait in a collective for the one that failed: all come back from the last checkpoint, or none."""
+        ranks = dict(self._processes.role("learner"))
+        may = not failed.user_error and all(rank.built and rank.phase is not Phase.ENDED for rank in ranks.values())
+        pause_s = self._learner_restarts.grant("learner", now_s) if may else None
+        if pause_s is None:
+            self._settle(State.FAILED, f"{failed.id}: {failed.reason}", user_error=failed.user_error)
+            return [self._kill(name) for name in self._processes.living("learner")]
+        self._come_back(list(ranks), failed, now_s, pause_s)
+        return [Kill(name) for name in ranks]
+
+    def _come_back(self, names: list[str], failed: Failed, now_s: float, pause_s: float) -> None:
+        for name in names:
+            self._processes[name].come_back(now_s + pause_s)
+            self.restarted[name] += 1
+        self.notes.append(f"{failed.id} failed and is restarted in {pause_s:.1f} s: {failed.reason}")
+
+    def _quarantine(self, failed: Failed) -> list[Action]:
+        process = self._processes[failed.id]
+        process.phase = Phase.QUARANTINED
+        self.notes.append(f"{failed.id} failed too often and is quarantined: {failed.reason}")
+        # An actor that ended by itself was told that the run is over; then the learner's end decides.
+        lost = not any(each.present or each.phase is Phase.ENDED for _, each in self._processes.role(process.role))
+        if failed.id == OWN_FETCHER or (lost and process.role not in self._optional):
+            self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
+        return [Kill(failed.id), *([] if self._outcome is not None else self._buildable())]
 
     # --- ending ---------------------------------------------------------------------------------------------
 
-    def _ended(self, name: str, now_s: float) -> list[Action]:
-        role = self._processes[name].role
-        if self._outcome is not None:
-            return []
-        if role == "learner":
-            if not any(process.alive for process in self._of("learner")):
-                self._settle(State.COMPLETED, "the learner has taken its last step")
-        elif role == "rollout":
-            if self._lonely_since_s is None and not any(process.alive for process in self._of("rollout")):
-                self._lonely_since_s = now_s
-        else:
-            self._settle(State.FAILED, f"{name} ended while it was still needed")
+    def _ended(self, name: str, figures: Mapping[str, Any], now_s: float) -> list[Action]:
+        process = self._processes[name]
+        if not process.alive:
+            return []  # it was killed meanwhile
+        if self._outcome is None and process.role not in {"learner", "rollout"}:
+            return self._failed(Failed(name, "it ended while it was still needed"), now_s)
+        process.phase = Phase.ENDED
+        self.figures[name] = dict(figures)
+        if self._outcome is None and process.role == "learner" and not self._processes.living("learner"):
+            self._settle(State.COMPLETED, "the learner has taken its last step")
         return []
 
-    def _failed(self, failed: Failed) -> list[Action]:
-        name, process = failed.id, self._processes[failed.id]
+    def _failed_while_ending(self, failed: Failed) -> list[Action]:
+        process = self._processes[failed.id]
         was_stopping = process.phase is Phase.STOPPING
         process.phase = Phase.FAILED
-        if failed.detail:
-            self.notes.append(f"{name} said last:\n{failed.detail}")
-        if self._outcome is not None and (process.role != "learner" or self._outcome is State.FAILED):
-            self.notes.append(f"{name} while stopping: {failed.reason}")
+        if process.role != "learner" or self._outcome is State.FAILED:
+            self.notes.append(f"{failed.id} while stopping: {failed.reason}")
             return []
-        self._settle(State.FAILED, f"{name}{' while stopping' if was_stopping else ''}: {failed.reason}", user_error=failed.user_error)
-        if process.role != "learner":
-            return []
-        # The other ranks wait in a collective for the one that failed: they cannot drain.
-        others = [other for other, each in self._processes.items() if each.role == "learner" and each.alive]
-        return [self._kill(other) for other in others]
+        self._settle(State.FAILED, f"{failed.id}{' while stopping' if was_stopping else ''}: {failed.reason}", user_error=failed.user_error)
+        return [self._kill(name) for name in self._processes.living("learner")]
 
     def _stop_requested(self, reason: str, hurried_since_s: float | None) -> list[Action]:
         if self._outcome is not None and self._wave >= 0:
@@ -252,36 +243,42 @@ class Supervision:
         return []
 
     def _tick(self, now_s: float) -> list[Action]:
-        if self._outcome is None and self._lonely_since_s is not None and now_s - self._lonely_since_s > LONELY_LIMIT_S:
+        if self._lonely_since_s is not None and now_s - self._lonely_since_s > LONELY_LIMIT_S:
             self._settle(State.FAILED, "every rollout actor has ended, and the learner has not")
         if self._wave >= 0 and now_s >= self._deadline_s:
-            late = [name for name, process in self._processes.items() if process.alive and process.role in WAVES[self._wave]]
+            late = self._processes.living(*WAVES[self._wave])
             self.notes.extend(f"{name} did not stop in time and was killed" for name in late)
             return [self._kill(name) for name in late]
-        return []
+        due = self._processes.due(now_s)
+        for name in due:
+            self._processes[name].place()
+        return [Place(name) for name in due]
 
     def _settle(self, outcome: State, reason: str, *, user_error: bool = False) -> None:
         self._outcome, self.reason, self._user_error = outcome, reason, user_error
         self.state = State.STOPPING
+        for process in self._processes.values():
+            if process.phase is Phase.RESTARTING:
+                process.phase = Phase.ENDED
 
     def _advance(self, now_s: float) -> list[Action]:
         """Stop wave after wave once the outcome is settled; finish when none is alive."""
         if self._outcome is None:
             return []
         actions: list[Action] = []
-        while self._wave < 0 or not any(each.alive for each in self._processes.values() if each.role in WAVES[self._wave]):
+        while self._wave < 0 or not self._processes.living(*WAVES[self._wave]):
             if self._wave + 1 == len(WAVES):
                 self.state = self._outcome
                 return [*actions, Finish(self._outcome, self.reason, self._user_error)]
             self._wave += 1
             hurried_s = self._hurried_since_s
             self._deadline_s = now_s + self._limits_s[self._wave] if hurried_s is None else hurried_s + SIGNAL_LIMITS_S[self._wave]
-            actions += [self._stop(name) for name, each in self._processes.items() if each.role in WAVES[self._wave] and each.alive]
+            actions += [self._stop(name) for name in self._processes.living(*WAVES[self._wave])]
         return actions
 
     def _stop(self, name: str) -> Action:
         process = self._processes[name]
-        if process.phase is Phase.BUILDING:
+        if process.phase is not Phase.RUNNING:
             return self._kill(name)  # nothing to save yet, and a constructor cannot be asked to return
         process.phase = Phase.STOPPING
         return Stop(name, self.reason)
@@ -289,6 +286,3 @@ class Supervision:
     def _kill(self, name: str) -> Action:
         self._processes[name].phase = Phase.ENDED
         return Kill(name)
-
-    def _of(self, role: str) -> list[_Process]:
-        return [process for process in self._processes.values() if process.role == role]

@@ -38,12 +38,14 @@ Answer = Fetched | NotServed
 class NodeFetcher:
     """Role `fetcher`. Two threads: `run` answers actors, one pulls."""
 
-    def __init__(self, store_endpoint: str, root: Path, bind: str = "127.0.0.1", run_dir: Path | None = None, index: int = 0) -> None:
+    def __init__(
+        self, store_endpoint: str, root: Path, bind: str = "127.0.0.1", port: int = 0, run_dir: Path | None = None, index: int = 0
+    ) -> None:
         self._id = f"fetcher-{index}"
         logs.configure(run_dir, self._id)
         self._root, self._store_endpoint = root, store_endpoint
         self._context: sockets.Context = zmq.Context()
-        self._socket, self._endpoint = sockets.router(self._context, bind, 0, DIALOGUE_CAP_BYTES, "the node fetcher")
+        self._socket, self._endpoint = sockets.router(self._context, bind, port, DIALOGUE_CAP_BYTES, "the node fetcher")
         self._mailbox: Mailbox[Answer] = Mailbox(self._context)
         self._wanted: queue.Queue[PolicyVersion | None] = queue.Queue()
         self._metrics = Metrics("fetcher", self._id)

@@ -2,6 +2,7 @@
 
 What a role does is said by the environment variable ``RBA_FAKE_<ROLE>``: ``ok`` | ``fail`` | ``user_error`` | ``die`` |
 ``refuse`` (the constructor raises) | ``deaf`` (it does not heed `stop`) | ``forever`` (a learner that ends only when told).
+With ``_once`` behind it, only the first process of an id does so.
 """
 
 from __future__ import annotations
@@ -30,15 +31,25 @@ class FakeRole:
     def __init__(self, **kwargs: Any) -> None:
         self.kwargs = kwargs
         self.id = f"{self.role}-{kwargs.get('index', kwargs.get('rank', 0))}"
-        self.script = os.environ.get(f"RBA_FAKE_{self.role.upper()}", "ok")
+        self.script = self._script(os.environ.get(f"RBA_FAKE_{self.role.upper()}", "ok"))
         self.told = threading.Event()
         self.child = subprocess.Popen(["sleep", "600"])  # what an engine's own process is to a rollout actor
         if self.script == "refuse":
             raise UserError("the checkpoint is of another family", where="model.path", fix="give one that fits")
+        self.socket_port = kwargs.get("port") or 10000 + os.getpid() % 50000
         for name in ("root", "weights_root"):
             if name in kwargs:
                 Path(kwargs[name]).mkdir(parents=True, exist_ok=True)
                 (Path(kwargs[name]) / "weights.bin").write_bytes(b"0" * 64)
+
+    def _script(self, script: str) -> str:
+        if not script.endswith("_once"):
+            return script
+        done = Path(self.kwargs["run_dir"]) / "logs" / f"{self.id}.once"
+        if done.exists():
+            return "ok"
+        done.touch()
+        return script.removesuffix("_once")
 
     def describe(self) -> RoleDescription:
         return {
@@ -46,7 +57,7 @@ class FakeRole:
             "id": self.id,
             "pid": os.getpid(),
             "host": "here",
-            "endpoints": {self.socket: f"tcp://127.0.0.1:{10000 + os.getpid() % 50000}"},
+            "endpoints": {self.socket: f"tcp://127.0.0.1:{self.socket_port}"},
             "metrics_url": f"http://127.0.0.1:{10000 + os.getpid() % 50000}/metrics",
         }
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from ops import rundir, watching
 from ops import status as statuses
 from ops.control import ControlServer
+from ops.orders import Phase, State
 from ops.rundir import RunDir
 from ops.status import ProcessView, assemble
-from ops.supervision import Phase, State
 from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 

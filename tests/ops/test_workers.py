@@ -10,7 +10,7 @@ import pytest
 
 from ops import guard
 from ops.cluster import Cluster
-from ops.supervision import Built, Ended, Event, Failed
+from ops.orders import Built, Ended, Event, Failed
 from ops.workers import Fleet, WorkerSpec
 from tests.ops import synthetic
 from tests.ops.fakes import STEPS
