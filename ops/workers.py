@@ -87,6 +87,7 @@ class Fleet:
         """Ask Ray for a new process, for as long as it takes; `poll` reports `Placed` or `Failed`."""
         self._specs[spec.id] = spec
         self.answered_at.pop(spec.id, None)
+        self.statuses.pop(spec.id, None)
         if spec.node is not None and spec.node not in self._nodes():
             self._heard.append(Failed(spec.id, f"its machine {spec.node} has left the cluster"))
             return
@@ -141,8 +142,8 @@ class Fleet:
         more, _ = self._ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         events: dict[str, Event] = {}
         for ref in dict.fromkeys([*done, *more]):
-            name, method = self._pending.pop(ref)
-            event = self._take(ref, name, method)
+            name, method = self._pending.pop(ref, ("", ""))
+            event = self._take(ref, name, method) if name else None  # a worker's death ends all its calls, the first one tells it
             if event is not None and not isinstance(events.get(name), Failed):
                 events[name] = event
         return [*known, *events.values()]
