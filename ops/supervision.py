@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from configs.schema import FleetSection
+from ops.ending import Ending
 from ops.orders import (
     Action,
     Build,
@@ -33,23 +34,14 @@ from ops.orders import (
     Placed,
     Run,
     State,
-    Stop,
     StopRequested,
     Tick,
 )
 from ops.processes import RETIRED, Processes
 from ops.restarts import Restarts
 
-WAVES = ({"learner"}, {"rollout"}, {"reward", "fetcher", "weight_store"})
-"""Roles that stop together, in this order: whoever asks stops before whoever answers."""
 OWN_FETCHER = "fetcher-0"
 """On the supervisor's machine. Other machines may be lost with what runs there."""
-SIGNAL_LIMITS_S = (8.0, 15.0, 17.0)
-"""After Ctrl-C or SIGTERM each wave has until so long after the signal; with Ray's own end this stays below twenty seconds."""
-DRAIN_LIMITS_S = (600.0, 30.0, 10.0)
-"""After `rba stop` each wave has so long for itself: the learner finishes its step and writes the checkpoint."""
-FAILURE_LIMITS_S = (120.0, 30.0, 10.0)
-"""The same after a process failed, and when the run is complete."""
 LONELY_LIMIT_S = 60.0
 """A learner without a single actor left may still write its checkpoint this long."""
 
@@ -72,21 +64,20 @@ class Supervision:
         self._optional = frozenset(optional)
         self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
         self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
+        self._ending = Ending(self._processes)
         self.state = State.STARTING
-        self.reason = ""
         self.notes: list[str] = []
         """What people should hear of, though it need not end the run."""
         self.figures: dict[str, dict[str, Any]] = {}
         """Closing figures by process."""
         self.restarted: Counter[str] = Counter()
         """How often each process was restarted."""
-        self._outcome: State | None = None
-        self._user_error = False
-        self._wave = -1
-        self._deadline_s = 0.0
-        self._limits_s = FAILURE_LIMITS_S
-        self._hurried_since_s: float | None = None
         self._lonely_since_s: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the run ends, or ended."""
+        return self._ending.reason
 
     @property
     def phases(self) -> dict[str, Phase]:
@@ -126,7 +117,10 @@ class Supervision:
             case Tick():
                 actions = self._tick(now_s)
         self._watch(now_s)
-        return actions + self._advance(now_s)
+        actions += self._ending.advance(now_s)
+        if actions and isinstance(finish := actions[-1], Finish):
+            self.state = finish.state
+        return actions
 
     # --- starting -------------------------------------------------------------------------------------------
 
@@ -148,13 +142,13 @@ class Supervision:
         if process.phase is not Phase.BUILDING:
             return []  # it was told to stop meanwhile
         process.phase, process.built = Phase.RUNNING, True
-        return [Run(name)] if self._outcome is not None else [Run(name), *self._buildable()]
+        return [Run(name)] if self._ending.outcome is not None else [Run(name), *self._buildable()]
 
     def _watch(self, now_s: float) -> None:
         """Notes that everything runs for the first time, and since when the learner has no actor."""
         if self.state is State.STARTING and all(each.built or each.phase in RETIRED for each in self._processes.values()):
             self.state = State.RUNNING
-        if self._outcome is not None or self._processes.any_present("rollout"):
+        if self._ending.outcome is not None or self._processes.any_present("rollout"):
             self._lonely_since_s = None
         elif self._lonely_since_s is None:
             self._lonely_since_s = now_s
@@ -167,7 +161,7 @@ class Supervision:
             return []  # it was killed meanwhile
         if failed.detail:
             self.notes.append(f"{name} said last:\n{failed.detail}")
-        if self._outcome is not None:
+        if self._ending.outcome is not None:
             return self._failed_while_ending(failed)
         process.phase = Phase.FAILED
         if process.role == "learner":
@@ -188,7 +182,7 @@ class Supervision:
         pause_s = self._learner_restarts.grant("learner", now_s) if may else None
         if pause_s is None:
             self._settle(State.FAILED, f"{failed.id}: {failed.reason}", user_error=failed.user_error)
-            return [self._kill(name) for name in self._processes.living("learner")]
+            return [self._ending.kill(name) for name in self._processes.living("learner")]
         self._come_back(list(ranks), failed, now_s, pause_s)
         return [Kill(name) for name in ranks]
 
@@ -206,7 +200,7 @@ class Supervision:
         lost = not any(each.present or each.phase is Phase.ENDED for _, each in self._processes.role(process.role))
         if failed.id == OWN_FETCHER or (lost and process.role not in self._optional):
             self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
-        return [Kill(failed.id), *([] if self._outcome is not None else self._buildable())]
+        return [Kill(failed.id), *([] if self._ending.outcome is not None else self._buildable())]
 
     # --- ending ---------------------------------------------------------------------------------------------
 
@@ -214,11 +208,11 @@ class Supervision:
         process = self._processes[name]
         if not process.alive:
             return []  # it was killed meanwhile
-        if self._outcome is None and process.role not in {"learner", "rollout"}:
+        if self._ending.outcome is None and process.role not in {"learner", "rollout"}:
             return self._failed(Failed(name, "it ended while it was still needed"), now_s)
         process.phase = Phase.ENDED
         self.figures[name] = dict(figures)
-        if self._outcome is None and process.role == "learner" and not self._processes.living("learner"):
+        if self._ending.outcome is None and process.role == "learner" and not self._processes.living("learner"):
             self._settle(State.COMPLETED, "the learner has taken its last step")
         return []
 
@@ -226,63 +220,31 @@ class Supervision:
         process = self._processes[failed.id]
         was_stopping = process.phase is Phase.STOPPING
         process.phase = Phase.FAILED
-        if process.role != "learner" or self._outcome is State.FAILED:
+        if process.role != "learner" or self._ending.outcome is State.FAILED:
             self.notes.append(f"{failed.id} while stopping: {failed.reason}")
             return []
         self._settle(State.FAILED, f"{failed.id}{' while stopping' if was_stopping else ''}: {failed.reason}", user_error=failed.user_error)
-        return [self._kill(name) for name in self._processes.living("learner")]
+        return [self._ending.kill(name) for name in self._processes.living("learner")]
 
     def _stop_requested(self, reason: str, hurried_since_s: float | None) -> list[Action]:
-        if self._outcome is not None and self._wave >= 0:
-            self._settle(self._outcome, self.reason)
+        if self._ending.begun:
             self.notes.append(f"at once: {reason}")
-            return [self._kill(name) for name, process in self._processes.items() if process.alive]
-        self._hurried_since_s = hurried_since_s
-        self._limits_s = DRAIN_LIMITS_S
-        self._settle(State.STOPPED, reason)
+            return [self._ending.kill(name) for name, process in self._processes.items() if process.alive]
+        self._ending.settle_stop(reason, hurried_since_s)
+        self.state = State.STOPPING
         return []
 
     def _tick(self, now_s: float) -> list[Action]:
         if self._lonely_since_s is not None and now_s - self._lonely_since_s > LONELY_LIMIT_S:
             self._settle(State.FAILED, "every rollout actor has ended, and the learner has not")
-        if self._wave >= 0 and now_s >= self._deadline_s:
-            late = self._processes.living(*WAVES[self._wave])
+        if late := self._ending.late(now_s):
             self.notes.extend(f"{name} did not stop in time and was killed" for name in late)
-            return [self._kill(name) for name in late]
+            return [self._ending.kill(name) for name in late]
         due = self._processes.due(now_s)
         for name in due:
             self._processes[name].place()
         return [Place(name) for name in due]
 
     def _settle(self, outcome: State, reason: str, *, user_error: bool = False) -> None:
-        self._outcome, self.reason, self._user_error = outcome, reason, user_error
+        self._ending.settle(outcome, reason, user_error=user_error)
         self.state = State.STOPPING
-        for process in self._processes.values():
-            if process.phase is Phase.RESTARTING:
-                process.phase = Phase.ENDED
-
-    def _advance(self, now_s: float) -> list[Action]:
-        """Stop wave after wave once the outcome is settled; finish when none is alive."""
-        if self._outcome is None:
-            return []
-        actions: list[Action] = []
-        while self._wave < 0 or not self._processes.living(*WAVES[self._wave]):
-            if self._wave + 1 == len(WAVES):
-                self.state = self._outcome
-                return [*actions, Finish(self._outcome, self.reason, self._user_error)]
-            self._wave += 1
-            hurried_s = self._hurried_since_s
-            self._deadline_s = now_s + self._limits_s[self._wave] if hurried_s is None else hurried_s + SIGNAL_LIMITS_S[self._wave]
-            actions += [self._stop(name) for name in self._processes.living(*WAVES[self._wave])]
-        return actions
-
-    def _stop(self, name: str) -> Action:
-        process = self._processes[name]
-        if process.phase is not Phase.RUNNING:
-            return self._kill(name)  # nothing to save yet, and a constructor cannot be asked to return
-        process.phase = Phase.STOPPING
-        return Stop(name, self.reason)
-
-    def _kill(self, name: str) -> Action:
-        self._processes[name].phase = Phase.ENDED
-        return Kill(name)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from configs.schema import FleetSection
-from ops import supervision
+from ops import ending
 from ops.orders import (
     Action,
     Build,
@@ -256,7 +256,7 @@ def test_a_stop_during_the_start_kills_what_is_being_built_and_builds_no_more() 
 def test_who_does_not_stop_in_time_is_killed() -> None:
     machine = started()
     feed(machine, StopRequested("SIGTERM"), now_s=100.0)
-    learner_s, rollout_s, server_s = (100.0 + limit_s for limit_s in supervision.SIGNAL_LIMITS_S)
+    learner_s, rollout_s, server_s = (100.0 + limit_s for limit_s in ending.SIGNAL_LIMITS_S)
     assert feed(machine, Tick(), now_s=learner_s - 0.1) == []
     actions = feed(machine, Tick(), now_s=learner_s)
     assert ids(actions, Kill) == {"learner-0", "learner-1"}
