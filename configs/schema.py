@@ -327,7 +327,7 @@ class RaySection(Section):
 
 
 class FleetSection(Section):
-    """How processes come back that fail while the run goes on."""
+    """How processes come back that fail while the run goes on, and how many rollout actors there are."""
 
     changeable = frozenset({"*"})
 
@@ -338,6 +338,27 @@ class FleetSection(Section):
     """Longest first pause before a restart; each further one is twice as long, up to a minute, less a random part of up to a half."""
     learner_restarts: NonNegativeInt = 1
     """Times in a run that the learner, all ranks together, is started again from the last checkpoint."""
+    drain_s: PositiveFloat = 30.0
+    """A rollout actor that leaves while the run goes on has so long to give back its groups and to have its results acknowledged."""
+    autoscale: bool = False
+    """Let the number of rollout actors follow the learner, between `min_actors` and `max_actors`."""
+    min_actors: PositiveInt = 1
+    max_actors: PositiveInt = 8
+    learner_idle: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of its time that the learner may wait for results; above it an actor joins, below half of it one may leave."""
+    queue_batches: PositiveFloat = 1.0
+    """Batches of results that may wait for the learner; an actor leaves when there are always as many."""
+    autoscale_window_s: PositiveFloat = 60.0
+    """Both are looked at over this time."""
+    autoscale_pause_s: NonNegativeFloat = 180.0
+    """Time between two changes."""
+
+    @model_validator(mode="after")
+    def bounds_are_in_order(self) -> Self:
+        """Refuse bounds that leave no number between them."""
+        if self.min_actors > self.max_actors:
+            raise ValueError(f"fleet.min_actors ({self.min_actors}) is above fleet.max_actors ({self.max_actors})")
+        return self
 
 
 class RunConfig(Section):

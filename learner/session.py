@@ -293,6 +293,7 @@ class Session:
             "actors": actors,
             "policy_lag": self._progress.policy_lag(),
             "idle": self._progress.idle,
+            "idle_s": self._progress.idle_s,
             "last": dict(self._last),
             "evaluation": {"label": evaluation.label, "waiting": evaluation.waiting} if evaluation is not None else None,
             "evaluations": dict(self._evaluations),

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from learner.checkpoint import newest
-from ops.orders import Action, Build, Finish, Kill, Place, Run, Stop
+from ops.orders import Action, Build, Event, Failed, Finish, Kill, Place, Placed, Run, Stop
 from ops.processes import RETIRED
 from ops.resume import Origin
 from ops.supervision import Supervision
@@ -41,8 +41,24 @@ class Hands:
                     return action
         return None
 
+    def hear(self, timeout_s: float) -> list[Event]:
+        """What the workers report. An actor is said with the fetcher of its machine, which may be one that the run is new to."""
+        return [self._beside(event) if isinstance(event, Placed) else event for event in self.fleet.poll(timeout_s)]
+
+    def _beside(self, event: Placed) -> Placed:
+        if self.wiring.spec(event.id).role != "rollout":
+            return event
+        node = self.fleet.places[event.id][0]
+        fetcher = self.wiring.fetcher_on(node)
+        if fetcher is None:
+            fetcher = f"fetcher-{sum(spec.role == 'fetcher' for spec in self.wiring.specs)}"
+            self.wiring = self.wiring.grown(fetcher, node)
+        return Placed(event.id, fetcher)
+
     def _place(self, name: str) -> None:
         """A reward server comes back on its machine, where the actors know it."""
+        if name not in self.wiring.names():
+            self.wiring = self.wiring.grown(name)
         spec = self.wiring.spec(name)
         known = self.fleet.places.get(name)
         if spec.role == "reward" and known is not None:
@@ -54,7 +70,12 @@ class Hands:
             self._go_back(attempt)
         phases = self._supervision.phases
         described = {other: told for other, told in self.fleet.descriptions.items() if phases[other] not in RETIRED}
-        self.fleet.build(name, self.wiring.kwargs(name, described, self.fleet.places, attempt))
+        try:
+            kwargs = self.wiring.kwargs(name, described, self.fleet.places, attempt)
+        except KeyError as missing:
+            self.fleet.report(Failed(name, f"{missing.args[0]}, which it needs, is not there any more"))
+        else:
+            self.fleet.build(name, kwargs)
 
     def _go_back(self, attempt: int) -> None:
         """The learner goes on from the last whole checkpoint, in a new lineage; all ranks from the same one."""

@@ -23,11 +23,12 @@ from rich.console import Console
 from configs import loader
 from configs.schema import RunConfig
 from ops import guard, plan, preflight, report, rundir, summary, topology
+from ops.autoscaling import Autoscaler, Seen
 from ops.cluster import Cluster
 from ops.control import ControlServer
 from ops.hands import Hands
 from ops.live import Lossy, Progress, evaluation_table
-from ops.orders import Finish, State, StopRequested, Tick
+from ops.orders import Action, Finish, Scale, State, StopRequested, Tick
 from ops.overview import Overview
 from ops.resume import Origin, find_origin
 from ops.rundir import RunDir
@@ -119,6 +120,7 @@ class Supervisor:
         self._metrics = Metrics("supervisor", "supervisor-0")
         self.overview = Overview(run, planned.config, self._metrics, started_s)
         self._control = self._open_control()
+        self._autoscaler = Autoscaler(planned.config.fleet, planned.config.learner.batch_groups)
         self._told = 0
 
     def carry_out(self) -> Finish:
@@ -161,15 +163,21 @@ class Supervisor:
         asked_at_s, fleet = 0.0, hands.fleet
         actions = self.supervision.start()
         while (finish := hands.act(actions)) is None:
-            happened = [*self._signals.take(), *fleet.poll(LOOP_S), Tick()]
+            happened = [*self._signals.take(), *hands.hear(LOOP_S), Tick()]
             now_s = time.monotonic()
             actions = [action for event in happened for action in self.supervision.handle(event, now_s)]
             if now_s - asked_at_s >= ASK_EVERY_S:
                 asked_at_s = now_s
                 fleet.ask()
                 self.overview.measure(now_s)
+                actions += self._autoscale(now_s)
             self._tell()
         return finish
+
+    def _autoscale(self, now_s: float) -> list[Action]:
+        seen = Seen.of(self.overview.statuses.get("learner-0", {}), self.supervision.wanted_actors, self.overview.running_actors)
+        actors = self._autoscaler.decide(now_s, seen)
+        return self.supervision.handle(Scale(actors), now_s) if actors is not None else []
 
     def close(self) -> None:
         """Stop answering; ``summary.json`` tells the rest."""
@@ -204,6 +212,7 @@ class Supervisor:
         control = ControlServer(
             status=self.overview.status,
             stop=lambda reason: self._signals.put(StopRequested(reason, hurried=False)),
+            scale=self._scale,
             metrics=self._metrics.render,
             port=self.config.network.control_port,
         )
@@ -212,6 +221,12 @@ class Supervisor:
             self.run.control, {"url": control.url, "token": control.token, "pid": os.getpid(), "run_id": self.run.run_id}
         )
         return control
+
+    def _scale(self, actors: int) -> None:
+        """From the control server's threads. Raises `UserError` when the run ends."""
+        if self.supervision.state not in {State.STARTING, State.RUNNING}:
+            raise UserError(f"the run is {self.supervision.state}", where=str(self.run.path), fix="only a run that goes on can be scaled")
+        self._signals.put(Scale(actors))
 
     def _tell(self) -> None:
         for note in self.supervision.notes[self._told :]:

@@ -45,6 +45,8 @@ class Placed:
     """Ray has started its process."""
 
     id: str
+    fetcher: str = ""
+    """The fetcher of its machine, for one that needs it; there may be none yet."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,14 @@ class Tick:
     """Time has passed."""
 
 
-Event = Placed | Built | Ended | Failed | Gone | StopRequested | Tick
+@dataclass(frozen=True)
+class Scale:
+    """There are to be so many rollout actors."""
+
+    actors: int
+
+
+Event = Placed | Built | Ended | Failed | Gone | StopRequested | Scale | Tick
 
 # --- actions ------------------------------------------------------------------------------------------------
 

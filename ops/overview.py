@@ -53,7 +53,14 @@ class Overview:
             control=self.control_url,
             processes=self._views(),
             pace=self._pace.figures(self._config.learner.steps),
+            wanted_actors=self._watched[0].wanted_actors if self._watched else self._config.rollout.actors,
         )
+
+    @property
+    def running_actors(self) -> int:
+        """Rollout actors that run."""
+        phases = self._watched[0].phases if self._watched else {}
+        return sum(phase is Phase.RUNNING for name, phase in phases.items() if name.startswith("rollout-"))
 
     def measure(self, now_s: float) -> None:
         """How fast the run goes."""
@@ -73,6 +80,8 @@ class Overview:
             restarts = sum(view.restarts for view in ours)
             self._metrics.inc("rba_restarts_total", restarts - self._restarts[role], role=role)
             self._restarts[role] = restarts
+        if self._watched:
+            self._metrics.set("rba_actors_wanted", self._watched[0].wanted_actors)
 
     def _views(self) -> list[ProcessView]:
         if self._watched is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ class Process:
     """True when nothing is left of its last attempt."""
     due_s: float = 0.0
     """When it may come back."""
+    added: bool = False
+    """True when it joined while the run was going on."""
+    leaves_until_s: float | None = None
+    """By when it has to be away, for one that leaves a fleet that is made smaller."""
 
     @property
     def alive(self) -> bool:
@@ -43,7 +48,7 @@ class Process:
 
     def place(self) -> None:
         """A new attempt begins."""
-        self.phase, self.attempt, self.gone = Phase.PLACING, self.attempt + 1, False
+        self.phase, self.attempt, self.gone, self.leaves_until_s = Phase.PLACING, self.attempt + 1, False, None
 
 
 class Processes(dict[str, Process]):
@@ -65,6 +70,29 @@ class Processes(dict[str, Process]):
     def any_present(self, role: str) -> bool:
         """True when one of the role runs, or is going to."""
         return any(process.present for _, process in self.role(role))
+
+    def members(self, role: str) -> list[str]:
+        """Those of a role that run, or are going to, and are not leaving."""
+        return [name for name, process in self.role(role) if process.present and process.leaves_until_s is None]
+
+    def add(self, role: str) -> str:
+        """One more of a role, to be placed: under a number that is free again, or a new one."""
+        needs = next(process.needs for _, process in self.role(role))
+        for number in itertools.count():
+            name = f"{role}-{number}"
+            known = self.get(name)
+            if known is None:
+                self[name] = Process(role, needs, Phase.PLACING, added=True)
+                return name
+            if known.phase is Phase.ENDED and known.gone:
+                known.place()
+                return name
+        raise AssertionError("there is always a next number")
+
+    def dispensable(self, role: str) -> list[str]:
+        """The members of a role, those first that do least yet, then by falling number."""
+        order = [Phase.PLACING, Phase.RESTARTING, Phase.WAITING, Phase.BUILDING, Phase.RUNNING, Phase.STOPPING]
+        return sorted(self.members(role), key=lambda name: (order.index(self[name].phase), -int(name.rpartition("-")[2])))
 
     def buildable(self) -> list[str]:
         """Those that wait and whose needs are met: a process that was built once can be found, one that is retired is done without."""

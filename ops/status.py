@@ -11,7 +11,7 @@ import msgspec
 
 from ops.orders import Phase, State
 from ops.rundir import RunDir
-from protocol.errors import RbaError
+from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 from protocol.role import RoleDescription
 
@@ -49,6 +49,7 @@ def assemble(
     control: str,
     processes: list[ProcessView],
     pace: Mapping[str, float],
+    wanted_actors: int = 0,
 ) -> dict[str, Any]:
     """Everything that `rba status --json` prints.
 
@@ -71,6 +72,10 @@ def assemble(
         "steps": int(learner.get("steps", steps)),
         "policy_version": version_of(learner.get("policy_version")),
         "elapsed_s": round(elapsed_s, 1),
+        "actors": {
+            "wanted": wanted_actors,
+            "running": sum(each.role == "rollout" and each.phase is Phase.RUNNING for each in processes),
+        },
         "ledger": dict(learner.get("ledger", {})),
         "figures": {**figures_of(learner), **pace},
         "evaluation": dict(learner.get("evaluations", {})),
@@ -133,20 +138,27 @@ def is_alive(run: RunDir) -> bool:
     return True
 
 
-def ask(run: RunDir, method: str, path: str) -> dict[str, Any]:
-    """One call to the run's control server. Raises `RbaError` when it does not answer."""
+def ask(run: RunDir, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One call to the run's control server. Raises `RbaError` when it does not answer, `UserError` when it refuses."""
     import httpx
 
     try:
         control = json.loads(run.control.read_text())
         answer = httpx.request(
-            method, control["url"] + path, headers={"Authorization": f"Bearer {control['token']}"}, timeout=10, trust_env=False
+            method,
+            control["url"] + path,
+            headers={"Authorization": f"Bearer {control['token']}"},
+            json=content,
+            timeout=10,
+            trust_env=False,
         )
+        if answer.status_code == httpx.codes.CONFLICT:
+            raise UserError(answer.json()["detail"], where=str(run.path), fix="see `rba status`")
         answer.raise_for_status()
-        content: dict[str, Any] = answer.json()
+        told: dict[str, Any] = answer.json()
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise RbaError(f"the supervisor of {run.path} does not answer: {error}") from error
-    return content
+    return told
 
 
 def from_summary(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
-    events (Placed, Built, Ended, Failed, Gone, StopRequested, Tick) ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
+    events (Placed, Built, Ended, Failed, Gone, StopRequested, Scale, Tick)
+        ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
 
 No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
 built, and runs at once. One that fails comes back under its own id once nothing of it is left, until its budget is spent
@@ -33,11 +34,13 @@ from ops.orders import (
     Place,
     Placed,
     Run,
+    Scale,
     State,
+    Stop,
     StopRequested,
     Tick,
 )
-from ops.processes import RETIRED, Processes
+from ops.processes import RETIRED, Process, Processes
 from ops.restarts import Restarts
 
 OWN_FETCHER = "fetcher-0"
@@ -65,6 +68,8 @@ class Supervision:
         self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
         self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
         self._ending = Ending(self._processes)
+        self._drain_s = section.drain_s
+        self.wanted_actors = len(self._processes.members("rollout"))
         self.state = State.STARTING
         self.notes: list[str] = []
         """What people should hear of, though it need not end the run."""
@@ -101,8 +106,8 @@ class Supervision:
         if self.state in {State.COMPLETED, State.STOPPED, State.FAILED}:
             return []
         match event:
-            case Placed(name):
-                actions = self._placed(name)
+            case Placed(name, fetcher):
+                actions = self._placed(name, fetcher)
             case Built(name):
                 actions = self._built(name)
             case Ended(name, figures):
@@ -114,6 +119,8 @@ class Supervision:
                 actions = []
             case StopRequested(reason, hurried):
                 actions = self._stop_requested(reason, now_s if hurried else None)
+            case Scale(actors):
+                actions = self._scale(actors, now_s)
             case Tick():
                 actions = self._tick(now_s)
         self._watch(now_s)
@@ -124,12 +131,17 @@ class Supervision:
 
     # --- starting -------------------------------------------------------------------------------------------
 
-    def _placed(self, name: str) -> list[Action]:
+    def _placed(self, name: str, fetcher: str) -> list[Action]:
         process = self._processes[name]
         if process.phase is not Phase.PLACING:
             return []  # it was killed meanwhile
         process.phase = Phase.WAITING
-        return self._buildable()
+        actions: list[Action] = []
+        if fetcher and fetcher not in self._processes:  # Ray found room on a machine that the run had nothing on
+            self._processes[fetcher] = Process("fetcher", self._processes[OWN_FETCHER].needs, Phase.PLACING, added=True)
+            actions = [Place(fetcher)]
+        process.needs |= {fetcher} if fetcher else set()
+        return [*actions, *self._buildable()]
 
     def _buildable(self) -> list[Action]:
         ready = self._processes.buildable()
@@ -146,7 +158,7 @@ class Supervision:
 
     def _watch(self, now_s: float) -> None:
         """Notes that everything runs for the first time, and since when the learner has no actor."""
-        if self.state is State.STARTING and all(each.built or each.phase in RETIRED for each in self._processes.values()):
+        if self.state is State.STARTING and all(each.built or each.added or each.phase in RETIRED for each in self._processes.values()):
             self.state = State.RUNNING
         if self._ending.outcome is not None or self._processes.any_present("rollout"):
             self._lonely_since_s = None
@@ -163,13 +175,17 @@ class Supervision:
             self.notes.append(f"{name} said last:\n{failed.detail}")
         if self._ending.outcome is not None:
             return self._failed_while_ending(failed)
+        if process.leaves_until_s is not None:
+            self.notes.append(f"{name} while leaving: {failed.reason}")
+            return [self._ending.kill(name)]
         process.phase = Phase.FAILED
         if process.role == "learner":
             return self._learner_failed(failed, now_s)
-        if failed.user_error and process.attempt == 0:
+        hopeless = failed.user_error and process.attempt == 0
+        if hopeless and not process.added:
             self._settle(State.FAILED, f"{name}: {failed.reason}", user_error=True)
             return []
-        pause_s = self._restarts.grant(name, now_s)
+        pause_s = None if hopeless else self._restarts.grant(name, now_s)
         if pause_s is None:
             return self._quarantine(failed)
         self._come_back([name], failed, now_s, pause_s)
@@ -202,6 +218,31 @@ class Supervision:
             self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
         return [Kill(failed.id), *([] if self._ending.outcome is not None else self._buildable())]
 
+    # --- growing and shrinking ------------------------------------------------------------------------------
+
+    def _scale(self, actors: int, now_s: float) -> list[Action]:
+        """More actors as Ray finds room for them; fewer by those that do least, which give back what they work on."""
+        if self._ending.outcome is not None:
+            return []
+        self.wanted_actors = actors
+        spare = len(self._processes.members("rollout")) - actors
+        self.notes.append(f"{actors} rollout actors are wanted, {max(0, -spare)} join and {max(0, spare)} leave")
+        if spare <= 0:
+            return [Place(self._processes.add("rollout")) for _ in range(-spare)]
+        return [action for name in self._processes.dispensable("rollout")[:spare] for action in self._leave(name, now_s)]
+
+    def _leave(self, name: str, now_s: float) -> list[Action]:
+        process = self._processes[name]
+        match process.phase:
+            case Phase.RESTARTING:
+                process.phase = Phase.ENDED
+                return []
+            case Phase.RUNNING:
+                process.phase, process.leaves_until_s = Phase.STOPPING, now_s + self._drain_s
+                return [Stop(name, "the fleet is made smaller")]
+            case _:
+                return [self._ending.kill(name)]
+
     # --- ending ---------------------------------------------------------------------------------------------
 
     def _ended(self, name: str, figures: Mapping[str, Any], now_s: float) -> list[Action]:
@@ -212,6 +253,8 @@ class Supervision:
             return self._failed(Failed(name, "it ended while it was still needed"), now_s)
         process.phase = Phase.ENDED
         self.figures[name] = dict(figures)
+        if process.leaves_until_s is not None and self._ending.outcome is None:
+            return [Kill(name)]  # Ray may give its place to others
         if self._ending.outcome is None and process.role == "learner" and not self._processes.living("learner"):
             self._settle(State.COMPLETED, "the learner has taken its last step")
         return []
@@ -240,6 +283,10 @@ class Supervision:
         if late := self._ending.late(now_s):
             self.notes.extend(f"{name} did not stop in time and was killed" for name in late)
             return [self._ending.kill(name) for name in late]
+        slow = [name for name in self._processes.living("rollout") if now_s >= (self._processes[name].leaves_until_s or math.inf)]
+        if slow and self._ending.outcome is None:
+            self.notes.extend(f"{name} did not leave within {self._drain_s:g} s and was killed" for name in slow)
+            return [self._ending.kill(name) for name in slow]
         due = self._processes.due(now_s)
         for name in due:
             self._processes[name].place()

@@ -7,7 +7,7 @@ weight_store ◀── fetcher (one a machine) ◀── rollout ──▶ learn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -50,6 +50,22 @@ class Topology:
         by_role = {role: [spec.id for spec in self.specs if spec.role == role] for role in FACTORIES}
         required = {"fetcher": by_role["weight_store"], "rollout": [*by_role["fetcher"], *by_role["reward"], "learner-0"]}
         return {spec.id: (spec.role, required.get(spec.role, [])) for spec in self.specs}
+
+    def names(self) -> set[str]:
+        """Ids of all processes."""
+        return {spec.id for spec in self.specs}
+
+    def grown(self, name: str, node: str | None = None) -> Topology:
+        """With one more process, like the first one of its role; on a certain machine when `node` says so."""
+        role = name.rpartition("-")[0]
+        like = self.spec(f"{role}-0")
+        env = {**like.env, guard.PROCESS: f"{self.run.run_id}/{name}"}
+        cleans = (self.run.shared_memory("fetched"),) if role == "fetcher" else ()
+        return replace(self, specs=[*self.specs, replace(like, id=name, env=env, node=node, cleans=cleans)])
+
+    def fetcher_on(self, node: str) -> str | None:
+        """The fetcher of a machine."""
+        return next((spec.id for spec in self.specs if spec.role == "fetcher" and spec.node == node), None)
 
     def spec(self, name: str) -> WorkerSpec:
         """Of one process."""
@@ -125,7 +141,7 @@ class Topology:
 
     def _fetcher_beside(self, name: str, places: Mapping[str, tuple[str, int]]) -> str:
         machine = places[name][0]
-        return next(spec.id for spec in self.specs if spec.role == "fetcher" and places[spec.id][0] == machine)
+        return next(spec.id for spec in self.specs if spec.role == "fetcher" and spec.node == machine)
 
 
 def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mark: Mapping[str, str], origin: Origin = AFRESH) -> Topology:

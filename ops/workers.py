@@ -89,10 +89,14 @@ class Fleet:
         self.answered_at.pop(spec.id, None)
         self.statuses.pop(spec.id, None)
         if spec.node is not None and spec.node not in self._nodes():
-            self._heard.append(Failed(spec.id, f"its machine {spec.node} has left the cluster"))
+            self.report(Failed(spec.id, f"its machine {spec.node} has left the cluster"))
             return
         self._workers[spec.id] = worker = self._create(spec)
         self._pending[worker.where.remote()] = (spec.id, "place")
+
+    def report(self, event: Event) -> None:
+        """Have the next `poll` report `event`."""
+        self._heard.append(event)
 
     def warm(self, name: str) -> None:
         """Start the imports of a process that waits for others."""

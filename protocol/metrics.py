@@ -121,6 +121,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_weight_chunk_errors_total", "counter", "Chunks that failed their checksum and were asked again.", (FETCHER,)),
     # Supervisor.
     Metric("rba_processes", "gauge", "Processes that run.", (SUPERVISOR,), ("role",)),
+    Metric("rba_actors_wanted", "gauge", "Rollout actors that there are to be.", (SUPERVISOR,)),
     Metric("rba_restarts_total", "counter", "Processes that were started again after a failure.", (SUPERVISOR,), ("role",)),
     Metric("rba_quarantined", "gauge", "Processes that failed too often and do not come back.", (SUPERVISOR,), ("role",)),
 )

@@ -170,6 +170,31 @@ def test_whoever_dies_comes_back_where_the_others_look_for_it(launched: Callable
     assert leftovers(run.run_id) == []
 
 
+def test_actors_join_and_leave_while_the_run_goes_on(launched: Callable[..., ScriptedRun]) -> None:
+    run = launched({"learner": "forever"})
+    status = run.until_running()
+    assert status["actors"] == {"wanted": 1, "running": 1}
+    grown = subprocess.run(rba("scale", str(run.path), "--actors", "2", "--wait"), capture_output=True, text=True, check=False, timeout=60)
+    assert grown.returncode == 0, grown.stderr
+    assert "2 rollout actors wanted, 2 run" in grown.stdout
+
+    def targets() -> set[str]:
+        with urllib.request.urlopen(status["endpoints"]["control"] + "/v1/targets", timeout=5) as answer:  # noqa: S310
+            return {each["labels"]["process"] for each in json.load(answer)}
+
+    assert {"rollout-0", "rollout-1"} <= targets()
+    subprocess.run(rba("scale", str(run.path), "--actors", "1"), capture_output=True, check=True, timeout=60)
+    run.until(lambda: not marked(f"{run.run_id}/rollout-1", guard.PROCESS))
+    assert "rollout-1" not in targets()
+    assert "told to stop: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
+    assert processes(run.status() or {})["rollout-1"]["phase"] == "ended"
+    subprocess.run(rba("scale", str(run.path), "--actors", "2", "--wait"), capture_output=True, check=True, timeout=60)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end(20)[0] == 0
+    assert subprocess.run(rba("scale", str(run.path), "--actors", "2"), capture_output=True, check=False).returncode == 2
+    assert leftovers(run.run_id) == []
+
+
 def test_a_learner_that_dies_goes_on_in_a_new_lineage(launched: Callable[..., ScriptedRun]) -> None:
     run = launched({"learner": "die_once"}, *QUICK)
     code, output, errors = run.end()

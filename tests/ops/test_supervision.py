@@ -20,6 +20,7 @@ from ops.orders import (
     Place,
     Placed,
     Run,
+    Scale,
     State,
     Stop,
     StopRequested,
@@ -218,6 +219,68 @@ def test_a_server_that_ends_by_itself_comes_back() -> None:
     machine = started()
     assert feed(machine, Ended("reward-0")) == [Kill("reward-0")]
     assert "still needed" in machine.notes[0]
+
+
+def test_actors_join_while_the_run_goes_on() -> None:
+    machine = started()
+    assert feed(machine, Scale(3)) == [Place("rollout-1"), Place("rollout-2")]
+    assert (machine.wanted_actors, machine.state) == (3, State.RUNNING)
+    assert feed(machine, Placed("rollout-2", "fetcher-0")) == [Build("rollout-2")]
+    assert feed(machine, Built("rollout-2")) == [Run("rollout-2")]
+    assert feed(machine, Scale(3)) == [], "one is still on its way"
+
+
+def test_an_actor_on_a_new_machine_waits_for_a_fetcher_there() -> None:
+    machine = started()
+    feed(machine, Scale(2))
+    assert feed(machine, Placed("rollout-1", "fetcher-1")) == [Place("fetcher-1")]
+    assert feed(machine, Placed("fetcher-1")) == [Build("fetcher-1")]
+    assert feed(machine, Built("fetcher-1")) == [Run("fetcher-1"), Build("rollout-1")]
+
+
+def test_those_leave_first_that_do_least_and_the_rest_drains() -> None:
+    machine = started(two_of_each())
+    feed(machine, Scale(4))
+    feed(machine, Placed("rollout-2"), Built("rollout-2"))
+    assert feed(machine, Scale(2)) == [Kill("rollout-3"), Stop("rollout-2", "the fleet is made smaller")]
+    assert feed(machine, Ended("rollout-2", {"idle": 0.5})) == [Kill("rollout-2")], "Ray may give its place to others"
+    feed(machine, Scale(1))
+    assert machine.phases["rollout-1"] is Phase.STOPPING
+    assert feed(machine, Failed("rollout-1", "engine lost")) == [Kill("rollout-1")]
+    assert machine.restarted["rollout-1"] == 0, "it was to leave anyway"
+    assert feed(machine, Scale(2)) == [Place("rollout-4")], "of the old ones something is left"
+    feed(machine, Gone("rollout-1"))
+    assert feed(machine, Scale(3)) == [Place("rollout-1")]
+    assert feed(machine, Placed("rollout-1")) == [Build("rollout-1", attempt=1)], "a higher incarnation"
+    assert machine.state is State.RUNNING
+
+
+def test_who_does_not_leave_in_time_is_killed() -> None:
+    machine = started(two_of_each(), FleetSection(drain_s=20.0))
+    feed(machine, Scale(1), now_s=100.0)
+    assert feed(machine, Tick(), now_s=119.0) == []
+    assert feed(machine, Tick(), now_s=120.0) == [Kill("rollout-1")]
+    assert "did not leave" in machine.notes[-1]
+
+
+def test_a_stop_waits_for_those_that_are_leaving_anyway() -> None:
+    machine = started(two_of_each())
+    feed(machine, Scale(1))
+    feed(machine, StopRequested("SIGTERM"))
+    actions = feed(machine, Ended("learner-0"), Ended("learner-1"))
+    assert ids(actions, Stop) == {"rollout-0"}, "the other one was told before"
+    assert feed(machine, Scale(5)) == []
+    assert feed(machine, Ended("rollout-0")) == []
+    assert end_the_rest(machine, feed(machine, Ended("rollout-1"))).state is State.STOPPED
+
+
+def test_a_mistake_of_a_machine_that_joined_does_not_end_the_run() -> None:
+    machine = started()
+    feed(machine, Scale(2))
+    feed(machine, Placed("rollout-1"))
+    assert feed(machine, Failed("rollout-1", "no model here", user_error=True)) == [Kill("rollout-1")]
+    assert (machine.phases["rollout-1"], machine.state) == (Phase.QUARANTINED, State.RUNNING)
+    assert feed(machine, Scale(2)) == [Place("rollout-2")]
 
 
 def test_a_users_mistake_in_a_constructor_is_told_as_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from hypothesis import given, settings
@@ -21,10 +22,12 @@ from ops.orders import (
     Place,
     Placed,
     Run,
+    Scale,
     Stop,
     StopRequested,
     Tick,
 )
+from ops.processes import RETIRED
 from ops.supervision import Supervision
 
 NEEDS = ["fetcher-0", "reward-0", "reward-1", "learner-0"]
@@ -52,7 +55,7 @@ class World:
         self.stage: dict[str, str] = dict.fromkeys(PROCESSES, "placed")
         """What each living process does: placing | placed | building | built | running."""
         self.described: set[str] = set()
-        self.granted: dict[str, list[float]] = {name: [] for name in PROCESSES}
+        self.granted: defaultdict[str, list[float]] = defaultdict(list)
         """When each was granted a restart."""
         self.finishes: list[Finish] = []
         self.carry_out(self.machine.start())
@@ -67,7 +70,7 @@ class World:
                     self.stage[name] = "placing"
                 case Build(name):
                     assert self.stage[name] == "placed"
-                    known = self.described | {other for other in PROCESSES if other not in self.stage}
+                    known = self.described | {other for other, phase in self.machine.phases.items() if phase in RETIRED}
                     assert set(PROCESSES.get(name, ("", NEEDS))[1]) <= known
                     self.stage[name] = "building"
                 case Run(name):
@@ -113,8 +116,9 @@ class World:
                 self.granted[other].append(self.now_s)
 
 
-NAMES = st.sampled_from(sorted(PROCESSES))
+NAMES = st.sampled_from([*sorted(PROCESSES), "rollout-2", "rollout-3", "fetcher-1"])
 EVENTS: Any = st.one_of(
+    st.builds(Placed, NAMES.filter(lambda name: name.startswith("rollout")), st.sampled_from(["fetcher-0", "fetcher-1"])),
     NAMES.map(Placed),
     NAMES.map(Built),
     NAMES.map(Built),
@@ -123,6 +127,7 @@ EVENTS: Any = st.one_of(
     NAMES.map(Gone),
     NAMES.map(lambda name: Failed(name, "wrong", user_error=True)),
     st.builds(StopRequested, st.just("SIGTERM"), st.booleans()),
+    st.integers(1, 4).map(Scale),
     st.just(Tick()),
 )
 
