@@ -338,6 +338,12 @@ class FleetSection(Section):
     """Longest first pause before a restart; each further one is twice as long, up to a minute, less a random part of up to a half."""
     learner_restarts: NonNegativeInt = 1
     """Times in a run that the learner, all ranks together, is started again from the last checkpoint."""
+    hang_timeout_s: PositiveFloat = 300.0
+    """A process that lives and neither answers nor gets on with its work for so long is ended and started again."""
+    learner_hang_timeout_s: PositiveFloat = 1800.0
+    """The same for the learner, whose steps and checkpoints may be long."""
+    start_timeout_s: PositiveFloat = 1800.0
+    """The same for a process that is built, or that starts its engine."""
     drain_s: PositiveFloat = 30.0
     """A rollout actor that leaves while the run goes on has so long to give back its groups and to have its results acknowledged."""
     autoscale: bool = False

@@ -294,6 +294,7 @@ class Session:
             "policy_lag": self._progress.policy_lag(),
             "idle": self._progress.idle,
             "idle_s": self._progress.idle_s,
+            "quiet_s": round(time.monotonic() - self._ordered_s, 3),
             "last": dict(self._last),
             "evaluation": {"label": evaluation.label, "waiting": evaluation.waiting} if evaluation is not None else None,
             "evaluations": dict(self._evaluations),

@@ -27,6 +27,7 @@ from ops.autoscaling import Autoscaler, Seen
 from ops.cluster import Cluster
 from ops.control import ControlServer
 from ops.hands import Hands
+from ops.hangs import HangWatch
 from ops.live import Lossy, Progress, evaluation_table
 from ops.orders import Action, Finish, Scale, State, StopRequested, Tick
 from ops.overview import Overview
@@ -121,6 +122,7 @@ class Supervisor:
         self.overview = Overview(run, planned.config, self._metrics, started_s)
         self._control = self._open_control()
         self._autoscaler = Autoscaler(planned.config.fleet, planned.config.learner.batch_groups)
+        self._hangs = HangWatch(planned.config.fleet)
         self._told = 0
 
     def carry_out(self) -> Finish:
@@ -170,6 +172,8 @@ class Supervisor:
                 asked_at_s = now_s
                 fleet.ask()
                 self.overview.measure(now_s)
+                verdicts = self._hangs.look(now_s, self.overview.seen())
+                actions += [action for hung in verdicts for action in self.supervision.handle(hung, now_s)]
                 actions += self._autoscale(now_s)
             self._tell()
         return finish

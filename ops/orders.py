@@ -77,6 +77,14 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Hung:
+    """Its process lives and does no work."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Gone:
     """Nothing is left of a process that was killed, nor of what it started."""
 
@@ -104,7 +112,7 @@ class Scale:
     actors: int
 
 
-Event = Placed | Built | Ended | Failed | Gone | StopRequested | Scale | Tick
+Event = Placed | Built | Ended | Failed | Hung | Gone | StopRequested | Scale | Tick
 
 # --- actions ------------------------------------------------------------------------------------------------
 

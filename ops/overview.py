@@ -10,6 +10,7 @@ from typing import Any
 from configs.schema import RunConfig
 from ops import topology
 from ops.hands import Hands
+from ops.hangs import Seen
 from ops.orders import Phase, State
 from ops.pace import Pace
 from ops.rundir import RunDir
@@ -28,7 +29,7 @@ class Overview:
         self.control_url = ""
         self._run, self._config, self._metrics, self._started_s = run, config, metrics, started_s
         self._watched: tuple[Supervision, Hands] | None = None
-        self._restarts: Counter[str] = Counter()
+        self._counted: Counter[tuple[str, str]] = Counter()
         self._pace = Pace()
 
     def watch(self, supervision: Supervision, hands: Hands) -> None:
@@ -70,6 +71,23 @@ class Overview:
         groups, pairs = learner.get("ledger", {}).get("trained", 0), learner.get("pairs", {}).get("trained", 0)
         self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
 
+    def seen(self) -> dict[str, Seen]:
+        """The processes as the watch for hangs wants them."""
+        if self._watched is None:
+            return {}
+        supervision, hands = self._watched
+        phases, fleet = supervision.phases, hands.fleet
+        return {
+            spec.id: Seen(
+                spec.role,
+                phases[spec.id],
+                fleet.places.get(spec.id, ("", None))[1],
+                fleet.answered_at.get(spec.id),
+                fleet.statuses.get(spec.id, {}),
+            )
+            for spec in hands.wiring.specs
+        }
+
     def count(self) -> None:
         """Export how the processes are."""
         views = self._views()
@@ -77,11 +95,16 @@ class Overview:
             ours = [view for view in views if view.role == role]
             self._metrics.set("rba_processes", sum(view.phase in ANSWERING for view in ours), role=role)
             self._metrics.set("rba_quarantined", sum(view.phase is Phase.QUARANTINED for view in ours), role=role)
-            restarts = sum(view.restarts for view in ours)
-            self._metrics.inc("rba_restarts_total", restarts - self._restarts[role], role=role)
-            self._restarts[role] = restarts
         if self._watched:
+            self._count_up("rba_restarts_total", self._watched[0].restarted)
+            self._count_up("rba_hangs_total", self._watched[0].hung)
             self._metrics.set("rba_actors_wanted", self._watched[0].wanted_actors)
+
+    def _count_up(self, metric: str, counts: Mapping[str, int]) -> None:
+        for role in topology.FACTORIES:
+            count = sum(number for name, number in counts.items() if name.rpartition("-")[0] == role)
+            self._metrics.inc(metric, count - self._counted[metric, role], role=role)
+            self._counted[metric, role] = count
 
     def _views(self) -> list[ProcessView]:
         if self._watched is None:

@@ -1,6 +1,6 @@
 """When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
-    events (Placed, Built, Ended, Failed, Gone, StopRequested, Scale, Tick)
+    events (Placed, Built, Ended, Failed, Hung, Gone, StopRequested, Scale, Tick)
         ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
 
 No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
@@ -29,6 +29,7 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Hung,
     Kill,
     Phase,
     Place,
@@ -75,6 +76,8 @@ class Supervision:
         """What people should hear of, though it need not end the run."""
         self.figures: dict[str, dict[str, Any]] = {}
         """Closing figures by process."""
+        self.hung: Counter[str] = Counter()
+        """How often each process was ended since it did no work."""
         self.restarted: Counter[str] = Counter()
         """How often each process was restarted."""
         self._lonely_since_s: float | None = None
@@ -114,6 +117,8 @@ class Supervision:
                 actions = self._ended(name, figures, now_s)
             case Failed():
                 actions = self._failed(event, now_s)
+            case Hung(name, reason):
+                actions = self._hung(name, reason, now_s)
             case Gone(name):
                 self._processes[name].gone = True
                 actions = []
@@ -191,6 +196,14 @@ class Supervision:
         self._come_back([name], failed, now_s, pause_s)
         return [Kill(name)]
 
+    def _hung(self, name: str, reason: str, now_s: float) -> list[Action]:
+        """As a failure, but the process has to be ended whatever becomes of it. One that is stopping has its deadline there."""
+        if self._processes[name].phase not in {Phase.BUILDING, Phase.RUNNING}:
+            return []
+        self.hung[name] += 1
+        actions = self._failed(Failed(name, reason), now_s)
+        return actions if Kill(name) in actions else [Kill(name), *actions]
+
     def _learner_failed(self, failed: Failed, now_s: float) -> list[Action]:
         """The other ranks wait in a collective for the one that failed: all come back from the last checkpoint, or none."""
         ranks = dict(self._processes.role("learner"))
@@ -226,7 +239,7 @@ class Supervision:
             return []
         self.wanted_actors = actors
         spare = len(self._processes.members("rollout")) - actors
-        self.notes.append(f"{actors} rollout actors are wanted, {max(0, -spare)} join and {max(0, spare)} leave")
+        self.notes.append(f"rollout actors wanted: {actors} ({max(0, -spare)} join, {max(0, spare)} leave)")
         if spare <= 0:
             return [Place(self._processes.add("rollout")) for _ in range(-spare)]
         return [action for name in self._processes.dispensable("rollout")[:spare] for action in self._leave(name, now_s)]

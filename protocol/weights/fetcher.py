@@ -56,6 +56,7 @@ class NodeFetcher:
         self._held: Fetched | None = None
         self._pulling = False
         self._pulls = 0
+        self._looked_s = time.monotonic()
         self._log = logs.get_logger("fetcher")
 
     def describe(self) -> RoleDescription:
@@ -79,6 +80,7 @@ class NodeFetcher:
         try:
             while not self._stop.is_set():
                 poller.poll(TICK_MS)
+                self._looked_s = time.monotonic()
                 self._finished(self._mailbox.take())
                 self._requests()
                 if self._failure is not None:
@@ -94,7 +96,11 @@ class NodeFetcher:
 
     def status(self) -> dict[str, Any]:
         """The version in shared memory."""
-        return {"policy_version": str(self._held.policy_version) if self._held else None, "pulls": self._pulls}
+        return {
+            "policy_version": str(self._held.policy_version) if self._held else None,
+            "pulls": self._pulls,
+            "quiet_s": round(time.monotonic() - self._looked_s, 3),
+        }
 
     def stop(self, reason: str) -> None:
         """End `run`."""

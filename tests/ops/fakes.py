@@ -1,17 +1,20 @@
 """Light roles that stand in for the real ones, so that the supervision is tried on a real Ray in seconds.
 
 What a role does is said by the environment variable ``RBA_FAKE_<ROLE>``: ``ok`` | ``fail`` | ``user_error`` | ``die`` |
-``refuse`` (the constructor raises) | ``deaf`` (it does not heed `stop`) | ``forever`` (a learner that ends only when told).
+``refuse`` (the constructor raises) | ``hang`` (it answers, and does nothing) | ``gil`` (it holds Python's lock) |
+``deaf`` (it does not heed `stop`) | ``forever`` (a learner that ends only when told).
 With ``_once`` behind it, only the first process of an id does so.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ class FakeRole:
         self.kwargs = kwargs
         self.id = f"{self.role}-{kwargs.get('index', kwargs.get('rank', 0))}"
         self.script = self._script(os.environ.get(f"RBA_FAKE_{self.role.upper()}", "ok"))
+        self.hangs_since_s: float | None = None
         self.told = threading.Event()
         self.child = subprocess.Popen(["sleep", "600"])  # what an engine's own process is to a rollout actor
         if self.script == "refuse":
@@ -70,6 +74,10 @@ class FakeRole:
             case "die":
                 print("about to die", flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                self.hangs_since_s = time.monotonic()
+            case "gil":
+                ctypes.PyDLL(None).sleep(600)
             case "deaf":
                 threading.Event().wait()
         return self.work()
@@ -79,7 +87,8 @@ class FakeRole:
         return {"stopped": True}
 
     def status(self) -> dict[str, Any]:
-        return {"policy_version": "0.0"}
+        hangs_since_s = self.hangs_since_s
+        return {"policy_version": "0.0", "quiet_s": 0.0 if hangs_since_s is None else time.monotonic() - hangs_since_s}
 
     def stop(self, reason: str) -> None:
         print(f"told to stop: {reason}", flush=True)

@@ -170,6 +170,27 @@ def test_whoever_dies_comes_back_where_the_others_look_for_it(launched: Callable
     assert leftovers(run.run_id) == []
 
 
+def test_whoever_hangs_is_ended_and_comes_back(launched: Callable[..., ScriptedRun]) -> None:
+    run = launched({"learner": "forever", "rollout": "gil_once", "reward": "hang_once"}, *QUICK, "-o", "fleet.hang_timeout_s=8")
+    run.until(lambda: (seen := run.status()) and seen["state"] == "running")
+    before = {name: each["pid"] for name, each in processes(run.status() or {}).items()}
+
+    def back() -> bool:
+        found = processes(run.status() or {})
+        return all(found[name]["restarts"] == 1 and found[name]["phase"] == "running" for name in ("rollout-0", "reward-0"))
+
+    run.until(back)
+    after = {name: each["pid"] for name, each in processes(run.until_running()).items()}
+    assert {name for name in before if before[name] != after[name]} == {"rollout-0", "reward-0"}
+    run.process.send_signal(signal.SIGTERM)
+    code, output, _ = run.end(20)
+    assert code == 0
+    assert "rollout-0 failed and is restarted" in output
+    assert "it has not answered for" in output
+    assert "it answers, but its work has not moved for" in output
+    assert leftovers(run.run_id) == []
+
+
 def test_actors_join_and_leave_while_the_run_goes_on(launched: Callable[..., ScriptedRun]) -> None:
     run = launched({"learner": "forever"})
     status = run.until_running()

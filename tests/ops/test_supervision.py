@@ -15,6 +15,7 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Hung,
     Kill,
     Phase,
     Place,
@@ -281,6 +282,20 @@ def test_a_mistake_of_a_machine_that_joined_does_not_end_the_run() -> None:
     assert feed(machine, Failed("rollout-1", "no model here", user_error=True)) == [Kill("rollout-1")]
     assert (machine.phases["rollout-1"], machine.state) == (Phase.QUARANTINED, State.RUNNING)
     assert feed(machine, Scale(2)) == [Place("rollout-2")]
+
+
+def test_one_that_hangs_is_ended_and_comes_back() -> None:
+    machine = started()
+    assert feed(machine, Hung("rollout-0", "it does nothing")) == [Kill("rollout-0")]
+    assert feed(machine, Hung("rollout-0", "it does nothing")) == [], "that was told"
+    assert (machine.hung["rollout-0"], machine.phases["rollout-0"]) == (1, Phase.RESTARTING)
+    feed(machine, StopRequested("SIGTERM"))
+    assert feed(machine, Hung("learner-0", "it does nothing")) == [], "its deadline is that of its wave"
+
+
+def test_a_learner_that_hangs_is_ended_even_if_it_does_not_come_back() -> None:
+    machine = started(section=FleetSection(learner_restarts=0))
+    assert ids(feed(machine, Hung("learner-0", "it does nothing")), Kill) == {"learner-0", "learner-1"}
 
 
 def test_a_users_mistake_in_a_constructor_is_told_as_one() -> None:

@@ -18,6 +18,7 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Hung,
     Kill,
     Place,
     Placed,
@@ -95,6 +96,10 @@ class World:
                     self.described.add(name)
             case Ended():
                 possible, after = self.stage.get(name) == "running", ""
+            case Hung():
+                if name in self.machine.phases:  # the process itself goes on
+                    self.tell(event)
+                return
             case Failed():
                 possible, after = name in self.stage, ""
             case Gone():
@@ -109,6 +114,9 @@ class World:
             self.stage[name] = after
         elif name:
             self.stage.pop(name, None)
+        self.tell(event)
+
+    def tell(self, event: Event) -> None:
         before = dict(self.machine.restarted)
         self.carry_out(self.machine.handle(event, self.now_s))
         for other, count in self.machine.restarted.items():
@@ -125,6 +133,7 @@ EVENTS: Any = st.one_of(
     NAMES.map(Ended),
     NAMES.map(lambda name: Failed(name, "boom")),
     NAMES.map(Gone),
+    NAMES.map(lambda name: Hung(name, "it does nothing")),
     NAMES.map(lambda name: Failed(name, "wrong", user_error=True)),
     st.builds(StopRequested, st.just("SIGTERM"), st.booleans()),
     st.integers(1, 4).map(Scale),
