@@ -21,15 +21,16 @@ class Seen(NamedTuple):
     idle_s: float
     """Seconds that the learner has waited for results so far."""
     queued_groups: int
-    wanted: int
+    present: int
+    """Rollout actors that run, or are on their way."""
     running: int
 
     @classmethod
-    def of(cls, learner: Mapping[str, Any], wanted: int, running: int) -> Self:
+    def of(cls, learner: Mapping[str, Any], present: int, running: int) -> Self:
         """From the learner's status."""
         queued = int(learner.get("ledger", {}).get("queued", 0))
         return cls(
-            learner.get("state") == "training", int(learner.get("step", 0)), float(learner.get("idle_s", 0.0)), queued, wanted, running
+            learner.get("state") == "training", int(learner.get("step", 0)), float(learner.get("idle_s", 0.0)), queued, present, running
         )
 
 
@@ -54,10 +55,10 @@ class Autoscaler:
         section = self._section
         if not section.autoscale:
             return None
-        within = min(max(seen.wanted, section.min_actors), section.max_actors)
-        if within != seen.wanted:
+        within = min(max(seen.present, section.min_actors), section.max_actors)
+        if within != seen.present:
             return self._change(now_s, within)
-        if not seen.training or seen.running < seen.wanted or (self._seen and seen.idle_s < self._seen[-1][1].idle_s):
+        if not seen.training or seen.running < seen.present or (self._seen and seen.idle_s < self._seen[-1][1].idle_s):
             self._seen.clear()  # what is asked for is not there yet, or the learner began anew
             return None
         self._seen.append((now_s, seen))
@@ -66,10 +67,10 @@ class Autoscaler:
         if now_s - self._seen[0][0] < section.autoscale_window_s or now_s - self._changed_s < section.autoscale_pause_s:
             return None
         idle, queued = self._idle(), [each.queued_groups for _, each in self._seen]
-        if idle > section.learner_idle and max(queued) < self._full_groups and seen.wanted < section.max_actors:
-            self._starved_s[seen.wanted] = now_s
-            return self._change(now_s, seen.wanted + 1)
-        fewer = seen.wanted - 1
+        if idle > section.learner_idle and max(queued) < self._full_groups and seen.present < section.max_actors:
+            self._starved_s[seen.present] = now_s
+            return self._change(now_s, seen.present + 1)
+        fewer = seen.present - 1
         starved = now_s - self._starved_s.get(fewer, float("-inf")) < REMEMBER_PAUSES * section.autoscale_pause_s
         if idle < section.learner_idle / 2 and min(queued) >= self._full_groups and fewer >= section.min_actors and not starved:
             return self._change(now_s, fewer)

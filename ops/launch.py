@@ -179,7 +179,7 @@ class Supervisor:
         return finish
 
     def _autoscale(self, now_s: float) -> list[Action]:
-        seen = Seen.of(self.overview.statuses.get("learner-0", {}), self.supervision.wanted_actors, self.overview.running_actors)
+        seen = Seen.of(self.overview.statuses.get("learner-0", {}), self.supervision.present_actors, self.overview.running_actors)
         actors = self._autoscaler.decide(now_s, seen)
         return self.supervision.handle(Scale(actors), now_s) if actors is not None else []
 

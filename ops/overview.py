@@ -86,6 +86,7 @@ class Overview:
                 fleet.statuses.get(spec.id, {}),
             )
             for spec in hands.wiring.specs
+            if spec.id in phases  # a fetcher may be wired before the supervision hears of its machine
         }
 
     def count(self) -> None:
@@ -124,4 +125,5 @@ class Overview:
                 restarts=supervision.restarted[spec.id],
             )
             for spec in hands.wiring.specs
+            if spec.id in phases
         ]

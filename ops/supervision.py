@@ -88,6 +88,11 @@ class Supervision:
         return self._ending.reason
 
     @property
+    def present_actors(self) -> int:
+        """Rollout actors that run, or are going to: fewer than are wanted once one is quarantined."""
+        return len(self._processes.members("rollout"))
+
+    @property
     def phases(self) -> dict[str, Phase]:
         """Phase of each process."""
         return {name: process.phase for name, process in list(self._processes.items())}  # control's threads ask too

@@ -81,4 +81,4 @@ def test_what_it_asks_for_is_within_bounds_and_a_step_at_a_time(history: list[Se
         actors = rule.decide(45.0 * number, seen)
         if actors is not None:
             assert SECTION.min_actors <= actors <= SECTION.max_actors
-            assert abs(actors - min(max(seen.wanted, 1), 4)) <= 1
+            assert abs(actors - min(max(seen.present, 1), 4)) <= 1

@@ -217,11 +217,11 @@ def test_actors_join_and_leave_while_the_run_goes_on(launched: Callable[..., Scr
 
 
 def test_a_learner_that_dies_goes_on_in_a_new_lineage(launched: Callable[..., ScriptedRun]) -> None:
-    run = launched({"learner": "die_once"}, *QUICK)
+    run = launched({"learner": "die_once"}, *QUICK, "-o", "learner.ranks=2")
     code, output, errors = run.end()
     assert code == 0, errors
     assert "from the start: there is no whole checkpoint, in lineage 1" in output
-    assert run.summary()["restarts"] == {"learner-0": 1}
+    assert run.summary()["restarts"] == {"learner-0": 1, "learner-1": 1}
     assert "lineage: 1" in (run.path / "config.yaml").read_text()
 
 
