@@ -212,7 +212,7 @@ class Supervision:
     def _learner_failed(self, failed: Failed, now_s: float) -> list[Action]:
         """The other ranks wait in a collective for the one that failed: all come back from the last checkpoint, or none."""
         ranks = dict(self._processes.role("learner"))
-        may = not failed.user_error and all(rank.built and rank.phase is not Phase.ENDED for rank in ranks.values())
+        may = not failed.user_error and all(rank.phase is not Phase.ENDED for rank in ranks.values())
         pause_s = self._learner_restarts.grant("learner", now_s) if may else None
         if pause_s is None:
             self._settle(State.FAILED, f"{failed.id}: {failed.reason}", user_error=failed.user_error)

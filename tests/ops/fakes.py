@@ -113,14 +113,25 @@ class FakeRollout(FakeRole):
 
 
 class FakeLearner(FakeRole):
-    """Takes its steps, or runs until stopped when its script says ``forever``; leaves what a learner leaves."""
+    """Takes its steps, or runs until stopped when its script says ``forever``; leaves what a learner leaves.
+
+    Ranks above 0 have no script, and end with rank 0.
+    """
 
     role, socket = "learner", "pairs"
 
+    def _script(self, script: str) -> str:
+        return super()._script(script) if self.kwargs.get("rank", 0) == 0 else "ok"
+
     def work(self) -> dict[str, Any]:
+        checkpoint = Path(self.kwargs["run_dir"]) / "checkpoints" / f"step-{STEPS}"
+        if self.kwargs.get("rank", 0):
+            while not checkpoint.exists() and not self.told.wait(0.1):
+                pass
+            return {}
         self.told.wait(None if self.script == "forever" else 1.5)
         run_dir = Path(self.kwargs["run_dir"])
-        (run_dir / "checkpoints" / f"step-{STEPS}").mkdir(parents=True)
+        checkpoint.mkdir(parents=True)
         lines = [synthetic.evaluation("before", "0.0", 0.6), *(synthetic.step(number) for number in range(1, STEPS + 1))]
         (run_dir / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return synthetic.closing(STEPS)

@@ -221,7 +221,7 @@ def test_a_learner_that_dies_goes_on_in_a_new_lineage(launched: Callable[..., Sc
     code, output, errors = run.end()
     assert code == 0, errors
     assert "from the start: there is no whole checkpoint, in lineage 1" in output
-    assert run.summary()["restarts"] == {"learner-0": 1, "learner-1": 1}
+    assert run.summary()["restarts"] == {"learner-0": 1, "learner-1": 1}, "one takes the other with it"
     assert "lineage: 1" in (run.path / "config.yaml").read_text()
 
 
