@@ -147,14 +147,16 @@ class Supervision:
             return []  # it was killed meanwhile
         process.phase = Phase.WAITING
         actions: list[Action] = []
-        if fetcher and fetcher not in self._processes:  # Ray found room on a machine that the run had nothing on
+        if (
+            self._ending.outcome is None and fetcher and fetcher not in self._processes
+        ):  # Ray found room on a machine that the run had nothing on
             self._processes[fetcher] = Process("fetcher", self._processes[OWN_FETCHER].needs, Phase.PLACING, added=True)
             actions = [Place(fetcher)]
         process.needs |= {fetcher} if fetcher else set()
         return [*actions, *self._buildable()]
 
     def _buildable(self) -> list[Action]:
-        ready = self._processes.buildable()
+        ready = self._processes.buildable() if self._ending.outcome is None else []
         for name in ready:
             self._processes[name].phase = Phase.BUILDING
         return [Build(name, self._processes[name].attempt) for name in ready]
@@ -164,7 +166,7 @@ class Supervision:
         if process.phase is not Phase.BUILDING:
             return []  # it was told to stop meanwhile
         process.phase, process.built = Phase.RUNNING, True
-        return [Run(name)] if self._ending.outcome is not None else [Run(name), *self._buildable()]
+        return [Run(name), *self._buildable()]
 
     def _watch(self, now_s: float) -> None:
         """Notes that everything runs for the first time, and since when the learner has no actor."""
@@ -234,7 +236,7 @@ class Supervision:
         lost = not any(each.present or each.phase is Phase.ENDED for _, each in self._processes.role(process.role))
         if failed.id == OWN_FETCHER or (lost and process.role not in self._optional):
             self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
-        return [Kill(failed.id), *([] if self._ending.outcome is not None else self._buildable())]
+        return [Kill(failed.id), *self._buildable()]
 
     # --- growing and shrinking ------------------------------------------------------------------------------
 

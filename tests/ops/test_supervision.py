@@ -117,11 +117,14 @@ def test_a_failed_actor_comes_back_under_its_own_id_once_nothing_is_left_of_it()
     assert feed(machine, Failed("rollout-0", "out of memory")) == [Kill("rollout-0")]
     assert machine.phases["rollout-0"] is Phase.RESTARTING
     assert feed(machine, Tick(), now_s=50.0) == [], "its engine may still hold the memory"
-    assert feed(machine, Gone("rollout-0"), Tick(), now_s=50.0) == [Place("rollout-0")]
-    assert feed(machine, Placed("rollout-0"), now_s=51.0) == [Build("rollout-0", attempt=1)]
+    assert feed(machine, Failed("reward-0", "boom"), Gone("reward-0"), Tick(), now_s=50.4) == [Kill("reward-0")], "it pauses first"
+    assert feed(machine, Gone("rollout-0"), Tick(), now_s=50.4) == [Place("rollout-0")]
+    assert feed(machine, Tick(), now_s=51.4) == [Place("reward-0")]
+    feed(machine, Placed("reward-0"), Built("reward-0"), now_s=51.4)
+    assert feed(machine, Placed("rollout-0"), now_s=51.4) == [Build("rollout-0", attempt=1)]
     assert feed(machine, Built("rollout-0"), now_s=52.0) == [Run("rollout-0")]
     assert machine.state is State.RUNNING
-    assert machine.fleet == {"restarts": {"rollout-0": 1}, "quarantined": []}
+    assert machine.fleet == {"restarts": {"rollout-0": 1, "reward-0": 1}, "quarantined": []}
     assert "out of memory" in machine.notes[0]
 
 

@@ -24,6 +24,7 @@ from ops.orders import (
     Placed,
     Run,
     Scale,
+    State,
     Stop,
     StopRequested,
     Tick,
@@ -64,6 +65,7 @@ class World:
     def carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             assert not self.finishes, f"{action} after the end"
+            assert not (isinstance(action, Place | Build) and self.machine.state is State.STOPPING), f"{action} while the run ends"
             match action:
                 case Place(name):
                     assert name not in self.left, f"two of {name}"
