@@ -147,9 +147,8 @@ class Supervision:
             return []  # it was killed meanwhile
         process.phase = Phase.WAITING
         actions: list[Action] = []
-        if (
-            self._ending.outcome is None and fetcher and fetcher not in self._processes
-        ):  # Ray found room on a machine that the run had nothing on
+        if self._ending.outcome is None and fetcher and fetcher not in self._processes:
+            # Ray found room on a machine that the run had nothing on.
             self._processes[fetcher] = Process("fetcher", self._processes[OWN_FETCHER].needs, Phase.PLACING, added=True)
             actions = [Place(fetcher)]
         process.needs |= {fetcher} if fetcher else set()
