@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,11 @@ def test_threads_and_the_mark_go_into_every_environment() -> None:
     for spec in wired(["10.0.0.1"]).specs:
         assert spec.env["OMP_NUM_THREADS"] == "1"
         assert spec.env["MARK"] == "1"
+
+
+def test_a_cluster_of_ones_own_has_room_for_all_actors_that_the_rule_may_add() -> None:
+    few, many = (
+        plan.make(loader.load("quickstart", [f"fleet.autoscale={flag}", "fleet.max_actors=9"]), MACHINE) for flag in ("false", "true")
+    )
+    assert few.ray_cpus == 2
+    assert many.ray_cpus == math.ceil(many.cpus + 8 * 0.5)
