@@ -346,6 +346,47 @@ class RaySection(Section):
     """CPUs to offer when one is started; by default all."""
 
 
+class FleetSection(Section):
+    """How processes come back that fail while the run goes on, and how many rollout actors there are."""
+
+    changeable = frozenset({"*"})
+
+    restarts: NonNegativeInt = 3
+    """Times that one rollout actor, server or fetcher is started again within `restart_window_s`; then it is quarantined."""
+    restart_window_s: PositiveFloat = 1800.0
+    restart_wait_s: PositiveFloat = 1.0
+    """Longest first pause before a restart; each further one is twice as long, up to a minute, less a random part of up to a half."""
+    learner_restarts: NonNegativeInt = 1
+    """Times in a run that the learner, all ranks together, is started again from the last checkpoint."""
+    hang_timeout_s: PositiveFloat = 300.0
+    """A process that lives and neither answers nor gets on with its work for so long is ended and started again."""
+    learner_hang_timeout_s: PositiveFloat = 1800.0
+    """The same for the learner, whose steps and checkpoints may be long."""
+    start_timeout_s: PositiveFloat = 1800.0
+    """The same for a process that is built, or that starts its engine."""
+    drain_s: PositiveFloat = 30.0
+    """A rollout actor that leaves while the run goes on has so long to give back its groups and to have its results acknowledged."""
+    autoscale: bool = False
+    """Let the number of rollout actors follow the learner, between `min_actors` and `max_actors`."""
+    min_actors: PositiveInt = 1
+    max_actors: PositiveInt = 8
+    learner_idle: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of its time that the learner may wait for results; above it an actor joins, below half of it one may leave."""
+    queue_batches: PositiveFloat = 1.0
+    """Batches of results that may wait for the learner; an actor leaves when there are always as many."""
+    autoscale_window_s: PositiveFloat = 60.0
+    """Both are looked at over this time."""
+    autoscale_pause_s: NonNegativeFloat = 180.0
+    """Time between two changes."""
+
+    @model_validator(mode="after")
+    def bounds_are_in_order(self) -> Self:
+        """Refuse bounds that leave no number between them."""
+        if self.min_actors > self.max_actors:
+            raise ValueError(f"fleet.min_actors ({self.min_actors}) is above fleet.max_actors ({self.max_actors})")
+        return self
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -364,6 +405,7 @@ class RunConfig(Section):
     validation: ValidationSection = ValidationSection()
     network: NetworkSection = NetworkSection()
     ray: RaySection = RaySection()
+    fleet: FleetSection = FleetSection()
 
     @property
     def needs_rewards(self) -> bool:

@@ -70,6 +70,11 @@ class Progress:
         return self._earlier_s + own_s
 
     @property
+    def idle_s(self) -> float:
+        """Seconds that it waited for pairs so far."""
+        return self._idle_s
+
+    @property
     def idle(self) -> float:
         """Share of that time in which the learner waited for pairs."""
         return min(1.0, self._idle_s / self.training_s) if self.training_s else 0.0

@@ -329,6 +329,8 @@ class Session:
             "actors": actors,
             "policy_lag": self._record.progress.policy_lag(),
             "idle": self._record.progress.idle,
+            "idle_s": self._record.progress.idle_s,
+            "quiet_s": round(time.monotonic() - self._ordered_s, 3),
             "nonfinite_steps": self._record.progress.nonfinite,
             "rollbacks": self._recovery.state.rollbacks,
             "last": dict(self._record.last),

@@ -80,6 +80,18 @@ def stop(
 
 
 @app.command()
+def scale(
+    run: RunArgument,
+    actors: Annotated[int, typer.Option(min=1, help="Rollout actors that there are to be.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until they run.")] = False,
+) -> None:
+    """Add or remove rollout actors while the run goes on; those that leave give their groups back."""
+    from ops import rundir, watching
+
+    raise typer.Exit(watching.scale(rundir.find(run), _console(), actors=actors, wait=wait))
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Build a run's report page again from what it left behind."""
     from ops import report as page

@@ -1,6 +1,6 @@
-"""The supervisor's control server: status, stop, and the addresses of every process's metrics.
+"""The supervisor's control server: status, stop, scale, and the addresses of every process's metrics.
 
-Listens on loopback only. ``/v1/status`` and ``/v1/stop`` want the token that lies in the run's ``control.json`` (mode
+Listens on loopback only. ``/v1/status``, ``/v1/stop`` and ``/v1/scale`` want the token that lies in the run's ``control.json`` (mode
 0600); ``/v1/targets`` and ``/metrics`` are for Prometheus, which has no token, and tell nothing but addresses and figures.
 """
 
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from pydantic import BaseModel, Field
 
 from protocol.errors import UserError
 
@@ -24,17 +25,23 @@ LOOPBACK = "127.0.0.1"
 class ControlServer:
     """Serves from a thread of its own until `close`.
 
-    `status` returns the run's status, `stop` asks for its end (the second time at once) and `metrics` returns the
-    supervisor's own exposition; all three are called from the server's threads.
+    `status` returns the run's status, `stop` asks for its end (the second time at once), `scale` for another number of
+    rollout actors, and `metrics` returns the supervisor's own exposition; all are called from the server's threads.
     """
 
     def __init__(
-        self, *, status: Callable[[], dict[str, Any]], stop: Callable[[str], None], metrics: Callable[[], bytes], port: int = 0
+        self,
+        *,
+        status: Callable[[], dict[str, Any]],
+        stop: Callable[[str], None],
+        scale: Callable[[int], None],
+        metrics: Callable[[], bytes],
+        port: int = 0,
     ) -> None:
         self.token = secrets.token_urlsafe(24)
         self._socket = _listen(port)
         self.url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
-        app = application(status=status, stop=stop, metrics=metrics, token=self.token)
+        app = application(status=status, stop=stop, scale=scale, metrics=metrics, token=self.token)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="control", daemon=True)
         self._thread.start()
@@ -51,7 +58,20 @@ class ControlServer:
         self._socket.close()
 
 
-def application(*, status: Callable[[], dict[str, Any]], stop: Callable[[str], None], metrics: Callable[[], bytes], token: str) -> FastAPI:
+class Wanted(BaseModel):
+    """The body of ``/v1/scale``."""
+
+    actors: int = Field(ge=1, le=4096)
+
+
+def application(
+    *,
+    status: Callable[[], dict[str, Any]],
+    stop: Callable[[str], None],
+    scale: Callable[[int], None],
+    metrics: Callable[[], bytes],
+    token: str,
+) -> FastAPI:
     """The HTTP interface without a socket."""
     app = FastAPI(title="rba control", openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -67,6 +87,14 @@ def application(*, status: Callable[[], dict[str, Any]], stop: Callable[[str], N
     def post_stop() -> dict[str, Any]:
         stop("rba stop")
         return {"stopping": True}
+
+    @app.post("/v1/scale", dependencies=[Depends(authorised)])
+    def post_scale(wanted: Wanted) -> dict[str, Any]:
+        try:
+            scale(wanted.actors)
+        except UserError as error:
+            raise HTTPException(409, str(error)) from error
+        return {"actors": wanted.actors}
 
     @app.get("/v1/targets")
     def get_targets() -> list[dict[str, Any]]:

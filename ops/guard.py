@@ -21,6 +21,8 @@ from pathlib import Path
 
 MARKER = "RBA_RUN_ID"
 """Environment variable of every process of a run."""
+PROCESS = "RBA_PROCESS"
+"""The same of one process and all that it starts: ``<run id>/<process id>``."""
 SETTLE_S = 3.0
 """Ray's processes end with their driver by themselves; what is left after this is killed."""
 
@@ -39,9 +41,9 @@ class Guard:
             self._process.communicate(b"done\n", timeout=5)
 
 
-def processes(run_id: str) -> list[int]:
-    """The processes on this machine that carry the run's mark, except the caller's own."""
-    mark = f"{MARKER}={run_id}".encode()
+def processes(value: str, variable: str = MARKER) -> list[int]:
+    """The processes on this machine that carry a run's mark, or another one, except the caller's own."""
+    mark = f"{variable}={value}".encode()
     marked = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
@@ -51,17 +53,29 @@ def processes(run_id: str) -> list[int]:
     return marked
 
 
+def end(process: str) -> bool:
+    """Kill what is left on this machine of one process, ``<run id>/<process id>``, and of what it started; True when nothing is."""
+    left = processes(process, PROCESS) if process else []
+    for pid in left:
+        _kill(pid)
+    return not left
+
+
 def clean_up(run_id: str, paths: Sequence[Path], settle_s: float) -> list[int]:
     """Wait for the run's processes to end by themselves, kill what is left after `settle_s`, remove `paths`; the pids killed."""
     deadline_s = time.monotonic() + settle_s
     while (left := processes(run_id)) and time.monotonic() < deadline_s:
         time.sleep(0.05)
     for pid in left:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+        _kill(pid)
     for path in paths:
         shutil.rmtree(path, ignore_errors=True)
     return left
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:

@@ -2,17 +2,19 @@
 
     preflight ──▶ run folder ──▶ control server ──▶ Ray ──▶ workers ──▶ supervise ──▶ summary, report ──▶ nothing left
 
-What to do when is decided in `ops.supervision`; this file carries it out.
+What to do when is decided in `ops.supervision` and carried out by `ops.hands`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import random
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -22,18 +24,21 @@ from configs import loader
 from configs.schema import RunConfig
 from learner.destination import Destination
 from ops import guard, plan, preflight, report, rundir, summary, topology
+from ops.autoscaling import Autoscaler, Seen
 from ops.cluster import Cluster
 from ops.control import ControlServer
+from ops.hands import Hands
+from ops.hangs import HangWatch
 from ops.live import Lossy, Progress, evaluation_table
-from ops.pace import Pace
+from ops.orders import Action, Finish, Scale, State, StopRequested, Tick
+from ops.overview import Overview
 from ops.resume import Origin, find_origin
 from ops.rundir import RunDir
 from ops.signals import Signals
-from ops.status import ENDED, ProcessView, assemble
-from ops.supervision import Action, Build, Finish, Kill, Phase, Run, State, Stop, StopRequested, Supervision, Tick
+from ops.supervision import Supervision
 from ops.tokens import needs_token
-from ops.topology import Topology
 from ops.workers import Fleet
+from protocol import logs
 from protocol.errors import RbaError, UserError
 from protocol.metrics import Metrics
 
@@ -64,8 +69,9 @@ def launch(
         else:
             run, origin = rundir.create(config, run_dir), Origin()
             refuse_taken_name(run, config)
-        rundir.write_config(run, config, {**known, "lineage": origin.lineage})
-        supervisor = Supervisor(run, plan.make(config, plan.Machine.here()), signals, console, started_s, origin)
+        record = functools.partial(record_life, run, config, known)
+        record(origin)
+        supervisor = Supervisor(run, plan.make(config, plan.Machine.here()), signals, console, started_s, origin, record)
         console.print(f"run {run.path}", highlight=False, soft_wrap=True)  # from here on `rba status` answers
         try:
             finish = supervisor.carry_out()
@@ -86,6 +92,11 @@ def refuse_taken_name(run: RunDir, config: RunConfig) -> None:
         raise
 
 
+def record_life(run: RunDir, config: RunConfig, known: dict[str, Any], origin: Origin) -> None:
+    """``config.yaml`` names the lineage of the run's present life, so that the next one takes a new one."""
+    rundir.write_config(run, config, {**known, "lineage": origin.lineage})
+
+
 def tell_origin(origin: Origin, console: Console) -> None:
     """Say where the run goes on, and which checkpoints it cannot use."""
     for path, files in origin.torn.items():
@@ -102,21 +113,33 @@ def exit_code(finish: Finish) -> int:
 class Supervisor:
     """One run from its first process to its last."""
 
-    def __init__(self, run: RunDir, planned: plan.Plan, signals: Signals, console: Console, started_s: float, origin: Origin) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        planned: plan.Plan,
+        signals: Signals,
+        console: Console,
+        started_s: float,
+        origin: Origin,
+        record: Callable[[Origin], None],
+    ) -> None:
+        """`record` notes each new life of the learner in the run's folder."""
         self.run = run
-        self._origin = origin
+        self._origin, self._record = origin, record
         self.plan = planned
         self.config = planned.config
         self.started_s = started_s
         self.supervision = Supervision({})
-        self.fleet: Fleet | None = None
+        logs.configure(run.path, "supervisor-0")
+        self._log = logs.get_logger("supervisor")
         self._signals = signals
         self._progress = Progress(console)
-        self._topology: Topology | None = None
         self._metrics = Metrics("supervisor", "supervisor-0")
+        self.overview = Overview(run, planned.config, self._metrics, started_s)
         self._control = self._open_control()
+        self._autoscaler = Autoscaler(planned.config.fleet, planned.config.learner.batch_groups)
+        self._hangs = HangWatch(planned.config.fleet)
         self._told = 0
-        self._pace = Pace()
 
     def carry_out(self) -> Finish:
         """Start everything, supervise it, and leave nothing behind, whatever happens."""
@@ -131,9 +154,9 @@ class Supervisor:
                 self._progress.note("starting Ray")
                 cluster = Cluster(self.config.ray.address, self.plan.ray_cpus, ray_folder, token_needed=needs_token(self.config))
                 self._progress.note(f"Ray runs after {cluster.start_seconds:.1f} s; starting the processes")
-                fleet, wiring = self._start_workers(cluster)
+                hands = self._start_workers(cluster)
                 self._signals.queue()  # from here on a signal is an event, not an exception
-                finish = self.supervise(fleet, wiring)
+                finish = self.supervise(hands)
         except KeyboardInterrupt as interrupt:
             finish = Finish(State.STOPPED, str(interrupt))
         except RbaError as error:
@@ -149,38 +172,32 @@ class Supervisor:
             del os.environ[guard.MARKER]
         return finish
 
-    def supervise(self, fleet: Fleet, wiring: Topology) -> Finish:
+    def supervise(self, hands: Hands) -> Finish:
         """The main loop.
 
         Consumes: what Ray reports of the workers, signals, `rba stop`. Produces: orders to the workers, the status.
         Waits for: the next of these, at most `LOOP_S`. Unblocked by: the end of any process, or the clock.
         """
-        asked_at_s = 0.0
+        asked_at_s, fleet = 0.0, hands.fleet
         actions = self.supervision.start()
-        while (finish := act(actions, fleet, wiring)) is None:
-            happened = [*self._signals.take(), *fleet.poll(LOOP_S), Tick()]
+        while (finish := hands.act(actions)) is None:
+            happened = [*self._signals.take(), *hands.hear(LOOP_S), Tick()]
             now_s = time.monotonic()
             actions = [action for event in happened for action in self.supervision.handle(event, now_s)]
             if now_s - asked_at_s >= ASK_EVERY_S:
                 asked_at_s = now_s
                 fleet.ask()
-                self._measure(fleet, now_s)
+                self.overview.measure(now_s)
+                verdicts = self._hangs.look(now_s, self.overview.seen())
+                actions += [action for hung in verdicts for action in self.supervision.handle(hung, now_s)]
+                actions += self._autoscale(now_s)
             self._tell()
         return finish
 
-    def status(self) -> dict[str, Any]:
-        """The run's status, as the control server serves it."""
-        return assemble(
-            run=self.run.path.name,
-            run_id=self.run.run_id,
-            state=State.STOPPING if self.supervision.state in ENDED else self.supervision.state,  # over is over when the summary is there
-            reason=self.supervision.reason,
-            elapsed_s=time.monotonic() - self.started_s,
-            steps=self.config.learner.steps,
-            control=self._control.url,
-            processes=self._views(),
-            pace=self._pace.figures(self.config.learner.steps),
-        )
+    def _autoscale(self, now_s: float) -> list[Action]:
+        seen = Seen.of(self.overview.statuses.get("learner-0", {}), self.supervision.present_actors, self.overview.running_actors)
+        actors = self._autoscaler.decide(now_s, seen)
+        return self.supervision.handle(Scale(actors), now_s) if actors is not None else []
 
     def close(self) -> None:
         """Stop answering; ``summary.json`` tells the rest."""
@@ -189,96 +206,66 @@ class Supervisor:
 
     # --- the rim --------------------------------------------------------------------------------------------
 
-    def _start_workers(self, cluster: Cluster) -> tuple[Fleet, Topology]:
+    def _start_workers(self, cluster: Cluster) -> Hands:
         nodes = cluster.nodes() if self.config.ray.address else [cluster.node_ip]
         mark = {guard.MARKER: self.run.run_id}
         if cluster.folder is not None:
             mark["TMPDIR"] = str(cluster.folder)  # vLLM leaves its sockets behind; this folder goes with the run
         wiring = topology.lay_out(self.run, self.plan, nodes, _free_port(), mark, self._origin)
-        self.supervision = Supervision(wiring.needs())
+        optional = () if self.config.needs_rewards else ("reward",)
+        self.supervision = Supervision(wiring.needs(), self.config.fleet, optional, random.Random())
         fleet = Fleet(wiring.specs, self.run.path)
-        self._topology, self.fleet = wiring, fleet
+        hands = Hands(self.supervision, fleet, wiring, self._new_life)
+        self.overview.watch(self.supervision, hands)
         fleet.place(PLACE_LIMIT_S)
         for spec in wiring.specs:
             if spec.role in topology.SLOW_IMPORTS:
                 fleet.warm(spec.id)
-        return fleet, wiring
+        return hands
+
+    def _new_life(self, origin: Origin) -> None:
+        self._record(origin)
+        where = f"from {origin.checkpoint}" if origin.checkpoint else "from the start: there is no whole checkpoint"
+        self._note(f"the learner goes on {where}, in lineage {origin.lineage}")
 
     def _open_control(self) -> ControlServer:
         control = ControlServer(
-            status=self.status,
+            status=self.overview.status,
             stop=lambda reason: self._signals.put(StopRequested(reason, hurried=False)),
+            scale=self._scale,
             metrics=self._metrics.render,
             port=self.config.network.control_port,
         )
+        self.overview.control_url = control.url
         rundir.write_private_json(
             self.run.control, {"url": control.url, "token": control.token, "pid": os.getpid(), "run_id": self.run.run_id}
         )
         return control
 
-    def _views(self) -> list[ProcessView]:
-        fleet, phases = self.fleet, self.supervision.phases
-        if fleet is None or self._topology is None:
-            return []
-        now_s = time.monotonic()
-        return [
-            ProcessView(
-                id=spec.id,
-                role=spec.role,
-                phase=phases[spec.id],
-                host=fleet.places.get(spec.id, (None, None))[0],
-                pid=fleet.places.get(spec.id, (None, None))[1],
-                description=fleet.descriptions.get(spec.id),
-                status=fleet.statuses.get(spec.id, {}),
-                last_heartbeat_s=now_s - fleet.answered_at[spec.id] if spec.id in fleet.answered_at else None,
-            )
-            for spec in self._topology.specs
-        ]
-
-    def _measure(self, fleet: Fleet, now_s: float) -> None:
-        learner = fleet.statuses.get("learner-0", {})
-        tokens = sum(int(each.get("generated_tokens", 0)) for name, each in fleet.statuses.items() if name.startswith("rollout-"))
-        groups, pairs = learner.get("ledger", {}).get("trained", 0), learner.get("pairs", {}).get("trained", 0)
-        self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
+    def _scale(self, actors: int) -> None:
+        """From the control server's threads. Raises `UserError` when the run ends."""
+        if self.supervision.state not in {State.STARTING, State.RUNNING}:
+            raise UserError(f"the run is {self.supervision.state}", where=str(self.run.path), fix="only a run that goes on can be scaled")
+        self._signals.put(Scale(actors))
 
     def _tell(self) -> None:
         for note in self.supervision.notes[self._told :]:
-            self._progress.note(note)
+            self._note(note)
         self._told = len(self.supervision.notes)
         self._control.raise_if_failed()
-        self._count_processes()
-        self._progress.show(self.status())
+        self.overview.count()
+        self._progress.show(self.overview.status())
 
-    def _count_processes(self) -> None:
-        running: dict[str, int] = dict.fromkeys(topology.FACTORIES, 0)
-        for view in self._views():
-            running[view.role] += view.phase in {Phase.RUNNING, Phase.STOPPING}
-        for role, count in running.items():
-            self._metrics.set("rba_processes", count, role=role)
-
-
-def act(actions: list[Action], fleet: Fleet, wiring: Topology) -> Finish | None:
-    """Carry the actions out; the `Finish` among them, if any."""
-    for action in actions:
-        match action:
-            case Build(name):
-                fleet.build(name, wiring.kwargs(name, fleet.descriptions, fleet.places))
-            case Run(name):
-                fleet.run(name)
-            case Stop(name, reason):
-                fleet.stop(name, reason)
-            case Kill(name):
-                fleet.kill(name)
-            case Finish():
-                return action
-    return None
+    def _note(self, text: str) -> None:
+        """On the screen, and in the supervisor's log."""
+        self._progress.note(text)
+        self._log.warning("note", text=text)
 
 
 def conclude(run: RunDir, finish: Finish, supervisor: Supervisor, console: Console) -> None:
     """Write ``summary.json`` and the report, and tell how the run ended."""
-    statuses = supervisor.fleet.statuses if supervisor.fleet else {}
-    wall_s = time.monotonic() - supervisor.started_s
-    content = summary.compose(run, supervisor.config, finish, supervisor.supervision.figures, statuses, wall_s)
+    wall_s, supervised = time.monotonic() - supervisor.started_s, supervisor.supervision
+    content = summary.compose(run, supervisor.config, finish, supervised.figures, supervisor.overview.statuses, wall_s, supervised.fleet)
     summary.write(run, content)
     if run.events.is_file():
         report.write(run)

@@ -98,6 +98,7 @@ def plain(status: Mapping[str, Any]) -> str:
     if status["state"] == "running":
         parts.append(f"step {status['step']}/{status['steps']}")
         parts += [f"{name} {value}" for name, value in figures(status)]
+        parts += [f"actors {text}" for text in [actors(status)] if text]
         parts += [f"version {version(status['policy_version'])}", f"eta {eta(status)}"]
     elif waiting := [each["id"] for each in status["processes"] if each["phase"] in {"waiting", "building"}]:
         parts[0] += f": waiting for {', '.join(waiting)}"
@@ -116,10 +117,11 @@ def panel(status: Mapping[str, Any]) -> Panel:
     bar = Table.grid(expand=True)  # a bare bar ends without a new line
     bar.add_row(ProgressBar(total=max(status["steps"], 1), completed=status["step"]))
     shown = Table.grid(padding=(0, 3))
-    for row in _rows([*figures(status), ("version", version(status["policy_version"]))], 4):
+    for row in _rows([*figures(status), *_fleet(status), ("version", version(status["policy_version"]))], 4):
         shown.add_row(*(Text.assemble((f"{name} ", "dim"), value) for name, value in row))
     processes = Text(no_wrap=False)
     colours = {"running": "green", "building": "yellow", "waiting": "dim", "stopping": "yellow", "ended": "dim", "failed": "bold red"}
+    colours |= {"placing": "dim", "restarting": "bold yellow", "quarantined": "bold red"}
     for each in status["processes"]:
         processes.append("● ", style=colours.get(each["phase"], ""))
         processes.append(f"{each['id']}  ")
@@ -156,6 +158,12 @@ def figures(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, form.format(known[key])) for key, name, form in FIGURES if known.get(key) is not None]
 
 
+def actors(status: Mapping[str, Any]) -> str:
+    """``2/3`` when two of three rollout actors run that are wanted; nothing when all do."""
+    known = status.get("actors", {"running": 0, "wanted": 0})
+    return "" if known["running"] == known["wanted"] else f"{known['running']}/{known['wanted']}"
+
+
 def eta(status: Mapping[str, Any]) -> str:
     """Time left, as ``m:ss``, at the pace of the steps so far; ``–`` while that is unknown."""
     seconds = status["figures"].get("eta_s")
@@ -172,6 +180,10 @@ def clock(seconds: float) -> str:
 def version(value: Mapping[str, int] | None) -> str:
     """``0.10``; ``–`` while there is none."""
     return f"{value['lineage']}.{value['step']}" if value else "–"
+
+
+def _fleet(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [("actors", text)] if (text := actors(status)) else []
 
 
 def _rows(items: list[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:

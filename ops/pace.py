@@ -42,11 +42,12 @@ class Pace:
             return {}
         old, new, first = self._seen[0], self._seen[-1], self._first_step
         seconds = new.now_s - old.now_s
-        rates = {"tokens_per_s": (new.tokens - old.tokens) / seconds} if new.tokens else {}
+        # A process that was started again counts from zero.
+        rates = {"tokens_per_s": max(0, new.tokens - old.tokens) / seconds} if new.tokens else {}
         if new.step:
-            rates["groups_per_s"] = (new.groups - old.groups) / seconds
+            rates["groups_per_s"] = max(0, new.groups - old.groups) / seconds
         if new.pairs:
-            rates["pairs_per_s"] = (new.pairs - old.pairs) / seconds
+            rates["pairs_per_s"] = max(0, new.pairs - old.pairs) / seconds
         if first is not None and new.step > first.step:
             rates["eta_s"] = (new.now_s - first.now_s) / (new.step - first.step) * max(0, steps - new.step)
         return rates

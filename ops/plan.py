@@ -71,7 +71,9 @@ class Plan:
     @property
     def ray_cpus(self) -> int:
         """CPUs to offer when Ray is started on this machine."""
-        return self.config.ray.num_cpus or max(self.machine.cpus, math.ceil(self.cpus))
+        actor = next(process for process in self.processes if process.role == "rollout")
+        more = max(0, self.config.fleet.max_actors - self.config.rollout.actors) if self.config.fleet.autoscale else 0
+        return self.config.ray.num_cpus or max(self.machine.cpus, math.ceil(self.cpus + more * actor.cpus))
 
 
 def make(config: RunConfig, machine: Machine) -> Plan:

@@ -138,8 +138,11 @@ def _facts(config: Mapping[str, Any], summary: Mapping[str, Any], history: Histo
     if not summary:
         return [*facts, ("last step", str(history.last_step))]
     version, lag, idle = summary["policy_version"], summary["policy_lag"], summary["idle"]
+    restarts = ", ".join(f"{name} {count}" for name, count in summary.get("restarts", {}).items())
     return [
         *facts,
+        *([("restarts", restarts)] if restarts else []),
+        *([("quarantined", ", ".join(summary["quarantined"]))] if summary.get("quarantined") else []),
         ("engine", summary["engine"]),
         ("ZeRO stage", str(summary["zero_stage"])),
         ("policy version", f"{version['lineage']}.{version['step']}" if version else "–"),

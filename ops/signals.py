@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as events of the supervisor's loop, and everything else that asks for the end of a run."""
+"""Ctrl-C and SIGTERM as events of the supervisor's loop, and everything else that is asked of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from ops.supervision import StopRequested
+from ops.orders import Scale, StopRequested
 
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 3
@@ -24,7 +24,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._events: queue.SimpleQueue[StopRequested] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[StopRequested | Scale] = queue.SimpleQueue()
         self._queueing = False
         self._count = 0
         self._before: dict[signal.Signals, Any] = {}
@@ -44,11 +44,11 @@ class Signals:
         for number in self._before:
             signal.signal(number, self._receive)
 
-    def put(self, event: StopRequested) -> None:
+    def put(self, event: StopRequested | Scale) -> None:
         """A request from elsewhere; from any thread."""
         self._events.put(event)
 
-    def take(self) -> list[StopRequested]:
+    def take(self) -> list[StopRequested | Scale]:
         """What has come since the last call."""
         events = []
         while not self._events.empty():

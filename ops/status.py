@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from ops.orders import Phase, State
 from ops.rundir import RunDir
-from ops.supervision import Phase, State
-from protocol.errors import RbaError
+from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 from protocol.role import RoleDescription
 
@@ -34,6 +34,8 @@ class ProcessView(msgspec.Struct, kw_only=True):
     status: Mapping[str, Any] = {}
     last_heartbeat_s: float | None = None
     """Seconds since its last answer."""
+    restarts: int = 0
+    """How often it was started again after a failure."""
 
 
 def assemble(
@@ -47,6 +49,7 @@ def assemble(
     control: str,
     processes: list[ProcessView],
     pace: Mapping[str, float],
+    wanted_actors: int = 0,
 ) -> dict[str, Any]:
     """Everything that `rba status --json` prints.
 
@@ -69,6 +72,10 @@ def assemble(
         "steps": int(learner.get("steps", steps)),
         "policy_version": version_of(learner.get("policy_version")),
         "elapsed_s": round(elapsed_s, 1),
+        "actors": {
+            "wanted": wanted_actors,
+            "running": sum(each.role == "rollout" and each.phase is Phase.RUNNING for each in processes),
+        },
         "ledger": dict(learner.get("ledger", {})),
         "figures": {**figures_of(learner), **pace},
         "evaluation": dict(learner.get("evaluations", {})),
@@ -133,20 +140,27 @@ def is_alive(run: RunDir) -> bool:
     return True
 
 
-def ask(run: RunDir, method: str, path: str) -> dict[str, Any]:
-    """One call to the run's control server. Raises `RbaError` when it does not answer."""
+def ask(run: RunDir, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One call to the run's control server. Raises `RbaError` when it does not answer, `UserError` when it refuses."""
     import httpx
 
     try:
         control = json.loads(run.control.read_text())
         answer = httpx.request(
-            method, control["url"] + path, headers={"Authorization": f"Bearer {control['token']}"}, timeout=10, trust_env=False
+            method,
+            control["url"] + path,
+            headers={"Authorization": f"Bearer {control['token']}"},
+            json=content,
+            timeout=10,
+            trust_env=False,
         )
+        if answer.status_code == httpx.codes.CONFLICT:
+            raise UserError(answer.json()["detail"], where=str(run.path), fix="see `rba status`")
         answer.raise_for_status()
-        content: dict[str, Any] = answer.json()
+        told: dict[str, Any] = answer.json()
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise RbaError(f"the supervisor of {run.path} does not answer: {error}") from error
-    return content
+    return told
 
 
 def from_summary(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,6 +213,7 @@ def _process(view: ProcessView) -> dict[str, Any]:
         "pid": view.pid,
         "host": view.host,
         "phase": str(view.phase),
+        "restarts": view.restarts,
         "policy_version": version_of(view.status.get("policy_version")),
         "last_heartbeat_s": None if view.last_heartbeat_s is None else round(view.last_heartbeat_s, 2),
         "endpoints": dict(view.description["endpoints"]) if view.description else {},
@@ -224,7 +239,12 @@ def _endpoints(processes: list[ProcessView], control: str) -> dict[str, Any]:
 
 
 def _problems(processes: list[ProcessView]) -> list[str]:
-    failed = [f"{each.id} has failed" for each in processes if each.phase is Phase.FAILED]
+    told = {
+        Phase.FAILED: "has failed",
+        Phase.QUARANTINED: "failed too often and is quarantined",
+        Phase.RESTARTING: "failed and is restarted",
+    }
+    failed = [f"{each.id} {told[each.phase]}" for each in processes if each.phase in told]
     silent = [
         f"{each.id} has not answered for {each.last_heartbeat_s:.0f} s"
         for each in processes

@@ -9,9 +9,9 @@ from typing import Any
 
 from configs.schema import RunConfig
 from ops.history import History
+from ops.orders import Finish
 from ops.rundir import RunDir
 from ops.status import version_of
-from ops.supervision import Finish
 
 LEDGER = ("received", "unique", "duplicate", "rejected", "trained", "dropped", "queued")
 EVALUATED = ("accuracy", "bleu", "consistency", "reward")
@@ -24,8 +24,9 @@ def compose(
     figures: Mapping[str, Mapping[str, Any]],
     statuses: Mapping[str, Mapping[str, Any]],
     wall_s: float,
+    fleet: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The summary. `figures` are the processes' closing figures, `statuses` their last words while they ran.
+    """The summary. `figures` are the processes' closing figures, `statuses` their last words while they ran, `fleet` what became of them.
 
     Where the learner did not live to close, its last status and the run's events stand in.
     """
@@ -51,6 +52,7 @@ def compose(
         "ledger": {name: int(ledger.get(name, 0)) for name in LEDGER},
         "policy_lag": learner.get("policy_lag", {"mean": None, "p95": None, "max": None}),
         "idle": {"learner": idle["learner"] if isinstance(idle, Mapping) else idle, "actors": _actors_idle(figures)},
+        **(fleet or {}),
         "best": learner.get("best"),
         "copies": learner.get("copies"),
         "evaluation": {label: {name: values.get(name) for name in EVALUATED} for label, values in evaluation.items()},

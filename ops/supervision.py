@@ -1,172 +1,109 @@
-"""When each process of a run is built, run, stopped or killed, and how the run ends: a pure state machine.
+"""When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
-    events (Built, Ended, Failed, StopRequested, Tick) ──▶ Supervision ──▶ actions (Build, Run, Stop, Kill, Finish)
+    events (Placed, Built, Ended, Failed, Hung, Gone, StopRequested, Scale, Tick)
+        ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
 
-No sockets, no clock, no Ray: `ops.launch` carries the actions out. A process is built once everything it needs has been
-built, and runs at once. The run is over when the learner has ended; what is left then stops in waves, the ones that ask
-before the ones that answer, each wave with a deadline.
+No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
+built, and runs at once. One that fails comes back under its own id once nothing of it is left, until its budget is spent
+(`ops.restarts`); then it is quarantined, and the run goes on with what is left. The learner's ranks come back together, or not
+at all. The run is over when the learner has ended; what is left then stops in waves, the ones that ask before the ones that
+answer, each wave with a deadline.
 """
 
 from __future__ import annotations
 
+import math
+import random
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-WAVES = ({"learner"}, {"rollout"}, {"reward", "fetcher", "weight_store"})
-"""Roles that stop together, in this order: whoever asks stops before whoever answers."""
-SIGNAL_LIMITS_S = (8.0, 15.0, 17.0)
-"""After Ctrl-C or SIGTERM each wave has until so long after the signal; with Ray's own end this stays below twenty seconds."""
-DRAIN_LIMITS_S = (600.0, 30.0, 10.0)
-"""After `rba stop` each wave has so long for itself: the learner finishes its step and writes the checkpoint."""
-FAILURE_LIMITS_S = (120.0, 30.0, 10.0)
-"""The same after a process failed, and when the run is complete."""
+from configs.schema import FleetSection
+from ops.ending import Ending
+from ops.orders import (
+    Action,
+    Build,
+    Built,
+    Ended,
+    Event,
+    Failed,
+    Finish,
+    Gone,
+    Hung,
+    Kill,
+    Phase,
+    Place,
+    Placed,
+    Run,
+    Scale,
+    State,
+    Stop,
+    StopRequested,
+    Tick,
+)
+from ops.processes import RETIRED, Process, Processes
+from ops.restarts import Restarts
+
+OWN_FETCHER = "fetcher-0"
+"""On the supervisor's machine. Other machines may be lost with what runs there."""
 LONELY_LIMIT_S = 60.0
 """A learner without a single actor left may still write its checkpoint this long."""
 
 
-class State(StrEnum):
-    """Of the whole run."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    COMPLETED = "completed"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-class Phase(StrEnum):
-    """Of one process."""
-
-    WAITING = "waiting"
-    BUILDING = "building"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Built:
-    """The role's constructor has returned."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The role's `run` has returned."""
-
-    id: str
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The role's constructor or `run` raised, or its process died."""
-
-    id: str
-    reason: str
-    user_error: bool = False
-    """True when the user can mend it (exit code 2)."""
-    detail: str = ""
-    """More lines about it, such as the last ones that the process printed."""
-
-
-@dataclass(frozen=True)
-class StopRequested:
-    """A signal, or `rba stop`. The second one ends everything at once."""
-
-    reason: str
-    hurried: bool = True
-    """True for a signal: who sent it waits some seconds and then kills."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = Built | Ended | Failed | StopRequested | Tick
-
-
-@dataclass(frozen=True)
-class Build:
-    """Construct the role; everything it needs is described by now."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """Call the role's `run`."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Call the role's `stop`."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Kill:
-    """End the process at once."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Nothing is left to wait for."""
-
-    state: State
-    reason: str
-    user_error: bool = False
-
-
-Action = Build | Run | Stop | Kill | Finish
-
-
-@dataclass
-class _Process:
-    role: str
-    needs: frozenset[str]
-    phase: Phase = Phase.WAITING
-
-    @property
-    def alive(self) -> bool:
-        return self.phase in {Phase.BUILDING, Phase.RUNNING, Phase.STOPPING}
-
-
 class Supervision:
-    """The run's processes by id, with their role and the ids that each needs before it can be built."""
+    """The run's processes by id, with their role and the ids that each needs before it can be built.
 
-    def __init__(self, processes: Mapping[str, tuple[str, Iterable[str]]]) -> None:
-        self._processes = {name: _Process(role, frozenset(needs)) for name, (role, needs) in processes.items()}
+    The run can do without processes of the roles in `optional`.
+    """
+
+    def __init__(
+        self,
+        processes: Mapping[str, tuple[str, Iterable[str]]],
+        section: FleetSection | None = None,
+        optional: Iterable[str] = (),
+        chance: random.Random | None = None,
+    ) -> None:
+        section, chance = section or FleetSection(), chance or random.Random(0)
+        self._processes = Processes.of(processes)
+        self._optional = frozenset(optional)
+        self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
+        self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
+        self._ending = Ending(self._processes)
+        self._drain_s = section.drain_s
+        self.wanted_actors = len(self._processes.members("rollout"))
         self.state = State.STARTING
-        self.reason = ""
         self.notes: list[str] = []
-        """What went wrong after the outcome was settled: worth telling, changes nothing."""
+        """What people should hear of, though it need not end the run."""
         self.figures: dict[str, dict[str, Any]] = {}
         """Closing figures by process."""
-        self._outcome: State | None = None
-        self._user_error = False
-        self._wave = -1
-        self._deadline_s = 0.0
-        self._limits_s = FAILURE_LIMITS_S
-        self._hurried_since_s: float | None = None
+        self.hung: Counter[str] = Counter()
+        """How often each process was ended since it did no work."""
+        self.restarted: Counter[str] = Counter()
+        """How often each process was restarted."""
         self._lonely_since_s: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the run ends, or ended."""
+        return self._ending.reason
+
+    @property
+    def present_actors(self) -> int:
+        """Rollout actors that run, or are going to: fewer than are wanted once one is quarantined."""
+        return len(self._processes.members("rollout"))
 
     @property
     def phases(self) -> dict[str, Phase]:
         """Phase of each process."""
-        return {name: process.phase for name, process in self._processes.items()}
+        return {name: process.phase for name, process in list(self._processes.items())}  # control's threads ask too
+
+    @property
+    def fleet(self) -> dict[str, Any]:
+        """For the summary: restarts by process, and who is quarantined."""
+        return {
+            "restarts": dict(self.restarted),
+            "quarantined": [name for name, phase in self.phases.items() if phase is Phase.QUARANTINED],
+        }
 
     def start(self) -> list[Action]:
         """Build everything that needs nothing."""
@@ -177,118 +114,203 @@ class Supervision:
         if self.state in {State.COMPLETED, State.STOPPED, State.FAILED}:
             return []
         match event:
+            case Placed(name, fetcher):
+                actions = self._placed(name, fetcher)
             case Built(name):
                 actions = self._built(name)
             case Ended(name, figures):
-                self._processes[name].phase = Phase.ENDED
-                self.figures[name] = dict(figures)
-                actions = self._ended(name, now_s)
+                actions = self._ended(name, figures, now_s)
             case Failed():
-                actions = self._failed(event)
+                actions = self._failed(event, now_s)
+            case Hung(name, reason):
+                actions = self._hung(name, reason, now_s)
+            case Gone(name):
+                self._processes[name].gone = True
+                actions = []
             case StopRequested(reason, hurried):
                 actions = self._stop_requested(reason, now_s if hurried else None)
+            case Scale(actors):
+                actions = self._scale(actors, now_s)
             case Tick():
                 actions = self._tick(now_s)
-        return actions + self._advance(now_s)
+        self._watch(now_s)
+        actions += self._ending.advance(now_s)
+        if actions and isinstance(finish := actions[-1], Finish):
+            self.state = finish.state
+        return actions
 
     # --- starting -------------------------------------------------------------------------------------------
 
+    def _placed(self, name: str, fetcher: str) -> list[Action]:
+        process = self._processes[name]
+        if process.phase is not Phase.PLACING:
+            return []  # it was killed meanwhile
+        process.phase = Phase.WAITING
+        actions: list[Action] = []
+        if self._ending.outcome is None and fetcher and fetcher not in self._processes:
+            # Ray found room on a machine that the run had nothing on.
+            self._processes[fetcher] = Process("fetcher", self._processes[OWN_FETCHER].needs, Phase.PLACING, added=True)
+            actions = [Place(fetcher)]
+        process.needs |= {fetcher} if fetcher else set()
+        return [*actions, *self._buildable()]
+
     def _buildable(self) -> list[Action]:
-        built = {name for name, process in self._processes.items() if process.phase not in {Phase.WAITING, Phase.BUILDING}}
-        ready = [name for name, process in self._processes.items() if process.phase == Phase.WAITING and process.needs <= built]
+        ready = self._processes.buildable() if self._ending.outcome is None else []
         for name in ready:
             self._processes[name].phase = Phase.BUILDING
-        return [Build(name) for name in ready]
+        return [Build(name, self._processes[name].attempt) for name in ready]
 
     def _built(self, name: str) -> list[Action]:
         process = self._processes[name]
         if process.phase is not Phase.BUILDING:
             return []  # it was told to stop meanwhile
-        process.phase = Phase.RUNNING
-        if self._outcome is None and all(each.phase is Phase.RUNNING for each in self._processes.values()):
+        process.phase, process.built = Phase.RUNNING, True
+        return [Run(name), *self._buildable()]
+
+    def _watch(self, now_s: float) -> None:
+        """Notes that everything runs for the first time, and since when the learner has no actor."""
+        if self.state is State.STARTING and all(each.built or each.added or each.phase in RETIRED for each in self._processes.values()):
             self.state = State.RUNNING
-        return [Run(name)] if self._outcome is not None else [Run(name), *self._buildable()]
+        if self._ending.outcome is not None or self._processes.any_present("rollout"):
+            self._lonely_since_s = None
+        elif self._lonely_since_s is None:
+            self._lonely_since_s = now_s
+
+    # --- coming back ----------------------------------------------------------------------------------------
+
+    def _failed(self, failed: Failed, now_s: float) -> list[Action]:
+        name, process = failed.id, self._processes[failed.id]
+        if not process.alive:
+            return []  # it was killed meanwhile
+        if failed.detail:
+            self.notes.append(f"{name} said last:\n{failed.detail}")
+        if self._ending.outcome is not None:
+            return self._failed_while_ending(failed)
+        if process.leaves_until_s is not None:
+            self.notes.append(f"{name} while leaving: {failed.reason}")
+            return [self._ending.kill(name)]
+        process.phase = Phase.FAILED
+        if process.role == "learner":
+            return self._learner_failed(failed, now_s)
+        hopeless = failed.user_error and process.attempt == 0
+        if hopeless and not process.added:
+            self._settle(State.FAILED, f"{name}: {failed.reason}", user_error=True)
+            return []
+        pause_s = None if hopeless else self._restarts.grant(name, now_s)
+        if pause_s is None:
+            return self._quarantine(failed)
+        self._come_back([name], failed, now_s, pause_s)
+        return [Kill(name)]
+
+    def _hung(self, name: str, reason: str, now_s: float) -> list[Action]:
+        """As a failure, but the process has to be ended whatever becomes of it. One that is stopping has its deadline there."""
+        if self._processes[name].phase not in {Phase.BUILDING, Phase.RUNNING}:
+            return []
+        self.hung[name] += 1
+        actions = self._failed(Failed(name, reason), now_s)
+        return actions if Kill(name) in actions else [Kill(name), *actions]
+
+    def _learner_failed(self, failed: Failed, now_s: float) -> list[Action]:
+        """The other ranks wait in a collective for the one that failed: all come back from the last checkpoint, or none."""
+        ranks = dict(self._processes.role("learner"))
+        may = not failed.user_error and all(rank.phase is not Phase.ENDED for rank in ranks.values())
+        pause_s = self._learner_restarts.grant("learner", now_s) if may else None
+        if pause_s is None:
+            self._settle(State.FAILED, f"{failed.id}: {failed.reason}", user_error=failed.user_error)
+            return [self._ending.kill(name) for name in self._processes.living("learner")]
+        self._come_back(list(ranks), failed, now_s, pause_s)
+        return [Kill(name) for name in ranks]
+
+    def _come_back(self, names: list[str], failed: Failed, now_s: float, pause_s: float) -> None:
+        for name in names:
+            self._processes[name].come_back(now_s + pause_s)
+            self.restarted[name] += 1
+        self.notes.append(f"{failed.id} failed and is restarted in {pause_s:.1f} s: {failed.reason}")
+
+    def _quarantine(self, failed: Failed) -> list[Action]:
+        process = self._processes[failed.id]
+        process.phase = Phase.QUARANTINED
+        self.notes.append(f"{failed.id} failed too often and is quarantined: {failed.reason}")
+        # An actor that ended by itself was told that the run is over; then the learner's end decides.
+        lost = not any(each.present or each.phase is Phase.ENDED for _, each in self._processes.role(process.role))
+        if failed.id == OWN_FETCHER or (lost and process.role not in self._optional):
+            self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
+        return [Kill(failed.id), *self._buildable()]
+
+    # --- growing and shrinking ------------------------------------------------------------------------------
+
+    def _scale(self, actors: int, now_s: float) -> list[Action]:
+        """More actors as Ray finds room for them; fewer by those that do least, which give back what they work on."""
+        if self._ending.outcome is not None:
+            return []
+        self.wanted_actors = actors
+        spare = len(self._processes.members("rollout")) - actors
+        self.notes.append(f"rollout actors wanted: {actors} ({max(0, -spare)} join, {max(0, spare)} leave)")
+        if spare <= 0:
+            return [Place(self._processes.add("rollout")) for _ in range(-spare)]
+        return [action for name in self._processes.dispensable("rollout")[:spare] for action in self._leave(name, now_s)]
+
+    def _leave(self, name: str, now_s: float) -> list[Action]:
+        process = self._processes[name]
+        match process.phase:
+            case Phase.RESTARTING:
+                process.phase = Phase.ENDED
+                return []
+            case Phase.RUNNING:
+                process.phase, process.leaves_until_s = Phase.STOPPING, now_s + self._drain_s
+                return [Stop(name, "the fleet is made smaller")]
+            case _:
+                return [self._ending.kill(name)]
 
     # --- ending ---------------------------------------------------------------------------------------------
 
-    def _ended(self, name: str, now_s: float) -> list[Action]:
-        role = self._processes[name].role
-        if self._outcome is not None:
-            return []
-        if role == "learner":
-            if not any(process.alive for process in self._of("learner")):
-                self._settle(State.COMPLETED, "the learner has taken its last step")
-        elif role == "rollout":
-            if self._lonely_since_s is None and not any(process.alive for process in self._of("rollout")):
-                self._lonely_since_s = now_s
-        else:
-            self._settle(State.FAILED, f"{name} ended while it was still needed")
+    def _ended(self, name: str, figures: Mapping[str, Any], now_s: float) -> list[Action]:
+        process = self._processes[name]
+        if not process.alive:
+            return []  # it was killed meanwhile
+        if self._ending.outcome is None and process.role not in {"learner", "rollout"}:
+            return self._failed(Failed(name, "it ended while it was still needed"), now_s)
+        process.phase = Phase.ENDED
+        self.figures[name] = dict(figures)
+        if process.leaves_until_s is not None and self._ending.outcome is None:
+            return [Kill(name)]  # Ray may give its place to others
+        if self._ending.outcome is None and process.role == "learner" and not self._processes.living("learner"):
+            self._settle(State.COMPLETED, "the learner has taken its last step")
         return []
 
-    def _failed(self, failed: Failed) -> list[Action]:
-        name, process = failed.id, self._processes[failed.id]
+    def _failed_while_ending(self, failed: Failed) -> list[Action]:
+        process = self._processes[failed.id]
         was_stopping = process.phase is Phase.STOPPING
         process.phase = Phase.FAILED
-        if failed.detail:
-            self.notes.append(f"{name} said last:\n{failed.detail}")
-        if self._outcome is not None and (process.role != "learner" or self._outcome is State.FAILED):
-            self.notes.append(f"{name} while stopping: {failed.reason}")
+        if process.role != "learner" or self._ending.outcome is State.FAILED:
+            self.notes.append(f"{failed.id} while stopping: {failed.reason}")
             return []
-        self._settle(State.FAILED, f"{name}{' while stopping' if was_stopping else ''}: {failed.reason}", user_error=failed.user_error)
-        if process.role != "learner":
-            return []
-        # The other ranks wait in a collective for the one that failed: they cannot drain.
-        others = [other for other, each in self._processes.items() if each.role == "learner" and each.alive]
-        return [self._kill(other) for other in others]
+        self._settle(State.FAILED, f"{failed.id}{' while stopping' if was_stopping else ''}: {failed.reason}", user_error=failed.user_error)
+        return [self._ending.kill(name) for name in self._processes.living("learner")]
 
     def _stop_requested(self, reason: str, hurried_since_s: float | None) -> list[Action]:
-        if self._outcome is not None and self._wave >= 0:
-            self._settle(self._outcome, self.reason)
+        if self._ending.begun:
             self.notes.append(f"at once: {reason}")
-            return [self._kill(name) for name, process in self._processes.items() if process.alive]
-        self._hurried_since_s = hurried_since_s
-        self._limits_s = DRAIN_LIMITS_S
-        self._settle(State.STOPPED, reason)
+            return [self._ending.kill(name) for name, process in self._processes.items() if process.alive]
+        self._ending.settle_stop(reason, hurried_since_s)
+        self.state = State.STOPPING
         return []
 
     def _tick(self, now_s: float) -> list[Action]:
-        if self._outcome is None and self._lonely_since_s is not None and now_s - self._lonely_since_s > LONELY_LIMIT_S:
+        if self._lonely_since_s is not None and now_s - self._lonely_since_s > LONELY_LIMIT_S:
             self._settle(State.FAILED, "every rollout actor has ended, and the learner has not")
-        if self._wave >= 0 and now_s >= self._deadline_s:
-            late = [name for name, process in self._processes.items() if process.alive and process.role in WAVES[self._wave]]
+        if late := self._ending.late(now_s):
             self.notes.extend(f"{name} did not stop in time and was killed" for name in late)
-            return [self._kill(name) for name in late]
-        return []
+            return [self._ending.kill(name) for name in late]
+        slow = [name for name in self._processes.living("rollout") if now_s >= (self._processes[name].leaves_until_s or math.inf)]
+        if slow and self._ending.outcome is None:
+            self.notes.extend(f"{name} did not leave within {self._drain_s:g} s and was killed" for name in slow)
+            return [self._ending.kill(name) for name in slow]
+        due = self._processes.due(now_s)
+        for name in due:
+            self._processes[name].place()
+        return [Place(name) for name in due]
 
     def _settle(self, outcome: State, reason: str, *, user_error: bool = False) -> None:
-        self._outcome, self.reason, self._user_error = outcome, reason, user_error
+        self._ending.settle(outcome, reason, user_error=user_error)
         self.state = State.STOPPING
-
-    def _advance(self, now_s: float) -> list[Action]:
-        """Stop wave after wave once the outcome is settled; finish when none is alive."""
-        if self._outcome is None:
-            return []
-        actions: list[Action] = []
-        while self._wave < 0 or not any(each.alive for each in self._processes.values() if each.role in WAVES[self._wave]):
-            if self._wave + 1 == len(WAVES):
-                self.state = self._outcome
-                return [*actions, Finish(self._outcome, self.reason, self._user_error)]
-            self._wave += 1
-            hurried_s = self._hurried_since_s
-            self._deadline_s = now_s + self._limits_s[self._wave] if hurried_s is None else hurried_s + SIGNAL_LIMITS_S[self._wave]
-            actions += [self._stop(name) for name, each in self._processes.items() if each.role in WAVES[self._wave] and each.alive]
-        return actions
-
-    def _stop(self, name: str) -> Action:
-        process = self._processes[name]
-        if process.phase is Phase.BUILDING:
-            return self._kill(name)  # nothing to save yet, and a constructor cannot be asked to return
-        process.phase = Phase.STOPPING
-        return Stop(name, self.reason)
-
-    def _kill(self, name: str) -> Action:
-        self._processes[name].phase = Phase.ENDED
-        return Kill(name)
-
-    def _of(self, role: str) -> list[_Process]:
-        return [process for process in self._processes.values() if process.role == role]

@@ -7,11 +7,12 @@ weight_store ◀── fetcher (one a machine) ◀── rollout ──▶ learn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from configs.schema import RunConfig
+from ops import guard
 from ops.plan import Plan
 from ops.resume import Origin
 from ops.rundir import RunDir
@@ -50,37 +51,75 @@ class Topology:
         required = {"fetcher": by_role["weight_store"], "rollout": [*by_role["fetcher"], *by_role["reward"], "learner-0"]}
         return {spec.id: (spec.role, required.get(spec.role, [])) for spec in self.specs}
 
-    def kwargs(self, name: str, described: Mapping[str, RoleDescription], places: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
-        """The constructor's arguments of one process, when all that it needs is described. `places`: (IP address, pid) of each."""
-        spec = next(spec for spec in self.specs if spec.id == name)
+    def names(self) -> set[str]:
+        """Ids of all processes."""
+        return {spec.id for spec in self.specs}
+
+    def grown(self, name: str, node: str | None = None) -> Topology:
+        """With one more process, like the first one of its role; on a certain machine when `node` says so."""
+        role = name.rpartition("-")[0]
+        like = self.spec(f"{role}-0")
+        env = {**like.env, guard.PROCESS: f"{self.run.run_id}/{name}"}
+        cleans = (self.run.shared_memory("fetched"),) if role == "fetcher" else ()
+        return replace(self, specs=[*self.specs, replace(like, id=name, env=env, node=node, cleans=cleans)])
+
+    def fetcher_on(self, node: str) -> str | None:
+        """The fetcher of a machine."""
+        return next((spec.id for spec in self.specs if spec.role == "fetcher" and spec.node == node), None)
+
+    def spec(self, name: str) -> WorkerSpec:
+        """Of one process."""
+        return next(spec for spec in self.specs if spec.id == name)
+
+    def kwargs(
+        self, name: str, described: Mapping[str, RoleDescription], places: Mapping[str, tuple[str, int]], attempt: int = 0
+    ) -> dict[str, Any]:
+        """The constructor's arguments of one process, when all that it needs is described. `places`: (IP address, pid) of each.
+
+        A server that was described before listens where it listened then, for the others know it by that.
+        """
+        spec = self.spec(name)
         index = int(name.rpartition("-")[2])
         network = self.config.network
 
         def endpoint(other: str, socket: str) -> str:
             return reachable(described[other]["endpoints"][socket], places[other][0])
 
+        def port(socket: str, first: int = 0) -> int:
+            known = described[name]["endpoints"].get(socket) if name in described else None
+            return urlsplit(known).port or first if known else first
+
         match spec.role:
             case "weight_store":
                 return {
                     "root": self.run.shared_memory("published"),
                     "bind": network.bind,
-                    "port": network.weights_port,
+                    "port": port("weights", network.weights_port),
                     "run_dir": self.run.path,
                     "keys": network.keys,
                 }
             case "fetcher":
+                root = self.run.shared_memory("fetched")
                 return {
                     "store_endpoint": endpoint("weight_store-0", "weights"),
-                    "root": self.run.shared_memory("fetched"),
+                    "root": root,
+                    "port": port("fetcher"),
                     "run_dir": self.run.path,
                     "index": index,
                     "keys": network.keys,
                 }
             case "reward":
-                return {"section": self.config.rewards, "bind": network.bind, "port": 0, "run_dir": self.run.path, "index": index}
-            case "learner":
                 return {
-                    "config": self.config,
+                    "section": self.config.rewards,
+                    "bind": network.bind,
+                    "port": port("rewards"),
+                    "run_dir": self.run.path,
+                    "index": index,
+                }
+            case "learner":
+                at = {"pairs_port": port("pairs", network.pairs_port)}
+                return {
+                    "config": self.config.model_copy(update={"network": network.model_copy(update=at)}),
                     "run_dir": self.run.path,
                     "weights_root": self.run.shared_memory("published"),
                     "rank": index,
@@ -95,6 +134,7 @@ class Topology:
                 return {
                     "config": self.config,
                     "index": index,
+                    "incarnation": attempt,
                     "learner_endpoint": endpoint("learner-0", "pairs"),
                     "fetcher_endpoint": described[self._fetcher_beside(name, places)]["endpoints"]["fetcher"],
                     "reward_urls": self.config.rewards.urls or [endpoint(other, "rewards") for other in sorted(rewards)],
@@ -104,7 +144,7 @@ class Topology:
 
     def _fetcher_beside(self, name: str, places: Mapping[str, tuple[str, int]]) -> str:
         machine = places[name][0]
-        return next(spec.id for spec in self.specs if spec.role == "fetcher" and places[spec.id][0] == machine)
+        return next(spec.id for spec in self.specs if spec.role == "fetcher" and spec.node == machine)
 
 
 def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mark: Mapping[str, str], origin: Origin = AFRESH) -> Topology:
@@ -116,14 +156,15 @@ def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mar
     for process in plan.processes:
         here = process.role == "weight_store" or process.id == "learner-0"
         for copy, node in enumerate(nodes if process.role == "fetcher" else [nodes[0] if here else None]):
+            name = f"fetcher-{copy}" if process.role == "fetcher" else process.id
             specs.append(
                 WorkerSpec(
-                    id=f"fetcher-{copy}" if process.role == "fetcher" else process.id,
+                    id=name,
                     role=process.role,
                     factory=FACTORIES[process.role],
                     cpus=process.cpus,
                     gpus=process.gpus,
-                    env={**process.env, **mark},
+                    env={**process.env, **mark, guard.PROCESS: f"{run.run_id}/{name}"},
                     node=node,
                     group="learner" if process.role == "learner" else None,
                     cleans=(run.shared_memory("fetched"),) if process.role == "fetcher" and copy else (),

@@ -1,4 +1,4 @@
-"""`rba status` and `rba stop`: look at a run from outside, through its control server and the files it leaves behind."""
+"""`rba status`, `rba stop` and `rba scale`: look at a run from outside, through its control server and the files it leaves behind."""
 
 from __future__ import annotations
 
@@ -52,6 +52,24 @@ def stop(run: RunDir, console: Console, *, wait: bool) -> int:
         seen = status.read(run)
     console.print(f"{seen['state']} at step {seen['step']}" if wait else "stopping", highlight=False)
     return 0 if seen["healthy"] else 1
+
+
+def scale(run: RunDir, console: Console, *, actors: int, wait: bool) -> int:
+    """Ask for so many rollout actors; with `wait` until they run. Raises `UserError` when the run is over, or about to be."""
+    seen = status.read(run)
+    if seen["state"] in OVER:
+        raise UserError(f"the run is over: {seen['state']}", where=str(run.path), fix="only a run that goes on can be scaled")
+    status.ask(run, "POST", "/v1/scale", {"actors": actors})
+    with console.status("waiting for the actors", spinner="dots"):
+        seen = status.read(run)
+        while wait and seen["state"] not in OVER and seen["actors"] != {"wanted": actors, "running": actors}:
+            time.sleep(EVERY_S)
+            seen = status.read(run)
+    if seen["state"] in OVER:
+        console.print(f"the run has ended: {seen['state']}", highlight=False)
+        return 1
+    console.print(f"{actors} rollout actors wanted, {seen['actors']['running']} run", highlight=False)
+    return 0
 
 
 def _print(seen: dict[str, Any], console: Console, as_json: bool) -> None:

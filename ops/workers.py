@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ops.supervision import Built, Ended, Event, Failed
+from ops import guard
+from ops.orders import Built, Ended, Event, Failed, Gone, Placed
 from ops.worker import RoleError, RoleWorker
 from protocol.errors import RbaError
 from protocol.role import RoleDescription
 
 TAIL_LINES = 8
 """Lines of a dead process's output that its failure quotes."""
+SWEEP_S = 0.1
+"""Between two looks for what is left of a process that was killed here."""
+SWEEP_LIMIT_S = 30.0
+"""A machine that does not say within this whether anything is left there is lost, and what ran on it too."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +51,27 @@ class Fleet:
         import ray
 
         self._ray = ray
+        self._run_dir = run_dir
         self._specs = {spec.id: spec for spec in specs}
-        self._output = {spec.id: run_dir / "logs" / f"{spec.id}.out" for spec in specs}
         self._groups = _placement_groups(specs)
+        self._own_node = str(ray.util.get_node_ip_address())
+        self._ending: set[str] = set()
+        """Processes that were killed on this machine, and of which something may be left."""
+        self._sweeping: dict[str, float] = {}
+        """The same on other machines, and since when they are asked."""
         self._workers = {spec.id: self._create(spec) for spec in specs}
         self._pending: dict[Any, tuple[str, str]] = {}
         """Ray's reference of each call under way: (process, method)."""
         self._asked: dict[str, Any] = {}
         """Status calls under way."""
+        self._heard: list[Event] = []
+        """What the next `poll` reports besides."""
         self.descriptions: dict[str, RoleDescription] = {}
         self.statuses: dict[str, dict[str, Any]] = {}
         self.answered_at: dict[str, float] = {}
         """When each process last answered (`time.monotonic`)."""
         self.places: dict[str, tuple[str, int]] = {}
-        """(IP address, pid) of each process."""
+        """(IP address, pid) of each process; of one that is being placed again, those it had."""
 
     def place(self, timeout_s: float) -> dict[str, tuple[str, int]]:
         """(IP address, pid) of every worker, once Ray has started them all; raises `RbaError` when it cannot."""
@@ -70,6 +82,21 @@ class Fleet:
             raise RbaError(f"Ray found no place for {names} within {timeout_s:.0f} s; the cluster offers {self._ray.cluster_resources()}")
         self.places = {refs[ref]: self._ray.get(ref) for ref in done}
         return self.places
+
+    def place_again(self, spec: WorkerSpec) -> None:
+        """Ask Ray for a new process, for as long as it takes; `poll` reports `Placed` or `Failed`."""
+        self._specs[spec.id] = spec
+        self.answered_at.pop(spec.id, None)
+        self.statuses.pop(spec.id, None)
+        if spec.node is not None and spec.node not in self._nodes():
+            self.report(Failed(spec.id, f"its machine {spec.node} has left the cluster"))
+            return
+        self._workers[spec.id] = worker = self._create(spec)
+        self._pending[worker.where.remote()] = (spec.id, "place")
+
+    def report(self, event: Event) -> None:
+        """Have the next `poll` report `event`."""
+        self._heard.append(event)
 
     def warm(self, name: str) -> None:
         """Start the imports of a process that waits for others."""
@@ -88,10 +115,17 @@ class Fleet:
         self._pending[self._workers[name].stop.remote(reason)] = (name, "stop")
 
     def kill(self, name: str) -> None:
-        """End its process, and what it started, at once."""
-        self._pending = {ref: call for ref, call in self._pending.items() if call[0] != name}
-        self._asked.pop(name, None)
+        """End its process, and what it started, at once; `poll` reports `Gone`."""
+        self._forget_calls(name)
         self._ray.kill(self._workers[name], no_restart=True)
+        mark, place = self._specs[name].env.get(guard.PROCESS, ""), self.places.get(name)
+        if not mark or place is None or place[0] == self._own_node:
+            guard.end(mark)
+            self._ending.add(name)
+        else:
+            sweep = self._ray.remote(num_cpus=0, resources={f"node:{place[0]}": 0.001})(_sweep)
+            self._pending[sweep.remote(mark)] = (name, "sweep")
+            self._sweeping[name] = time.monotonic()
 
     def ask(self) -> None:
         """Ask every built process for its status, unless the last question is still open; `poll` takes the answers."""
@@ -103,20 +137,35 @@ class Fleet:
 
     def poll(self, timeout_s: float) -> list[Event]:
         """What has happened, waiting for something to happen at most `timeout_s`."""
+        known, self._heard = [*self._heard, *self._swept()], []
+        timeout_s = 0.0 if known else min(timeout_s, SWEEP_S) if self._ending else timeout_s
         if not self._pending:
             time.sleep(timeout_s)
-            return []
+            return known
         done, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=timeout_s)
         more, _ = self._ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         events: dict[str, Event] = {}
         for ref in dict.fromkeys([*done, *more]):
-            if ref not in self._pending:
-                continue  # another answer of its worker was that it is dead
-            name, method = self._pending.pop(ref)
-            event = self._take(ref, name, method)
+            name, method = self._pending.pop(ref, ("", ""))
+            event = self._take(ref, name, method) if name else None  # a worker's death ends all its calls, the first one tells it
             if event is not None and not isinstance(events.get(name), Failed):
                 events[name] = event
-        return list(events.values())
+        return [*known, *events.values()]
+
+    def _swept(self) -> list[Event]:
+        """Those that were killed and of which nothing is left any more."""
+        here = [name for name in self._ending if guard.end(self._specs[name].env.get(guard.PROCESS, ""))]
+        self._ending -= set(here)
+        now_s = time.monotonic()
+        lost = [name for name, since_s in self._sweeping.items() if now_s - since_s > SWEEP_LIMIT_S]
+        for name in lost:
+            self._forget_calls(name)
+        return [Gone(name) for name in (*here, *lost)]
+
+    def _forget_calls(self, name: str) -> None:
+        self._pending = {ref: call for ref, call in self._pending.items() if call[0] != name}
+        self._asked.pop(name, None)
+        self._sweeping.pop(name, None)
 
     def _take(self, ref: Any, name: str, method: str) -> Event | None:
         if method == "status":
@@ -128,9 +177,18 @@ class Fleet:
         except self._ray.exceptions.RayError as error:
             if method in {"status", "stop"} and isinstance(error, self._ray.exceptions.ActorDiedError):
                 return None  # its `run` says so
-            self._pending = {other: call for other, call in self._pending.items() if call[0] != name}
+            if method == "sweep":
+                self._sweeping.pop(name, None)
+                return Gone(name)  # its machine is lost
+            self._forget_calls(name)
             return self._failure(name, error)
         match method:
+            case "sweep":
+                self._sweeping.pop(name, None)
+                return Gone(name)
+            case "place":
+                self.places[name] = answer
+                return Placed(name)
             case "build":
                 self.descriptions[name] = answer
                 self.answered_at[name] = time.monotonic()
@@ -148,8 +206,14 @@ class Fleet:
             return Failed(name, *cause.args)
         if cause is not None:
             return Failed(name, f"{type(cause).__name__}: {cause}")
-        output = self._output[name]
+        output = self._output(name)
         return Failed(name, f"its process was killed or crashed; its output is in {output}", detail=_tail(output))
+
+    def _nodes(self) -> set[str]:
+        return {str(node["NodeManagerAddress"]) for node in self._ray.nodes() if node["Alive"]}
+
+    def _output(self, name: str) -> Path:
+        return self._run_dir / "logs" / f"{name}.out"
 
     def _create(self, spec: WorkerSpec) -> Any:
         ray = self._ray
@@ -168,7 +232,13 @@ class Fleet:
             scheduling_strategy=strategy,
             runtime_env={"env_vars": {"PYTHONSAFEPATH": "1", **spec.env}},
         )(_grouped(RoleWorker))
-        return worker.remote(spec.factory, str(self._output[spec.id]), spec.cleans)
+        return worker.remote(spec.factory, str(self._output(spec.id)), spec.cleans)
+
+
+def _sweep(process: str) -> None:
+    """On another machine: end what is left there of one process. A raised call ends as one that returned."""
+    while not guard.end(process):
+        time.sleep(SWEEP_S)
 
 
 def _grouped(role_worker: type[RoleWorker]) -> type[RoleWorker]:

@@ -32,7 +32,11 @@ class Role(Protocol):
         ...
 
     def status(self) -> dict[str, Any]:
-        """Current figures, cheap enough to be asked every second."""
+        """Current figures, cheap enough to be asked every second.
+
+        ``quiet_s`` tells for how long work that there is to do has not moved on; who waits for work is not quiet. A ``state`` that begins
+        with "starting" says that work has not begun.
+        """
         ...
 
     def stop(self, reason: str) -> None:

@@ -98,7 +98,13 @@ class Batcher:
         self._seconds_per_item = 0.0
         self._raised_items = 0
         self._failures_in_a_row = 0
+        self._busy_since_s: float | None = None
         self.tally = Tally()
+
+    @property
+    def quiet_s(self) -> float:
+        """For how long the scorer has been at its present batch."""
+        return 0.0 if (since_s := self._busy_since_s) is None else time.monotonic() - since_s
 
     @property
     def waiting_items(self) -> int:
@@ -131,8 +137,9 @@ class Batcher:
         """
         try:
             while batch := self._take():
-                started_s = time.monotonic()
+                self._busy_since_s = started_s = time.monotonic()
                 scores = self._score([waiting.item for waiting in batch])
+                self._busy_since_s = None
                 self._note(scores, time.monotonic() - started_s)
                 for waiting, score in zip(batch, scores, strict=True):
                     waiting.ticket.settle(waiting.slot, score)

@@ -104,6 +104,7 @@ class RewardServer:
             "items": tally.items,
             "errors": tally.errors,
             "batches": tally.batches,
+            "quiet_s": round(self._batcher.quiet_s, 3),
             "queued_items": self._batcher.waiting_items,
             "items_per_s": tally.items / tally.busy_s if tally.busy_s else 0.0,
             "busy": tally.busy_s / max(1e-9, time.monotonic() - self._started_s),

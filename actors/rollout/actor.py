@@ -78,6 +78,9 @@ class Actor:
         self._idle = IdleClock(time.monotonic())
         self._known: PolicyVersion | None = None
         self._ending: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._moved_s = time.monotonic()
+        """When work last moved on, or there was none."""
+        self._applying = False
         self.applied: PolicyVersion | None = None
         self.registered = False
 
@@ -109,6 +112,7 @@ class Actor:
         gauges = self._gauges
         return {
             "policy_version": str(self.applied) if self.applied else None,
+            "quiet_s": round(now_s - self._moved_s, 3),
             "registered": self.registered,
             "held_groups": len(self._waiting) + len(self._running),
             "groups": gauges.groups,
@@ -177,7 +181,11 @@ class Actor:
         started_s = time.monotonic()
         fetched = await self._fetch(wanted)
         fetched_s = time.monotonic()
-        pause_s = await self._engine.apply(fetched)
+        self._applying = True
+        try:
+            pause_s = await self._engine.apply(fetched)
+        finally:
+            self._applying, self._moved_s = False, time.monotonic()
         apply_s = time.monotonic() - fetched_s
         self.applied = fetched.policy_version
         self._gauges.applied(self.applied, pause_s, apply_s)
@@ -204,6 +212,7 @@ class Actor:
             self._stages.subtract(stage)
             stage[:] = [new]
             self._stages.update(stage)
+            self._moved_s = time.monotonic()
             self._account()
 
         try:
@@ -229,6 +238,8 @@ class Actor:
             await asyncio.sleep(REPORT_S)
             self._engine.raise_if_failed()
             self._account()
+            if self._idle.state is not None and not self._applying:
+                self._moved_s = time.monotonic()
             self._gauges.idle(self._idle, time.monotonic())
             self._link.report(self.applied, self._gauges.tokens)
 

@@ -51,12 +51,16 @@ class RolloutActor:
         reward_urls: Sequence[str],
         run_dir: Path | str | None,
         engine: GenerationEngine | None = None,
+        incarnation: int | None = None,
     ) -> None:
         """`config.model.path` and the data sets are folders and files of this machine. The engine starts with `run`.
+
+        `incarnation` is higher with every restart of the same actor; by default the time says which is newer.
 
         Raises `UserError` for a checkpoint, a data set or settings that cannot be used.
         """
         self.id = f"rollout-{index}"
+        self._incarnation = time.time_ns() if incarnation is None else incarnation
         logs.configure(Path(run_dir) if run_dir is not None else None, self.id)
         self._log = logs.get_logger("rollout")
         self._config, self._learner_endpoint, self._fetcher_endpoint = config, learner_endpoint, fetcher_endpoint
@@ -161,7 +165,7 @@ class RolloutActor:
         link = ActorLink(
             self._learner_endpoint,
             self.id,
-            incarnation=time.time_ns(),
+            incarnation=self._incarnation,
             capacity_groups=config.rollout.capacity_groups,
             host=socket.gethostname(),
             pid=os.getpid(),

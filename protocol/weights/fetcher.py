@@ -45,6 +45,7 @@ class NodeFetcher:
         store_endpoint: str,
         root: Path,
         bind: str = "127.0.0.1",
+        port: int = 0,
         run_dir: Path | None = None,
         index: int = 0,
         keys: Path | str | None = None,
@@ -57,7 +58,7 @@ class NodeFetcher:
         self._keys = Keyring(keys).client() if keys is not None else None
         door = neighbour_door(Keyring(keys), "fetcher", self._metrics.refusals("fetcher")) if keys is not None else None
         self._context: sockets.Context = zmq.Context()
-        self._socket, self._endpoint, self._gate = listen(self._context, bind, 0, DIALOGUE_CAP_BYTES, "the node fetcher", door)
+        self._socket, self._endpoint, self._gate = listen(self._context, bind, port, DIALOGUE_CAP_BYTES, "the node fetcher", door)
         self._mailbox: Mailbox[Answer] = Mailbox(self._context)
         self._wanted: queue.Queue[PolicyVersion | None] = queue.Queue()
         self._metrics_url = self._metrics.serve(bind)
@@ -67,6 +68,7 @@ class NodeFetcher:
         self._held: Fetched | None = None
         self._pulling = False
         self._pulls = 0
+        self._looked_s = time.monotonic()
         self._log = logs.get_logger("fetcher")
 
     def describe(self) -> RoleDescription:
@@ -90,6 +92,7 @@ class NodeFetcher:
         try:
             while not self._stop.is_set():
                 poller.poll(TICK_MS)
+                self._looked_s = time.monotonic()
                 self._finished(self._mailbox.take())
                 self._requests()
                 if self._failure is not None:
@@ -107,7 +110,11 @@ class NodeFetcher:
 
     def status(self) -> dict[str, Any]:
         """The version in shared memory."""
-        return {"policy_version": str(self._held.policy_version) if self._held else None, "pulls": self._pulls}
+        return {
+            "policy_version": str(self._held.policy_version) if self._held else None,
+            "pulls": self._pulls,
+            "quiet_s": round(time.monotonic() - self._looked_s, 3),
+        }
 
     def stop(self, reason: str) -> None:
         """End `run`."""

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket as hosts
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class WeightStore:
         self._mapped: dict[PolicyVersion, OpenVersion] = {}
         self._stop = threading.Event()
         self._served_bytes = 0
+        self._looked_s = time.monotonic()
         self._log = logs.get_logger("weight_store")
 
     def describe(self) -> RoleDescription:
@@ -62,6 +64,7 @@ class WeightStore:
         """Consumes requests. Produces manifests and chunks. Waits for a request. Unblocked by `stop`, within a tick."""
         try:
             while not self._stop.is_set():
+                self._looked_s = time.monotonic()
                 if self._socket.poll(TICK_MS):
                     with contextlib.suppress(RevokedError):  # counted and logged by the gate
                         self._serve(*receive(self._socket, self._gate))
@@ -77,7 +80,8 @@ class WeightStore:
     def status(self) -> dict[str, Any]:
         """The newest version, and bytes served."""
         version = newest(self._root)
-        return {"policy_version": str(version) if version else None, "served_bytes": self._served_bytes}
+        quiet_s = round(time.monotonic() - self._looked_s, 3)
+        return {"policy_version": str(version) if version else None, "served_bytes": self._served_bytes, "quiet_s": quiet_s}
 
     def stop(self, reason: str) -> None:
         """End `run`."""

@@ -13,9 +13,9 @@ from rich.console import Console
 from ops import rundir, watching
 from ops import status as statuses
 from ops.control import ControlServer
+from ops.orders import Phase, State
 from ops.rundir import RunDir
 from ops.status import ProcessView, assemble
-from ops.supervision import Phase, State
 from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 
@@ -56,7 +56,7 @@ def views() -> list[ProcessView]:
     return [learner, rollout, store]
 
 
-def scripted(state: State = State.RUNNING, reason: str = "", processes: list[ProcessView] | None = None) -> dict[str, Any]:
+def scripted(state: State = State.RUNNING, reason: str = "", processes: list[ProcessView] | None = None, actors: int = 1) -> dict[str, Any]:
     seen = views() if processes is None else processes
     return assemble(
         run="demo",
@@ -68,6 +68,7 @@ def scripted(state: State = State.RUNNING, reason: str = "", processes: list[Pro
         control="http://127.0.0.1:9",
         processes=seen,
         pace={},
+        wanted_actors=actors,
     )
 
 
@@ -83,9 +84,19 @@ class Scripted:
     def __init__(self, run: RunDir) -> None:
         self.state = State.RUNNING
         self.stops: list[str] = []
+        self.scales: list[int] = []
+        self.actors = 1
         self.run = run
-        self.server = ControlServer(status=lambda: scripted(self.state), stop=self.stop, metrics=lambda: b"rba_build_info 1\n")
+        self.server = ControlServer(
+            status=lambda: scripted(self.state, actors=self.actors), stop=self.stop, scale=self.scale, metrics=lambda: b"rba_build_info 1\n"
+        )
         rundir.write_private_json(run.control, {"url": self.server.url, "token": self.server.token, "pid": 1})
+
+    def scale(self, actors: int) -> None:
+        if self.state is not State.RUNNING:
+            raise UserError("the run is stopping", where="here", fix="nothing")
+        self.scales.append(actors)
+        self.actors = actors
 
     def stop(self, reason: str) -> None:
         self.stops.append(reason)
@@ -172,6 +183,22 @@ def test_rba_stop_asks_and_waits(supervisor: Scripted) -> None:
         watching.stop(supervisor.run, printed(), wait=True)
 
 
+def test_rba_scale_asks_and_tells_what_runs(supervisor: Scripted) -> None:
+    console = printed()
+    assert watching.scale(supervisor.run, console, actors=3, wait=False) == 0
+    assert supervisor.scales == [3]
+    assert "3 rollout actors wanted, 1 run" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert watching.scale(supervisor.run, printed(), actors=1, wait=True) == 0
+    url, body = f"{supervisor.server.url}/v1/scale", {"actors": 2}
+    assert httpx.post(url, json=body).status_code == 401
+    token = {"Authorization": f"Bearer {supervisor.server.token}"}
+    assert httpx.post(url, json={"actors": 0}, headers=token).status_code == 422
+    assert supervisor.scales == [3, 1]
+    supervisor.state = State.STOPPING
+    with pytest.raises(UserError, match="the run is stopping"):
+        watching.scale(supervisor.run, printed(), actors=2, wait=False)
+
+
 def test_a_supervisor_that_is_gone_is_told_as_such(supervisor: Scripted) -> None:
     supervisor.server.close()
     console = printed()
@@ -203,7 +230,7 @@ def test_an_ended_run_is_read_from_its_summary(run: RunDir) -> None:
 def test_a_taken_control_port_is_the_users_mistake(supervisor: Scripted) -> None:
     port = int(supervisor.server.url.rpartition(":")[2])
     with pytest.raises(UserError, match="control_port=0"):
-        ControlServer(status=dict, stop=print, metrics=bytes, port=port)
+        ControlServer(status=dict, stop=print, scale=print, metrics=bytes, port=port)
 
 
 def test_samplers_that_disagree_with_the_learner_make_a_run_unhealthy() -> None:

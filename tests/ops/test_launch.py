@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from ops.rundir import RunDir
 from tests.ops import synthetic
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+
+QUICK = ("-o", "fleet.restart_wait_s=0.1")
+"""Options of `rba launch` for restarts without a pause."""
 
 
 class ScriptedRun:
@@ -71,8 +76,8 @@ def rba(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ops.cli", *arguments]
 
 
-def marked(run_id: str) -> list[int]:
-    return guard.processes(run_id)
+def marked(value: str, variable: str = guard.MARKER) -> list[int]:
+    return guard.processes(value, variable)
 
 
 def leftovers(run_id: str) -> list[str]:
@@ -119,12 +124,12 @@ def test_a_run_completes_and_leaves_its_folder_and_nothing_else(launched: Callab
 @pytest.mark.parametrize(
     ("roles", "code", "told"),
     [
-        ({"rollout": "fail"}, 1, "rollout-0: RuntimeError: the engine broke"),
+        ({"rollout": "fail"}, 1, "rollout-0 failed too often: RuntimeError: the engine broke"),
         ({"rollout": "refuse"}, 2, "the checkpoint is of another family"),
     ],
 )
 def test_a_role_that_fails_fails_the_run_loudly(launched: Callable[..., ScriptedRun], roles: dict[str, str], code: int, told: str) -> None:
-    run = launched({"learner": "forever", **roles})
+    run = launched({"learner": "forever", **roles}, *QUICK, "-o", "fleet.restarts=1")
     ended, _, errors = run.end()
     assert ended == code
     assert told in errors
@@ -132,6 +137,92 @@ def test_a_role_that_fails_fails_the_run_loudly(launched: Callable[..., Scripted
     assert "Traceback" not in errors
     assert run.summary()["status"] == "failed"
     assert subprocess.run(rba("status", str(run.path)), capture_output=True, check=False).returncode == 1
+
+
+def processes(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {process["id"]: process for process in status["processes"]}
+
+
+def test_whoever_dies_comes_back_where_the_others_look_for_it(launched: Callable[..., ScriptedRun]) -> None:
+    dying = {"rollout": "die_once", "reward": "die_once", "fetcher": "fail_once", "weight_store": "die_once"}
+    run = launched({"learner": "forever", **dying}, *QUICK)
+    seen: dict[str, set[str]] = {}
+    names = [f"{role}-0" for role in dying]
+
+    def all_back() -> bool:
+        found = processes(run.status() or {"processes": []})
+        for name, process in found.items():
+            seen.setdefault(name, set()).update(process["endpoints"].values())
+        return bool(found) and all(found[name]["restarts"] == 1 and found[name]["phase"] == "running" for name in names)
+
+    run.until(all_back)
+    status = run.until_running()
+    assert status["healthy"], status["problems"]
+    assert all(len(seen[name]) == 1 for name in ("reward-0", "fetcher-0", "weight_store-0")), "it was given its old port"
+    text = urllib.request.urlopen(status["endpoints"]["control"] + "/metrics", timeout=5).read().decode()  # noqa: S310
+    assert 'rba_restarts_total{role="rollout"} 1.0' in text
+    assert len(marked(f"{run.run_id}/rollout-0", guard.PROCESS)) == 2, "its process and its child, and none of those before"
+    run.process.send_signal(signal.SIGTERM)
+    code, output, _ = run.end(20)
+    assert code == 0
+    assert "rollout-0 failed and is restarted" in output
+    assert run.summary()["restarts"] == dict.fromkeys(names, 1)
+    assert leftovers(run.run_id) == []
+
+
+def test_whoever_hangs_is_ended_and_comes_back(launched: Callable[..., ScriptedRun]) -> None:
+    run = launched({"learner": "forever", "rollout": "gil_once", "reward": "hang_once"}, *QUICK, "-o", "fleet.hang_timeout_s=8")
+    run.until(lambda: (seen := run.status()) and seen["state"] == "running")
+    before = {name: each["pid"] for name, each in processes(run.status() or {}).items()}
+
+    def back() -> bool:
+        found = processes(run.status() or {})
+        return all(found[name]["restarts"] == 1 and found[name]["phase"] == "running" for name in ("rollout-0", "reward-0"))
+
+    run.until(back)
+    after = {name: each["pid"] for name, each in processes(run.until_running()).items()}
+    assert {name for name in before if before[name] != after[name]} == {"rollout-0", "reward-0"}
+    run.process.send_signal(signal.SIGTERM)
+    code, output, _ = run.end(20)
+    assert code == 0
+    assert "rollout-0 failed and is restarted" in output
+    assert "it has not answered for" in output
+    assert "it answers, but its work has not moved for" in output
+    assert leftovers(run.run_id) == []
+
+
+def test_actors_join_and_leave_while_the_run_goes_on(launched: Callable[..., ScriptedRun]) -> None:
+    run = launched({"learner": "forever"})
+    status = run.until_running()
+    assert status["actors"] == {"wanted": 1, "running": 1}
+    grown = subprocess.run(rba("scale", str(run.path), "--actors", "2", "--wait"), capture_output=True, text=True, check=False, timeout=60)
+    assert grown.returncode == 0, grown.stderr
+    assert "2 rollout actors wanted, 2 run" in grown.stdout
+
+    def targets() -> set[str]:
+        with urllib.request.urlopen(status["endpoints"]["control"] + "/v1/targets", timeout=5) as answer:  # noqa: S310
+            return {each["labels"]["process"] for each in json.load(answer)}
+
+    assert {"rollout-0", "rollout-1"} <= targets()
+    subprocess.run(rba("scale", str(run.path), "--actors", "1"), capture_output=True, check=True, timeout=60)
+    run.until(lambda: not marked(f"{run.run_id}/rollout-1", guard.PROCESS))
+    assert "rollout-1" not in targets()
+    assert "told to stop: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
+    assert processes(run.status() or {})["rollout-1"]["phase"] == "ended"
+    subprocess.run(rba("scale", str(run.path), "--actors", "2", "--wait"), capture_output=True, check=True, timeout=60)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end(20)[0] == 0
+    assert subprocess.run(rba("scale", str(run.path), "--actors", "2"), capture_output=True, check=False).returncode == 2
+    assert leftovers(run.run_id) == []
+
+
+def test_a_learner_that_dies_goes_on_in_a_new_lineage(launched: Callable[..., ScriptedRun]) -> None:
+    run = launched({"learner": "die_once"}, *QUICK, "-o", "learner.ranks=2")
+    code, output, errors = run.end()
+    assert code == 0, errors
+    assert "from the start: there is no whole checkpoint, in lineage 1" in output
+    assert run.summary()["restarts"] == {"learner-0": 1, "learner-1": 1}, "one takes the other with it"
+    assert "lineage: 1" in (run.path / "config.yaml").read_text()
 
 
 def test_a_signal_stops_in_order_and_keeps_the_checkpoint(launched: Callable[..., ScriptedRun]) -> None:

@@ -11,8 +11,8 @@ import soundfile
 from configs import loader
 from ops import report, rundir, summary
 from ops.curves import Series, line_chart, ticks
+from ops.orders import Finish, State
 from ops.rundir import RunDir
-from ops.supervision import Finish, State
 from protocol.errors import UserError
 from tests.ops import synthetic
 

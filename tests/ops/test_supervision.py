@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from ops import supervision
-from ops.supervision import (
+from configs.schema import FleetSection
+from ops import ending
+from ops.orders import (
     Action,
     Build,
     Built,
@@ -14,15 +14,20 @@ from ops.supervision import (
     Event,
     Failed,
     Finish,
+    Gone,
+    Hung,
     Kill,
     Phase,
+    Place,
+    Placed,
     Run,
+    Scale,
     State,
     Stop,
     StopRequested,
-    Supervision,
     Tick,
 )
+from ops.supervision import Supervision
 
 PROCESSES = {
     "weight_store-0": ("weight_store", []),
@@ -34,9 +39,17 @@ PROCESSES = {
 }
 
 
-def started() -> Supervision:
+def two_of_each() -> dict[str, tuple[str, list[str]]]:
+    """Two rollout actors, two reward servers."""
+    needs = ["fetcher-0", "reward-0", "reward-1", "learner-0"]
+    return {**PROCESSES, "reward-1": ("reward", []), "rollout-0": ("rollout", needs), "rollout-1": ("rollout", needs)}
+
+
+def started(
+    processes: Mapping[str, tuple[str, list[str]]] = PROCESSES, section: FleetSection | None = None, optional: Iterable[str] = ()
+) -> Supervision:
     """All processes run."""
-    machine = Supervision(PROCESSES)
+    machine = Supervision(processes, section, optional)
     todo = machine.start()
     while todo:
         todo = [new for action in todo if isinstance(action, Build) for new in machine.handle(Built(action.id), 0.0)]
@@ -99,26 +112,193 @@ def test_a_learner_without_actors_fails_in_the_end() -> None:
     assert end_the_rest(machine, actions).state is State.FAILED
 
 
-def test_a_failed_actor_fails_the_run_and_the_learner_may_write_its_checkpoint() -> None:
+def test_a_failed_actor_comes_back_under_its_own_id_once_nothing_is_left_of_it() -> None:
     machine = started()
-    actions = feed(machine, Failed("rollout-0", "out of memory"))
-    assert ids(actions, Stop) == {"learner-0", "learner-1"}
-    finish = end_the_rest(machine, actions)
-    assert (finish.state, finish.reason) == (State.FAILED, "rollout-0: out of memory")
+    assert feed(machine, Failed("rollout-0", "out of memory")) == [Kill("rollout-0")]
+    assert machine.phases["rollout-0"] is Phase.RESTARTING
+    assert feed(machine, Tick(), now_s=50.0) == [], "its engine may still hold the memory"
+    assert feed(machine, Failed("reward-0", "boom"), Gone("reward-0"), Tick(), now_s=50.4) == [Kill("reward-0")], "it pauses first"
+    assert feed(machine, Gone("rollout-0"), Tick(), now_s=50.4) == [Place("rollout-0")]
+    assert feed(machine, Tick(), now_s=51.4) == [Place("reward-0")]
+    feed(machine, Placed("reward-0"), Built("reward-0"), now_s=51.4)
+    assert feed(machine, Placed("rollout-0"), now_s=51.4) == [Build("rollout-0", attempt=1)]
+    assert feed(machine, Built("rollout-0"), now_s=52.0) == [Run("rollout-0")]
+    assert machine.state is State.RUNNING
+    assert machine.fleet == {"restarts": {"rollout-0": 1, "reward-0": 1}, "quarantined": []}
+    assert "out of memory" in machine.notes[0]
+
+
+def fail_and_return(machine: Supervision, name: str, now_s: float) -> list[Action]:
+    """One failure, and the way back as far as it goes; what was ordered."""
+    actions = feed(machine, Failed(name, "boom"), Gone(name), now_s=now_s)
+    actions += feed(machine, Tick(), now_s=now_s + 60)
+    if Place(name) in actions:
+        actions += feed(machine, Placed(name), Built(name), now_s=now_s + 60)
+    return actions
+
+
+@pytest.mark.parametrize("name", ["rollout-0", "reward-0"])
+def test_one_that_fails_too_often_is_quarantined_and_the_others_go_on(name: str) -> None:
+    machine = started(two_of_each(), FleetSection(restarts=2))
+    for failure in range(2):
+        assert Place(name) in fail_and_return(machine, name, 100.0 * failure)
+    assert fail_and_return(machine, name, 200.0) == [Kill(name)]
+    assert machine.phases[name] is Phase.QUARANTINED
+    assert "quarantined" in machine.notes[-1]
+    assert machine.state is State.RUNNING
+    other = name.replace("0", "1")
+    for failure in range(2):
+        fail_and_return(machine, other, 300.0 + 100 * failure)
+    finish = end_the_rest(machine, feed(machine, Failed(other, "boom"), now_s=500.0))
+    assert (finish.state, finish.reason) == (State.FAILED, f"{other} failed too often: boom")
+
+
+def test_the_budget_is_one_of_a_window() -> None:
+    machine = started(section=FleetSection(restarts=1, restart_window_s=1000.0))
+    for failure in range(5):
+        assert Place("reward-0") in fail_and_return(machine, "reward-0", 1001.0 * failure)
+    fail_and_return(machine, "reward-0", 4500.0)
+    assert machine.phases["reward-0"] is Phase.QUARANTINED
+
+
+def test_a_run_that_needs_no_rewards_goes_on_without_a_reward_server() -> None:
+    machine = started(section=FleetSection(restarts=0), optional=["reward"])
+    assert feed(machine, Failed("reward-0", "boom")) == [Kill("reward-0")]
+    assert machine.state is State.RUNNING
+
+
+@pytest.mark.parametrize("name", ["weight_store-0", "fetcher-0"])
+def test_weights_come_back_or_the_run_ends(name: str) -> None:
+    machine = started(section=FleetSection(restarts=1))
+    assert Place(name) in fail_and_return(machine, name, 0.0)
+    fail_and_return(machine, name, 100.0)
+    assert machine.state is State.STOPPING
+    assert name in machine.reason
+
+
+def test_who_waits_for_a_server_that_is_given_up_is_built_without_it() -> None:
+    machine = Supervision(two_of_each(), FleetSection(restarts=0))
+    machine.start()
+    feed(machine, *(Built(name) for name in ("weight_store-0", "fetcher-0", "learner-0", "learner-1", "reward-0")))
+    assert Build("rollout-0") in feed(machine, Failed("reward-1", "no memory"))
+    feed(machine, Built("rollout-0"), Built("rollout-1"))
+    assert machine.state is State.RUNNING
+
+
+def test_the_ranks_come_back_together_and_the_actors_stay() -> None:
+    machine = started()
+    assert feed(machine, Failed("learner-1", "no memory")) == [Kill("learner-0"), Kill("learner-1")]
+    assert feed(machine, Failed("learner-0", "its peer is gone")) == []
+    assert feed(machine, Gone("learner-1"), Tick(), now_s=50.0) == [], "the other rank is still there"
+    assert feed(machine, Gone("learner-0"), Tick(), now_s=50.0) == [Place("learner-0"), Place("learner-1")]
+    assert feed(machine, Placed("learner-1"), Placed("learner-0"), now_s=51.0) == [Build("learner-1", 1), Build("learner-0", 1)]
+    feed(machine, Built("learner-1"), Built("learner-0"), now_s=52.0)
+    assert machine.phases["rollout-0"] is Phase.RUNNING
+    assert end_the_rest(machine, feed(machine, Ended("learner-0"), Ended("learner-1"))).state is State.COMPLETED
+
+
+def test_a_learner_that_made_the_users_mistake_or_was_done_does_not_come_back() -> None:
+    for event in (Failed("learner-0", "no such model", user_error=True), Ended("learner-0")):
+        machine = started()
+        actions = feed(machine, event, Failed("learner-1", "boom"))
+        assert Kill("learner-1") in actions or ids(actions, Stop)
+        assert machine.state is State.STOPPING
+
+
+def test_a_stop_is_not_held_up_by_one_that_was_to_come_back() -> None:
+    machine = started()
+    feed(machine, Failed("learner-0", "boom"), Failed("reward-0", "boom"))
+    finish = end_the_rest(machine, feed(machine, StopRequested("SIGTERM")))
+    assert finish == Finish(State.STOPPED, "SIGTERM")
 
 
 def test_a_failed_rank_takes_the_other_ranks_with_it() -> None:
-    machine = started()
+    machine = started(section=FleetSection(learner_restarts=0))
     actions = feed(machine, Failed("learner-0", "no memory"))
     assert ids(actions, Kill) == {"learner-1"}, "it waits in a collective and cannot drain"
     assert end_the_rest(machine, actions).state is State.FAILED
 
 
-def test_a_server_that_ends_by_itself_is_a_failure() -> None:
+def test_a_server_that_ends_by_itself_comes_back() -> None:
     machine = started()
-    finish = end_the_rest(machine, feed(machine, Ended("reward-0")))
-    assert finish.state is State.FAILED
-    assert "reward-0" in finish.reason
+    assert feed(machine, Ended("reward-0")) == [Kill("reward-0")]
+    assert "still needed" in machine.notes[0]
+
+
+def test_actors_join_while_the_run_goes_on() -> None:
+    machine = started()
+    assert feed(machine, Scale(3)) == [Place("rollout-1"), Place("rollout-2")]
+    assert (machine.wanted_actors, machine.state) == (3, State.RUNNING)
+    assert feed(machine, Placed("rollout-2", "fetcher-0")) == [Build("rollout-2")]
+    assert feed(machine, Built("rollout-2")) == [Run("rollout-2")]
+    assert feed(machine, Scale(3)) == [], "one is still on its way"
+
+
+def test_an_actor_on_a_new_machine_waits_for_a_fetcher_there() -> None:
+    machine = started()
+    feed(machine, Scale(2))
+    assert feed(machine, Placed("rollout-1", "fetcher-1")) == [Place("fetcher-1")]
+    assert feed(machine, Placed("fetcher-1")) == [Build("fetcher-1")]
+    assert feed(machine, Built("fetcher-1")) == [Run("fetcher-1"), Build("rollout-1")]
+
+
+def test_those_leave_first_that_do_least_and_the_rest_drains() -> None:
+    machine = started(two_of_each())
+    feed(machine, Scale(4))
+    feed(machine, Placed("rollout-2"), Built("rollout-2"))
+    assert feed(machine, Scale(2)) == [Kill("rollout-3"), Stop("rollout-2", "the fleet is made smaller")]
+    assert feed(machine, Ended("rollout-2", {"idle": 0.5})) == [Kill("rollout-2")], "Ray may give its place to others"
+    feed(machine, Scale(1))
+    assert machine.phases["rollout-1"] is Phase.STOPPING
+    assert feed(machine, Failed("rollout-1", "engine lost")) == [Kill("rollout-1")]
+    assert machine.restarted["rollout-1"] == 0, "it was to leave anyway"
+    assert feed(machine, Scale(2)) == [Place("rollout-4")], "of the old ones something is left"
+    feed(machine, Gone("rollout-1"))
+    assert feed(machine, Scale(3)) == [Place("rollout-1")]
+    assert feed(machine, Placed("rollout-1")) == [Build("rollout-1", attempt=1)], "a higher incarnation"
+    assert machine.state is State.RUNNING
+
+
+def test_who_does_not_leave_in_time_is_killed() -> None:
+    machine = started(two_of_each(), FleetSection(drain_s=20.0))
+    feed(machine, Scale(1), now_s=100.0)
+    assert feed(machine, Tick(), now_s=119.0) == []
+    assert feed(machine, Tick(), now_s=120.0) == [Kill("rollout-1")]
+    assert "did not leave" in machine.notes[-1]
+
+
+def test_a_stop_waits_for_those_that_are_leaving_anyway() -> None:
+    machine = started(two_of_each())
+    feed(machine, Scale(1))
+    feed(machine, StopRequested("SIGTERM"))
+    actions = feed(machine, Ended("learner-0"), Ended("learner-1"))
+    assert ids(actions, Stop) == {"rollout-0"}, "the other one was told before"
+    assert feed(machine, Scale(5)) == []
+    assert feed(machine, Ended("rollout-0")) == []
+    assert end_the_rest(machine, feed(machine, Ended("rollout-1"))).state is State.STOPPED
+
+
+def test_a_mistake_of_a_machine_that_joined_does_not_end_the_run() -> None:
+    machine = started()
+    feed(machine, Scale(2))
+    feed(machine, Placed("rollout-1"))
+    assert feed(machine, Failed("rollout-1", "no model here", user_error=True)) == [Kill("rollout-1")]
+    assert (machine.phases["rollout-1"], machine.state) == (Phase.QUARANTINED, State.RUNNING)
+    assert feed(machine, Scale(2)) == [Place("rollout-2")]
+
+
+def test_one_that_hangs_is_ended_and_comes_back() -> None:
+    machine = started()
+    assert feed(machine, Hung("rollout-0", "it does nothing")) == [Kill("rollout-0")]
+    assert feed(machine, Hung("rollout-0", "it does nothing")) == [], "that was told"
+    assert (machine.hung["rollout-0"], machine.phases["rollout-0"]) == (1, Phase.RESTARTING)
+    feed(machine, StopRequested("SIGTERM"))
+    assert feed(machine, Hung("learner-0", "it does nothing")) == [], "its deadline is that of its wave"
+
+
+def test_a_learner_that_hangs_is_ended_even_if_it_does_not_come_back() -> None:
+    machine = started(section=FleetSection(learner_restarts=0))
+    assert ids(feed(machine, Hung("learner-0", "it does nothing")), Kill) == {"learner-0", "learner-1"}
 
 
 def test_a_users_mistake_in_a_constructor_is_told_as_one() -> None:
@@ -157,7 +337,7 @@ def test_a_stop_during_the_start_kills_what_is_being_built_and_builds_no_more() 
 def test_who_does_not_stop_in_time_is_killed() -> None:
     machine = started()
     feed(machine, StopRequested("SIGTERM"), now_s=100.0)
-    learner_s, rollout_s, server_s = (100.0 + limit_s for limit_s in supervision.SIGNAL_LIMITS_S)
+    learner_s, rollout_s, server_s = (100.0 + limit_s for limit_s in ending.SIGNAL_LIMITS_S)
     assert feed(machine, Tick(), now_s=learner_s - 0.1) == []
     actions = feed(machine, Tick(), now_s=learner_s)
     assert ids(actions, Kill) == {"learner-0", "learner-1"}
@@ -180,8 +360,8 @@ def test_a_drain_gives_a_large_model_time_for_its_checkpoint() -> None:
 def test_the_last_words_of_a_process_are_told() -> None:
     machine = started()
     feed(machine, Failed("rollout-0", "its process died", detail="  terminate called"))
-    assert machine.notes == ["rollout-0 said last:\n  terminate called"]
-    assert machine.reason == "rollout-0: its process died"
+    assert machine.notes[0] == "rollout-0 said last:\n  terminate called"
+    assert "its process died" in machine.notes[1]
 
 
 def test_trouble_while_stopping_is_noted_and_changes_nothing() -> None:
@@ -197,51 +377,3 @@ def test_a_learner_that_fails_while_stopping_fails_the_run() -> None:
     finish = end_the_rest(machine, feed(machine, Failed("learner-0", "disk full")))
     assert finish.state is State.FAILED
     assert "disk full" in finish.reason
-
-
-EVENTS = st.one_of(
-    st.sampled_from(sorted(PROCESSES)).map(Ended),
-    st.sampled_from(sorted(PROCESSES)).map(lambda name: Failed(name, "boom")),
-    st.sampled_from(sorted(PROCESSES)).map(Built),
-    st.just(StopRequested("SIGTERM")),
-    st.just(Tick()),
-)
-
-
-@given(st.lists(st.tuples(EVENTS, st.floats(0, 40)), max_size=30))
-def test_whatever_happens_it_finishes_once_and_leaves_nothing_alive(history: list[tuple[Event, float]]) -> None:
-    machine = Supervision(PROCESSES)
-    built: set[str] = set()
-    alive: set[str] = set()
-    finishes = 0
-    now_s = 0.0
-
-    def carry_out(actions: list[Action]) -> None:
-        nonlocal finishes
-        for action in actions:
-            match action:
-                case Build(name):
-                    assert set(PROCESSES[name][1]) <= built
-                    alive.add(name)
-                case Kill(name):
-                    alive.discard(name)
-                case Finish():
-                    finishes += 1
-
-    carry_out(machine.start())
-    for event, pause_s in history:
-        now_s += pause_s
-        if isinstance(event, Built | Ended | Failed):
-            if event.id not in alive or (isinstance(event, Built) and event.id in built):
-                continue  # Ray reports nothing of a process that is not there
-            if isinstance(event, Ended) and event.id not in built:
-                continue
-            if isinstance(event, Built):
-                built.add(event.id)
-            else:
-                alive.discard(event.id)
-        carry_out(machine.handle(event, now_s))
-    for _ in range(2):
-        carry_out(machine.handle(StopRequested("SIGKILL is next"), now_s))
-    assert finishes == 1
-    assert not alive

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,31 @@ def test_every_machine_has_a_fetcher_and_an_actor_uses_its_own() -> None:
     assert remote.cleans == (Path("/dev/shm/rba-demo-1-fetched"),)
 
 
+def test_a_server_that_comes_back_listens_where_it_was_known() -> None:
+    wiring = wired(["10.0.0.1"])
+    places = dict.fromkeys(DESCRIBED, ("10.0.0.1", 1))
+    ports = {name: wiring.kwargs(name, DESCRIBED, places)["port"] for name in ("weight_store-0", "fetcher-0", "reward-0")}
+    assert ports == {"weight_store-0": 2, "fetcher-0": 3, "reward-0": 5}
+    assert wiring.kwargs("learner-0", DESCRIBED, places)["config"].network.pairs_port == 1
+    first = wiring.kwargs("learner-0", {}, {})["config"]
+    assert first.network.pairs_port == 0
+    assert [
+        wiring.kwargs("rollout-0", DESCRIBED, {**places, "rollout-0": ("10.0.0.1", 1)}, attempt)["incarnation"] for attempt in (0, 3)
+    ] == [0, 3]
+
+
+def test_one_that_joins_is_like_the_first_of_its_role() -> None:
+    wiring = wired(["10.0.0.1"], "rollout.actors=2")
+    more = wiring.grown("rollout-2")
+    assert wiring.names() | {"rollout-2"} == more.names()
+    like, new = more.spec("rollout-0"), more.spec("rollout-2")
+    assert (new.factory, new.cpus, new.gpus, new.node) == (like.factory, like.cpus, like.gpus, None)
+    assert (like.env["RBA_PROCESS"], new.env["RBA_PROCESS"]) == ("demo-1/rollout-0", "demo-1/rollout-2")
+    wider = more.grown("fetcher-1", "10.0.0.7")
+    assert (wider.fetcher_on("10.0.0.7"), wider.fetcher_on("10.0.0.8")) == ("fetcher-1", None)
+    assert wider.spec("fetcher-1").cleans, "the supervisor cleans its own machine alone"
+
+
 def test_what_reads_the_runs_folder_stays_beside_it_and_ranks_stay_together() -> None:
     specs = {spec.id: spec for spec in wired(["10.0.0.1", "10.0.0.2"], "learner.ranks=2").specs}
     assert specs["learner-0"].node == specs["weight_store-0"].node == "10.0.0.1"
@@ -97,3 +123,11 @@ def test_whoever_listens_or_connects_is_told_where_the_keys_lie() -> None:
     for name in ("learner-0", "rollout-0"):
         assert wiring.kwargs(name, DESCRIBED, places)["config"].network.keys == "/etc/rba/keys"
     assert wired(["10.0.0.1"]).kwargs("weight_store-0", {}, {})["keys"] is None
+
+
+def test_a_cluster_of_ones_own_has_room_for_all_actors_that_the_rule_may_add() -> None:
+    few, many = (
+        plan.make(loader.load("quickstart", [f"fleet.autoscale={flag}", "fleet.max_actors=9"]), MACHINE) for flag in ("false", "true")
+    )
+    assert few.ray_cpus == 2
+    assert many.ray_cpus == math.ceil(many.cpus + 8 * 0.5)

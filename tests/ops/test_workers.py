@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from ops import guard
 from ops.cluster import Cluster
-from ops.supervision import Built, Ended, Event, Failed
+from ops.orders import Built, Ended, Event, Failed, Gone, Placed
 from ops.workers import Fleet, WorkerSpec
 from tests.ops import synthetic
 from tests.ops.fakes import STEPS
@@ -102,11 +104,51 @@ def test_a_worker_that_dies_is_quoted_and_its_children_die_with_it(cluster: Clus
     assert guard.clean_up(RUN, [], settle_s=10.0) == [], "its child ended without being killed"
 
 
+def test_a_death_ends_every_call_and_is_told_once(cluster: Cluster, tmp_path: Path) -> None:
+    fleet = Fleet([spec("rollout-0")], tmp_path)
+    start(fleet, tmp_path, "rollout-0")
+    os.kill(fleet.places["rollout-0"][1], signal.SIGSTOP)
+    fleet.ask()
+    calls = list(fleet._pending)
+    os.kill(fleet.places["rollout-0"][1], signal.SIGKILL)
+    fleet._ray.wait(calls, num_returns=len(calls), timeout=30)
+    (event,) = fleet.poll(5)
+    assert isinstance(event, Failed)
+    fleet.kill("rollout-0")
+
+
+def test_one_that_was_killed_comes_back_once_nothing_is_left_of_it(cluster: Cluster, tmp_path: Path) -> None:
+    marked = dataclasses.replace(spec("rollout-0", "deaf"), env={**spec("rollout-0", "deaf").env, guard.PROCESS: f"{RUN}/rollout-0"})
+    fleet = Fleet([marked], tmp_path)
+    start(fleet, tmp_path, "rollout-0")
+    first = guard.processes(f"{RUN}/rollout-0", guard.PROCESS)
+    assert len(first) == 2, "the role and what it started"
+    os.kill(fleet.places["rollout-0"][1], signal.SIGSTOP)  # such a one does not heed Ray
+    fleet.kill("rollout-0")
+    assert until(fleet, bool) == [Gone("rollout-0")]
+    assert guard.processes(f"{RUN}/rollout-0", guard.PROCESS) == []
+    fleet.place_again(marked)
+    assert until(fleet, bool) == [Placed("rollout-0")]
+    fleet.build("rollout-0", {"run_dir": tmp_path})
+    assert until(fleet, bool) == [Built("rollout-0")]
+    assert fleet.places["rollout-0"][1] not in first
+    fleet.kill("rollout-0")
+
+
+def test_one_whose_machine_is_lost_is_not_waited_for(cluster: Cluster, tmp_path: Path) -> None:
+    fleet = Fleet([spec("rollout-0")], tmp_path)
+    fleet.place(60)
+    fleet.kill("rollout-0")
+    fleet.place_again(dataclasses.replace(spec("rollout-0"), node="203.0.113.9"))
+    (event,) = (each for each in until(fleet, over) if isinstance(each, Failed))
+    assert "203.0.113.9 has left the cluster" in event.reason
+
+
 def test_a_killed_worker_is_not_heard_of_again(cluster: Cluster, tmp_path: Path) -> None:
     fleet = Fleet([spec("rollout-0", "deaf"), spec("learner-0")], tmp_path)
     start(fleet, tmp_path, "rollout-0", "learner-0")
     fleet.kill("rollout-0")
-    assert until(fleet, over) == [Ended("learner-0", synthetic.closing(STEPS))]
+    assert until(fleet, over) == [Gone("rollout-0"), Ended("learner-0", synthetic.closing(STEPS))]
     fleet.kill("learner-0")
     assert guard.clean_up(RUN, [], settle_s=10.0) == []
 

@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -55,6 +56,29 @@ def test_requests_that_wait_share_a_batch():
     work(batcher, answers(*futures))
     assert scorer.batches == [["0-0", "0-1", "1-0", "1-1"], ["2-0", "2-1"]]
     assert [score.id for score in futures[1].result()] == ["1-0", "1-1"]
+
+
+def test_a_scorer_that_is_stuck_makes_its_batcher_quiet():
+    gate = threading.Event()
+
+    class Stuck(LengthScorer):
+        def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
+            gate.wait(10)
+            return super().score(items)
+
+    batcher = make(Stuck())
+    assert batcher.quiet_s == 0.0
+    future = batcher.submit([item("a")])
+
+    def stuck_and_freed() -> bool:
+        deadline_s = time.monotonic() + 10
+        while batcher.quiet_s < 0.1:
+            assert time.monotonic() < deadline_s
+        gate.set()
+        return future.result(10) is not None
+
+    work(batcher, stuck_and_freed)
+    assert batcher.quiet_s == 0.0
 
 
 @settings(deadline=None)  # each example starts a thread

@@ -132,6 +132,37 @@ async def test_leased_groups_come_back_as_results(bench: Bench) -> None:
     assert f"rba_generated_tokens_total {figures['generated_tokens']}" in bench.metrics.render().decode()
 
 
+async def test_an_actor_is_quiet_while_its_engine_is_stuck_and_not_while_it_waits_for_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acting, "REPORT_S", 0.01)
+
+    def quiet_s() -> float:
+        return float(bench.actor.figures()["quiet_s"])
+
+    bench.newer(0)
+    async with working(bench):
+        await bench.until(lambda: len(bench.learner.reports) > 30)
+        assert quiet_s() < 0.2, "it has nothing to do"
+        bench.engine.gate = asyncio.Event()
+        bench.learner.lease(0)
+        await bench.until(lambda: quiet_s() > 0.5)
+        bench.engine.gate.set()
+        await bench.until(lambda: quiet_s() < 0.2)
+
+        stuck = asyncio.Event()
+
+        async def never(fetched: Fetched) -> float:
+            await stuck.wait()
+            return 0.0
+
+        monkeypatch.setattr(bench.engine, "apply", never)
+        bench.newer(1)
+        await bench.until(lambda: quiet_s() > 0.5)
+        stuck.set()
+        await bench.until(lambda: quiet_s() < 0.2)
+
+
 async def test_nothing_is_sampled_before_the_leases_version_is_applied(bench: Bench) -> None:
     bench.newer(0)
     bench.learner.lease(0, step=0)

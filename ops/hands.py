@@ -1,0 +1,86 @@
+"""Carries out what the supervision orders: where wiring, workers and checkpoints meet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from learner.checkpoint import newest
+from ops.orders import Action, Build, Event, Failed, Finish, Kill, Place, Placed, Run, Stop
+from ops.processes import RETIRED
+from ops.resume import Origin
+from ops.supervision import Supervision
+from ops.topology import Topology
+from ops.workers import Fleet
+
+
+class Hands:
+    """Orders for the workers, with what each needs to know. `on_lineage` hears of each new life of the learner."""
+
+    def __init__(self, supervision: Supervision, fleet: Fleet, wiring: Topology, on_lineage: Callable[[Origin], None]) -> None:
+        self.fleet, self.wiring = fleet, wiring
+        self._supervision = supervision
+        self._on_lineage = on_lineage
+        self._learner_attempt = 0
+
+    def act(self, actions: list[Action]) -> Finish | None:
+        """Carry the actions out; the `Finish` among them, if any."""
+        for action in actions:
+            match action:
+                case Place(name):
+                    self._place(name)
+                case Build(name, attempt):
+                    self._build(name, attempt)
+                case Run(name):
+                    self.fleet.run(name)
+                case Stop(name, reason):
+                    self.fleet.stop(name, reason)
+                case Kill(name):
+                    self.fleet.kill(name)
+                case Finish():
+                    return action
+        return None
+
+    def hear(self, timeout_s: float) -> list[Event]:
+        """What the workers report. An actor is said with the fetcher of its machine, which may be one that the run is new to."""
+        return [self._beside(event) if isinstance(event, Placed) else event for event in self.fleet.poll(timeout_s)]
+
+    def _beside(self, event: Placed) -> Placed:
+        if self.wiring.spec(event.id).role != "rollout":
+            return event
+        node = self.fleet.places[event.id][0]
+        fetcher = self.wiring.fetcher_on(node)
+        if fetcher is None:
+            fetcher = f"fetcher-{sum(spec.role == 'fetcher' for spec in self.wiring.specs)}"
+            self.wiring = self.wiring.grown(fetcher, node)
+        return Placed(event.id, fetcher)
+
+    def _place(self, name: str) -> None:
+        """A reward server comes back on its machine, where the actors know it."""
+        if name not in self.wiring.names():
+            self.wiring = self.wiring.grown(name)
+        spec = self.wiring.spec(name)
+        known = self.fleet.places.get(name)
+        if spec.role == "reward" and known is not None:
+            spec = dataclasses.replace(spec, node=known[0])
+        self.fleet.place_again(spec)
+
+    def _build(self, name: str, attempt: int) -> None:
+        if self.wiring.spec(name).role == "learner" and attempt > self._learner_attempt:
+            self._go_back(attempt)
+        phases = self._supervision.phases
+        described = {other: told for other, told in self.fleet.descriptions.items() if phases[other] not in RETIRED}
+        try:
+            kwargs = self.wiring.kwargs(name, described, self.fleet.places, attempt)
+        except KeyError as missing:
+            self.fleet.report(Failed(name, f"{missing.args[0]}, which it needs, is not there any more"))
+        else:
+            self.fleet.build(name, kwargs)
+
+    def _go_back(self, attempt: int) -> None:
+        """The learner goes on from the last whole checkpoint, in a new lineage; all ranks from the same one."""
+        self._learner_attempt = attempt
+        checkpoint, torn = newest(self.wiring.run.path)
+        origin = Origin(self.wiring.origin.lineage + 1, checkpoint, torn)
+        self.wiring = dataclasses.replace(self.wiring, origin=origin)
+        self._on_lineage(origin)

@@ -1,0 +1,129 @@
+"""What the supervisor knows of its run, put together for `rba status` and Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from configs.schema import RunConfig
+from ops import topology
+from ops.hands import Hands
+from ops.hangs import Seen
+from ops.orders import Phase, State
+from ops.pace import Pace
+from ops.rundir import RunDir
+from ops.status import ENDED, ProcessView, assemble
+from ops.supervision import Supervision
+from protocol.metrics import Metrics
+
+ANSWERING = {Phase.RUNNING, Phase.STOPPING}
+"""Phases in which a process has endpoints."""
+
+
+class Overview:
+    """The run from outside. `status` may be called from any thread; before `watch` there are no processes yet."""
+
+    def __init__(self, run: RunDir, config: RunConfig, metrics: Metrics, started_s: float) -> None:
+        self.control_url = ""
+        self._run, self._config, self._metrics, self._started_s = run, config, metrics, started_s
+        self._watched: tuple[Supervision, Hands] | None = None
+        self._counted: Counter[tuple[str, str]] = Counter()
+        self._pace = Pace()
+
+    def watch(self, supervision: Supervision, hands: Hands) -> None:
+        """The processes exist."""
+        self._watched = supervision, hands
+
+    @property
+    def statuses(self) -> Mapping[str, dict[str, Any]]:
+        """What each process said last."""
+        return self._watched[1].fleet.statuses if self._watched else {}
+
+    def status(self) -> dict[str, Any]:
+        """The run's status, as the control server serves it."""
+        state = self._watched[0].state if self._watched else State.STARTING
+        return assemble(
+            run=self._run.path.name,
+            run_id=self._run.run_id,
+            state=State.STOPPING if state in ENDED else state,  # over is over when the summary is there
+            reason=self._watched[0].reason if self._watched else "",
+            elapsed_s=time.monotonic() - self._started_s,
+            steps=self._config.learner.steps,
+            control=self.control_url,
+            processes=self._views(),
+            pace=self._pace.figures(self._config.learner.steps),
+            wanted_actors=self._watched[0].wanted_actors if self._watched else self._config.rollout.actors,
+        )
+
+    @property
+    def running_actors(self) -> int:
+        """Rollout actors that run."""
+        phases = self._watched[0].phases if self._watched else {}
+        return sum(phase is Phase.RUNNING for name, phase in phases.items() if name.startswith("rollout-"))
+
+    def measure(self, now_s: float) -> None:
+        """How fast the run goes."""
+        statuses = self.statuses
+        learner = statuses.get("learner-0", {})
+        tokens = sum(int(each.get("generated_tokens", 0)) for name, each in statuses.items() if name.startswith("rollout-"))
+        groups, pairs = learner.get("ledger", {}).get("trained", 0), learner.get("pairs", {}).get("trained", 0)
+        self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
+
+    def seen(self) -> dict[str, Seen]:
+        """The processes as the watch for hangs wants them."""
+        if self._watched is None:
+            return {}
+        supervision, hands = self._watched
+        phases, fleet = supervision.phases, hands.fleet
+        return {
+            spec.id: Seen(
+                spec.role,
+                phases[spec.id],
+                fleet.places.get(spec.id, ("", None))[1],
+                fleet.answered_at.get(spec.id),
+                fleet.statuses.get(spec.id, {}),
+            )
+            for spec in hands.wiring.specs
+            if spec.id in phases  # a fetcher may be wired before the supervision hears of its machine
+        }
+
+    def count(self) -> None:
+        """Export how the processes are."""
+        views = self._views()
+        for role in topology.FACTORIES:
+            ours = [view for view in views if view.role == role]
+            self._metrics.set("rba_processes", sum(view.phase in ANSWERING for view in ours), role=role)
+            self._metrics.set("rba_quarantined", sum(view.phase is Phase.QUARANTINED for view in ours), role=role)
+        if self._watched:
+            self._count_up("rba_restarts_total", self._watched[0].restarted)
+            self._count_up("rba_hangs_total", self._watched[0].hung)
+            self._metrics.set("rba_actors_wanted", self._watched[0].wanted_actors)
+
+    def _count_up(self, metric: str, counts: Mapping[str, int]) -> None:
+        for role in topology.FACTORIES:
+            count = sum(number for name, number in counts.items() if name.rpartition("-")[0] == role)
+            self._metrics.inc(metric, count - self._counted[metric, role], role=role)
+            self._counted[metric, role] = count
+
+    def _views(self) -> list[ProcessView]:
+        if self._watched is None:
+            return []
+        supervision, hands = self._watched
+        fleet, phases, now_s = hands.fleet, supervision.phases, time.monotonic()
+        return [
+            ProcessView(
+                id=spec.id,
+                role=spec.role,
+                phase=phases[spec.id],
+                host=fleet.places.get(spec.id, (None, None))[0],
+                pid=fleet.places.get(spec.id, (None, None))[1],
+                description=fleet.descriptions.get(spec.id) if phases[spec.id] in ANSWERING else None,
+                status=fleet.statuses.get(spec.id, {}),
+                last_heartbeat_s=now_s - fleet.answered_at[spec.id] if spec.id in fleet.answered_at else None,
+                restarts=supervision.restarted[spec.id],
+            )
+            for spec in hands.wiring.specs
+            if spec.id in phases
+        ]

@@ -1,0 +1,67 @@
+"""Faults in a real job: processes are killed while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops import guard
+from ops import status as statuses
+from ops.rundir import RunDir
+from tests.e2e import job
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """The run's status, read in this process: a command for each look would cost the job a core."""
+    return statuses.read(RunDir(run_dir, ""))
+
+
+def process(run_dir: Path, name: str) -> dict[str, Any]:
+    """One process of the run's status; empty while there is none."""
+    return next((each for each in status(run_dir)["processes"] if each["id"] == name), {})
+
+
+def test_a_killed_actor_and_a_killed_learner_come_back_and_the_job_finishes(tmp_path: Path) -> None:
+    run_dir = tmp_path / "e2e-faults"
+    overrides = ("learner.steps=16", "learner.checkpoint_every=2", "evaluation.groups=0", "fleet.restart_wait_s=0.2")
+    launched = job.start(run_dir, *overrides)
+    try:
+        job.wait_until(lambda: status(run_dir)["step"] >= 2, 240, "two learner steps")
+        run_id, actor = status(run_dir)["run_id"], process(run_dir, "rollout-0")
+        before = guard.processes(f"{run_id}/rollout-0", guard.PROCESS)
+        assert len(before) > 1, "the actor and its engine"
+        os.kill(actor["pid"], signal.SIGKILL)
+        job.wait_until(lambda: process(run_dir, "rollout-0").get("restarts") == 1, 30, "the verdict")
+        back = ("running", 1)
+        job.wait_until(
+            lambda: (process(run_dir, "rollout-0")["phase"], process(run_dir, "rollout-0")["restarts"]) == back, 120, "its return"
+        )
+        after = guard.processes(f"{run_id}/rollout-0", guard.PROCESS)
+        assert not set(before) & set(after), "an engine outlived its actor"
+        assert after
+        step = status(run_dir)["step"]
+        job.wait_until(lambda: status(run_dir)["step"] > step, 120, "a step with the actor that came back")
+
+        os.kill(process(run_dir, "learner-0")["pid"], signal.SIGKILL)
+        output, _ = launched.communicate(timeout=240)
+    finally:
+        job.end(launched)
+    assert launched.returncode == 0, output
+    summary = job.summary(run_dir)
+    assert summary["status"] == "completed"
+    assert summary["restarts"] == {"rollout-0": 1, "learner-0": 1}
+    assert summary["policy_version"] == {"lineage": 1, "step": 16}
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    ledger = events[-1]["ledger"]
+    assert ledger["trained"] == 16 * 4, "each step trained once in this lineage of checkpoints"
+    assert ledger["leased"] == ledger["settled"] + ledger["outstanding"] + ledger["expired"]
+    assert ledger["received"] == ledger["unique"] + ledger["duplicate"] + ledger["rejected"]
+    assert ledger["unique"] == ledger["trained"] + ledger["dropped"] + ledger["queued"]
+    assert not job.leftovers("e2e-faults")

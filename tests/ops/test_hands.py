@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops import hands as rim
+from ops.hands import Hands
+from ops.orders import Build, Event, Failed, Kill, Place, Placed
+from ops.resume import Origin
+from ops.supervision import Supervision
+from ops.workers import WorkerSpec
+from tests.ops.test_topology import DESCRIBED, wired
+
+
+class Workers:
+    """Stands in for `ops.workers.Fleet`: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.descriptions = {name: told for name, told in DESCRIBED.items() if name != "fetcher-1"}
+        self.places = dict.fromkeys([*DESCRIBED, "rollout-0"], ("10.0.0.1", 1))
+        self.placed: list[WorkerSpec] = []
+        self.built: dict[str, dict[str, Any]] = {}
+        self.killed: list[str] = []
+        self.reports: list[Event] = []
+
+    def place_again(self, spec: WorkerSpec) -> None:
+        self.placed.append(spec)
+
+    def build(self, name: str, kwargs: dict[str, Any]) -> None:
+        self.built[name] = kwargs
+
+    def kill(self, name: str) -> None:
+        self.killed.append(name)
+
+    def report(self, event: Event) -> None:
+        self.reports.append(event)
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events, self.reports = self.reports, []
+        return events
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.workers, self.lives = Workers(), list[Origin]()
+        wiring = wired(["10.0.0.1"], "learner.ranks=2")
+        self.hands = Hands(Supervision(wiring.needs()), self.workers, wiring, self.lives.append)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_reward_server_comes_back_on_its_machine_and_an_actor_anywhere(bench: Bench) -> None:
+    bench.workers.places["reward-0"] = ("10.0.0.9", 1)
+    bench.hands.act([Place("reward-0"), Place("rollout-0"), Kill("rollout-0")])
+    assert [(spec.id, spec.node) for spec in bench.workers.placed] == [("reward-0", "10.0.0.9"), ("rollout-0", None)]
+    assert bench.workers.killed == ["rollout-0"]
+
+
+def test_an_actor_on_a_new_machine_is_said_with_a_fetcher_that_is_to_be_there(bench: Bench) -> None:
+    bench.hands.act([Place("rollout-1")])
+    bench.workers.places["rollout-1"] = ("10.0.0.7", 5)
+    bench.workers.report(Placed("rollout-1"))
+    assert bench.hands.hear(0.0) == [Placed("rollout-1", "fetcher-1")]
+    bench.hands.act([Place("fetcher-1")])
+    assert [(spec.id, spec.node) for spec in bench.workers.placed] == [("rollout-1", None), ("fetcher-1", "10.0.0.7")]
+    bench.workers.report(Placed("rollout-0"))
+    assert bench.hands.hear(0.0) == [Placed("rollout-0", "fetcher-0")]
+
+
+def test_all_ranks_of_a_new_life_begin_at_the_same_checkpoint(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(Path("/runs/demo/checkpoints/step-4"), {}), (Path("/runs/demo/checkpoints/step-8"), {})]
+    monkeypatch.setattr(rim, "newest", lambda _: found.pop(0))
+    bench.hands.act([Build("learner-0"), Build("learner-1")])
+    assert {(kwargs["lineage"], kwargs["checkpoint"]) for kwargs in bench.workers.built.values()} == {(0, None)}
+    bench.hands.act([Build("learner-1", 1), Build("learner-0", 1)])
+    assert {(kwargs["lineage"], str(kwargs["checkpoint"])) for kwargs in bench.workers.built.values()} == {
+        (1, "/runs/demo/checkpoints/step-4")
+    }
+    assert [(life.lineage, str(life.checkpoint)) for life in bench.lives] == [(1, "/runs/demo/checkpoints/step-4")]
+
+
+def test_what_cannot_be_built_without_one_that_is_lost_is_a_failure(bench: Bench) -> None:
+    del bench.workers.descriptions["fetcher-0"]
+    bench.hands.act([Build("rollout-0")])
+    (event,) = bench.hands.hear(0.0)
+    assert isinstance(event, Failed)
+    assert "fetcher-0" in event.reason
