@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from learner.collate import TrainingGroup
+from protocol.logs import get_logger
 from protocol.messages import REFERENCE
 
 SAMPLE_GROUPS = 4
@@ -28,14 +30,30 @@ class Events:
         self._run_dir, self._clock = run_dir, clock
         run_dir.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._file: TextIO = (run_dir / "events.jsonl").open("a", encoding="utf-8")
+        self._file = (run_dir / "events.jsonl").open("ab", buffering=0)
+        self._log = get_logger("events")
 
     def write(self, event: str, **values: Any) -> None:
-        """One line: ``{"event": …, "time_s": …, …}``. Numbers that are not finite become null, for JSON has none."""
+        """One line: ``{"event": …, "time_s": …, …}``. Numbers that are not finite become null, for JSON has none.
+
+        What the disk has no room for is left out: nothing depends on it.
+        """
         line = json.dumps(_plain({"event": event, "time_s": round(self._clock(), 3), **values})) + "\n"
         with self._lock:
-            self._file.write(line)
-            self._file.flush()
+            start = self._file.seek(0, os.SEEK_END)
+            try:
+                whole = self._file.write(line.encode()) == len(line.encode())
+                why = "" if whole else "no room"
+            except OSError as error:
+                why = str(error)
+            if why:
+                self._log.error("event not written", event_name=event, why=why)
+                self._file.truncate(start)
+
+    def read(self, event: str) -> list[dict[str, Any]]:
+        """The lines of one kind so far."""
+        with (self._run_dir / "events.jsonl").open(encoding="utf-8") as lines:
+            return [row for line in lines if (row := json.loads(line))["event"] == event]
 
     def samples(self, step: int, items: Sequence[TrainingGroup]) -> None:
         """``samples/step-N.jsonl``: what was asked, and each voice's answer with its reward and its part in a pair."""
@@ -52,8 +70,11 @@ class Events:
 
     def _lines(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         file = self._run_dir / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("".join(f"{json.dumps(_plain(row), ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+        try:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("".join(f"{json.dumps(_plain(row), ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+        except OSError as error:
+            self._log.error("file not written", file=name, why=str(error))
 
     def close(self) -> None:
         """No more lines."""

@@ -45,6 +45,8 @@ class Exchange:
         self.frontier, self.intake = frontier, intake
         self._arrived: deque[Arrived] = deque()
         """What came in and is not durable yet."""
+        self._to_offer: list[LeasedGroup] = []
+        """Held-out groups that are not offered yet."""
         self._taken: Batch | None = None
         """A batch that is not durable yet."""
         self.evaluation: Evaluation | None = None
@@ -60,7 +62,7 @@ class Exchange:
         leased = self.frontier.hold_out(groups)
         self._logbook.note(HeldOut(leased[0].ordinal, len(leased)))
         self.evaluation = Evaluation(label, version, leased)
-        self._link.offer(leased)
+        self._to_offer += leased  # once it is durable that these ordinals are held out
         return self.evaluation
 
     def top_up(self, step: int) -> None:
@@ -93,6 +95,9 @@ class Exchange:
             block = False
             self._note(arrived)
         if self._logbook.commit():
+            if self._to_offer:
+                self._link.offer(self._to_offer)
+                self._to_offer = []
             while self._arrived:
                 arrived = self._arrived.popleft()
                 self._take_in(arrived)
@@ -176,14 +181,14 @@ class Exchange:
 
     def retake(self, record: Taken) -> Batch:
         """The batch of a step that an earlier life took. Raises `RbaError` where the journal and the queue do not agree."""
-        batch = self.intake.take(self._config.learner.batch_groups, record.step - 1)
-        self.intake.dropped.clear()
-        found = [item.result.ordinal for item in batch.items] if batch is not None else []
-        if batch is None or found != record.ordinals:
+        try:
+            batch = self.intake.take_again(record.ordinals, record.step - 1)
+        except KeyError as error:
             raise RbaError(
-                f"step {record.step} trained the groups {record.ordinals}, says the journal, but the results before it give {found}; "
-                "go on without the journal: move the folder journal/ away"
-            )
+                f"step {record.step} trained the groups {record.ordinals}, says the journal, but the result of {error} can no longer be "
+                "used: is the data set whole? Without the journal (move the folder journal/ away) the run goes on from its checkpoint alone"
+            ) from None
+        self.intake.dropped.clear()
         return batch
 
     def _unusable(self, leased: LeasedGroup | None, result: GroupResult) -> str:

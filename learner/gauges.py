@@ -65,6 +65,10 @@ class Gauges:
         self._metrics.observe("rba_checkpoint_seconds", seconds)
         self._metrics.set("rba_checkpoint_last_success_timestamp_seconds", time.time())
 
+    def not_saved(self) -> None:
+        """The disk refused a checkpoint."""
+        self._metrics.inc("rba_checkpoint_failures_total")
+
     def journalled(self, counts: JournalCounts, seconds: float) -> None:
         """Records have become durable."""
         self._metrics.observe("rba_journal_commit_seconds", seconds)

@@ -10,6 +10,7 @@ has no result is leased again. So parameters are a function of a checkpoint and 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -27,8 +28,10 @@ class History:
 
     life: Life
     """Its frontier, lease epoch and ancestry; its counts are still those of the checkpoint."""
-    records: list[Received | Taken] = field(default_factory=list)
+    records: deque[Received | Taken] = field(default_factory=deque)
     """What the intake is to be told again."""
+    steps: int = 0
+    """Steps that are taken again."""
     sequences: dict[int, int] = field(default_factory=dict)
     """Ordinal → place in the journal of the results among them."""
 
@@ -36,11 +39,6 @@ class History:
     def results(self) -> int:
         """Results that need not be asked for again."""
         return len(self.sequences)
-
-    @property
-    def steps(self) -> int:
-        """Steps that are taken again."""
-        return sum(isinstance(record, Taken) for record in self.records)
 
 
 def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
@@ -71,4 +69,4 @@ def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
     measured = {each for first, count in held_out for each in range(max(first, life.frontier.ordinal), first + count)}
     untrained = sorted(({*waiting, *range(life.frontier.ordinal, ordinal)} - measured) - sequences.keys())
     frontier = msgspec.structs.replace(life.frontier, ordinal=ordinal, held_out=held_out, untrained=untrained, lease_epoch=epoch)
-    return History(msgspec.structs.replace(life, frontier=frontier, ancestry=ancestry), told, sequences)
+    return History(msgspec.structs.replace(life, frontier=frontier, ancestry=ancestry), deque(told), step - life.step, sequences)

@@ -6,7 +6,7 @@ Every unique group result ends in exactly one place, counted in groups: ``unique
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -109,6 +109,8 @@ class Intake:
             return self._drop(result, Drop.EVALUATED if leased.purpose == result.purpose else Drop.INVALID)
         if result.outcome is Outcome.FILTERED or unusable:
             return f"{self._drop(result, Drop.FILTERED)}: {unusable or result.reason}"
+        if leased.group.group_id != result.group_id:
+            return f"{self._drop(result, Drop.INVALID)}: {result.group_id} under the ordinal of {leased.group.group_id}"
         if leased.group.group_id in self._set_aside:
             return self._drop(result, Drop.SET_ASIDE)
         fault = find_fault(item, self._strategy, self._vocabulary)
@@ -135,6 +137,15 @@ class Intake:
             return None
         self._in_training = [fresh.popleft() for _ in range(groups)]
         return Batch(self._in_training, [self._lag(item, learner_step) for item in self._in_training if item.result.pairs])
+
+    def take_again(self, ordinals: Sequence[int], learner_step: int) -> Batch:
+        """The batch of these groups, which an earlier life took. Raises `KeyError` for one that is not in the queue."""
+        held = {item.result.ordinal: item for item in self._queue}
+        taken = [held.pop(ordinal) for ordinal in ordinals]
+        self._queue = deque(held.values())
+        self.take(1 << 62, learner_step)  # drops what is stale, as that life did
+        self._in_training = taken
+        return Batch(taken, [self._lag(item, learner_step) for item in taken if item.result.pairs])
 
     def give_back(self) -> None:
         """The batch that was taken is not trained after all; it comes first again."""

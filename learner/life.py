@@ -6,6 +6,7 @@ A run has as many lives as it was started. Each has a lineage of its own in its 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,11 @@ class Life(msgspec.Struct):
 def lives(run_dir: Path) -> dict[int, Life]:
     """Those that the run's checkpoints keep, by step."""
     states = {step: run_dir / CHECKPOINTS / f"step-{step}" / STATE / LEARNER for step in steps_of(run_dir)}
-    return {step: msgspec.json.decode(path.read_bytes(), type=Life) for step, path in states.items() if path.is_file()}
+    found = {}
+    for step, path in states.items():
+        with suppress(OSError, msgspec.DecodeError):  # nobody goes on from a damaged one
+            found[step] = msgspec.json.decode(path.read_bytes(), type=Life)
+    return found
 
 
 def account(ledger: dict[str, Any], counts: Counts) -> dict[str, Any]:

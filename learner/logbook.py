@@ -71,10 +71,10 @@ class Logbook:
             if isinstance(record, Received):
                 self._sequences[record.result.ordinal] = sequence
 
-    def position(self, queued: Collection[int]) -> tuple[int, int]:
-        """(last durable sequence, first one that is still needed), given the ordinals that wait for a step."""
+    def position(self, untrained: Collection[int]) -> tuple[int, int]:
+        """(last durable sequence, first one that is still needed), given the ordinals that have neither trained nor been dropped."""
         self.commit()
-        kept = set(queued)
+        kept = set(untrained)
         self._sequences = {ordinal: sequence for ordinal, sequence in self._sequences.items() if ordinal in kept}
         durable = self._journal.durable
         return durable, min(self._sequences.values(), default=durable + 1)

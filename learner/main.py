@@ -117,11 +117,7 @@ class Learner:
             self._log.warning("no journal", at="a checkpoint without one is gone on from: what it had not trained is leased again")
             needs["salvage"] = True  # so that no sequence is given twice
         self._journal, found = Journal.open(disk, **{"salvage": self._salvage, **needs})
-        history = fold(life, found.records())
-        checkpoint = str(self._checkpoint or "")
-        self._journal.append(Began(life.lineage, life.step, checkpoint, history.life.frontier.lease_epoch))
-        self._journal.commit()
-        return history
+        return fold(life, found.records())
 
     def _disk(self) -> Disk:
         return PosixDisk(self._run_dir / JOURNAL)
@@ -152,7 +148,7 @@ class Learner:
             raise
         finally:
             if self._link is not None and not (self._session is not None and self._session.closed):
-                self._link.close("the learner failed")
+                self._link.abandon()
             if self._journal is not None:
                 self._journal.close()
             ranks.close()  # the other ranks' collectives then fail as well
@@ -187,7 +183,9 @@ class Learner:
         intake = Intake(
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )
+        intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
         logbook = Logbook(self._journal, gauges, self._history.sequences)
+        logbook.note(Began(life.lineage, life.step, str(self._checkpoint or ""), life.frontier.lease_epoch))
         self._session = Session(
             config,
             self._run_dir,
@@ -200,6 +198,7 @@ class Learner:
             validation=by_topic(self._validation.groups, config.validation.groups_per_topic) if self._validation is not None else [],
             held_out=self._test.groups[: config.evaluation.groups] if self._test is not None else [],
             history=self._history,
+            checkpoints_of=self._replay_of or self._run_dir,
             logbook=logbook,
             stop=lambda: self._stop_reason,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,15 @@ from learner.figures import StepFigures, step_event
 from learner.gauges import Gauges
 from learner.history import History
 from learner.intake import Batch
+from learner.life import Life
 from learner.progress import Progress
 from learner.recovery import Rollback
 from protocol.messages import Manifest, PolicyVersion
+
+
+def version_step(event: dict[str, Any]) -> int:
+    """Step of the policy version that an event names."""
+    return int(event["policy_version"].partition(".")[2])
 
 
 class Record:
@@ -27,7 +33,7 @@ class Record:
         self._run_dir, self._gauges, self._steps = run_dir, gauges, steps
         self.events = Events(run_dir)
         self.progress = Progress(life.progress)
-        self.evaluations: dict[str, dict[str, Any]] = dict(life.evaluations)
+        self.evaluations: dict[str, dict[str, Any]] = {**life.evaluations, **self._measured_since(life, life.step + history.steps)}
         """Figures by label."""
         self.last: dict[str, Any] = {}
         """Figures of the last step."""
@@ -35,6 +41,20 @@ class Record:
             again = len(life.frontier.untrained)
             found = {"steps_again": history.steps, "results_kept": history.results}
             self.events.write("resume", step=life.step, lineage=life.lineage, leased_again=again, **found)
+
+    def _measured_since(self, life: Life, reached: int) -> dict[str, dict[str, Any]]:
+        """Evaluations behind the checkpoint, of weights that are trained again."""
+        if not life.lineage:
+            return {}
+        rows = [row for row in self.events.read("evaluation") if life.step <= version_step(row) <= reached]
+        return {row["label"]: row["figures"] for row in rows}
+
+    def validations(self, after: int, reached: int) -> Iterator[tuple[int, dict[str, float]]]:
+        """(step, figures) of those that an earlier life made behind step `after`, up to step `reached`."""
+        for label, figures in self.evaluations.items():
+            kind, _, step = label.partition(" ")
+            if kind == "validation" and after < int(step) <= reached:
+                yield int(step), figures
 
     def published(self, version: PolicyVersion, manifest: Manifest, seconds: float) -> None:
         """A policy version is there for the actors."""
@@ -95,6 +115,11 @@ class Record:
         """A checkpoint was committed."""
         self._gauges.saved(seconds)
         self.events.write("checkpoint", step=step, path=str(checkpoint.relative_to(self._run_dir)), seconds=seconds)
+
+    def not_saved(self, step: int, why: str) -> None:
+        """A checkpoint could not be written."""
+        self._gauges.not_saved()
+        self.events.write("checkpoint_failed", step=step, why=why)
 
     def ended_early(self, step: int, reason: str) -> None:
         """Training ends before its last step, without anybody having asked for it."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from configs.schema import LearnerSection
 
@@ -31,6 +32,8 @@ class RecoveryState(msgspec.Struct):
     skipped: list[Skipped] = []
     """The steps in a row without a finite loss or gradient, up to the last one."""
     rollbacks: int = 0
+    rolled_back_at: int = 0
+    """Step of the last rollback: what earlier versions have sampled is stale."""
     good_below: int = 0
     """Checkpoints of earlier steps are good: a step with a finite loss followed on their weights, or they hold what a rollback put back."""
 
@@ -65,13 +68,13 @@ class Recovery:
 
     def applied(self, step: int) -> None:
         """`step` had a finite loss and gradient."""
-        self.state = RecoveryState([], self.state.rollbacks, good_below=step)
+        self.state = replace(self.state, skipped=[], good_below=step)
 
     def skipped(self, step: int, groups: Iterable[str]) -> Rollback | Stop | None:
         """`step` had none; `groups` are the ids of its batch. Returns what is to be done, None to go on."""
         before, section = self.state, self._section
         skipped = [*before.skipped, Skipped(step, list(groups))]
-        self.state = RecoveryState(skipped, before.rollbacks, before.good_below)
+        self.state = replace(before, skipped=skipped)
         if len(skipped) < section.nonfinite_steps:
             return None
         steps = [each.step for each in skipped]
@@ -80,6 +83,6 @@ class Recovery:
                 f"steps {', '.join(map(str, steps))} had no finite loss or gradient, after {before.rollbacks} rollbacks "
                 f"(learner.nonfinite_rollbacks={section.nonfinite_rollbacks})"
             )
-        self.state = RecoveryState([], before.rollbacks + 1, good_below=step + 1)
+        self.state = RecoveryState([], before.rollbacks + 1, rolled_back_at=step, good_below=step + 1)
         groups = list(dict.fromkeys(group for each in skipped for group in each.groups))
         return Rollback(before.rollbacks + 1, before.good_below, steps, groups)

@@ -8,6 +8,7 @@ frontier ──offer──▶ link ══leases══▶ actors ══results═
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,9 +65,10 @@ class Session:
         validation: Sequence[InstructionGroup],
         history: History,
         logbook: Logbook,
+        checkpoints_of: Path,
         stop: Callable[[], str],
     ) -> None:
-        """`history` is how an earlier life of the run left off."""
+        """`history` is how an earlier life of the run left off; `checkpoints_of` is the folder of the run that it was a life of."""
         life = history.life
         self._config, self._run_dir, self._weights_root = config, run_dir, weights_root
         self._engine, self._ranks, self._family, self._exchange = engine, ranks, family, exchange
@@ -77,7 +79,8 @@ class Session:
         self._record = Record(run_dir, gauges, history, config.learner.steps)
         self._recovery = Recovery(config.learner, life.recovery)
         self._copies = Copies(config.learner.checkpoint_copies, run_dir, self._record.events, gauges, known=life.step)
-        self._life, self._history, self._logbook = life, history, logbook
+        self._life, self._history, self._logbook, self._checkpoints_of = life, history, logbook, checkpoints_of
+        self._catching_up = False
         self._step = life.step
         self._published: PolicyVersion | None = None
         self._saved = life.step if life.lineage else -1
@@ -90,43 +93,51 @@ class Session:
         """Consumes: group results. Produces: policy versions, checkpoints, events. Waits for: enough results for a step.
         Unblocked by: rollout actors, or `stop`, which ends it after the current step with a checkpoint.
         """
-        section, evaluation = self._config.learner, self._config.evaluation
         if not self._catch_up():
             return self._close()  # without a checkpoint: the next life catches up instead
         self._publish()
-        if evaluation.before and "before" not in self._record.evaluations:
+        if self._step == 0 and self._config.evaluation.before:
             self._evaluate("before", self._held_out)
-        while self._step < section.steps and not self._ended_early() and (batch := self._next_batch()) is not None:
+        self._measure_and_keep()  # what an earlier life did not come to
+        while self._step < self._config.learner.steps and not self._ended_early() and (batch := self._next_batch()) is not None:
             self._train(batch)
-            last = self._step == section.steps
-            if last or self._step % section.publish_every == 0:
-                self._publish()
-            if not last and evaluation.every and self._step % evaluation.every == 0:
-                self._evaluate(f"step {self._step}", self._held_out)
-            if self._selection.due(self._step):
-                self._validate()
-            if not last and section.checkpoint_every and self._step % section.checkpoint_every == 0:
-                self._checkpoint()
+            self._measure_and_keep()
         self._evaluate("after", self._held_out)
         self._checkpoint()
         return self._close()
 
     # --- the stages, in the order of the walk ---------------------------------------------------------------
 
+    def _measure_and_keep(self) -> None:
+        """Whatever is due at this step and has not been done: a policy version, an evaluation, a validation, a checkpoint."""
+        step, section, evaluation = self._step, self._config.learner, self._config.evaluation
+        last = step == section.steps
+        if last or step % section.publish_every == 0:
+            self._publish()
+        if step and not last and evaluation.every and step % evaluation.every == 0:
+            self._evaluate(f"step {step}", self._held_out)
+        if step and self._selection.due(step):
+            self._validate()
+        if step and not last and section.checkpoint_every and step % section.checkpoint_every == 0:
+            self._checkpoint()
+
     def _catch_up(self, trained: Callable[[int], object] = lambda _: None) -> bool:
         """Consumes: what the journal has behind the checkpoint. Produces: the weights and the queue as they were; False when it was
         stopped before. Waits for nothing.
         """
-        self.state = "catching up"
-        for record in self._history.records:
-            if self._stop():
-                return False
+        self.state, self._catching_up = "catching up", True
+        records = self._history.records
+        while records and not self._stop():
+            record = records.popleft()
             if isinstance(record, Received):
                 self._exchange.retell(record)
                 continue
             self._train(self._exchange.retake(record))
             trained(self._step)
-        return True
+        self._catching_up = False
+        for step, figures in self._record.validations(self._life.step, self._step):
+            self._selection.saw(step, figures)
+        return not records
 
     def replay(self) -> dict[int, str]:
         """Take the journal's steps and nothing else. Returns the digest of the weights of each step, as they would be published."""
@@ -169,13 +180,12 @@ class Session:
         """Measure the validation groups; a checkpoint that is better than all before it is kept as the best one."""
         figures = self._evaluate(f"validation {self._step}", self._validation)
         if figures is not None and self._selection.saw(self._step, figures):
-            self._checkpoint()
-            mark_best(self._run_dir, self._step, self._config.validation.metric, figures[self._config.validation.metric])
+            self._checkpoint(best=figures[self._config.validation.metric])
             self._copies.add_best()
 
     def _evaluate(self, label: str, groups: Sequence[InstructionGroup]) -> dict[str, float] | None:
         """Have held-out groups answered at the published version; training waits, or the version would move on. Returns the figures."""
-        if not groups or self._stop():
+        if not groups or self._stop() or (label != "after" and label in self._record.evaluations):
             return None
         started = time.monotonic()
         self.state = f"evaluating {label}"
@@ -237,42 +247,69 @@ class Session:
     def _roll_back(self, rollback: Rollback) -> None:
         started = time.monotonic()
         self._exchange.set_aside(rollback.groups, self._step)
-        checkpoint = last_good(self._run_dir, rollback.good_below, self._life.step)
+        checkpoint = last_good(self._checkpoints_of, rollback.good_below, self._life.step)
         order = order_for(checkpoint)
         self._order(order)
         restore(self._engine, self._ranks, order, checkpoint)
         self._record.rolled_back(self._step, rollback, checkpoint, time.monotonic() - started)
+        if self._catching_up:
+            return  # the history that is still to be told would not be part of either
         self._publish()  # at once: until then actors sample with weights that are given up
         self._checkpoint()  # a later life begins here too, and knows what was set aside
 
-    def _checkpoint(self) -> None:
-        """Write the current weights, unless they are written."""
+    def _checkpoint(self, best: float | None = None) -> None:
+        """Write the current weights, unless they are written; `best` is the figure that makes them the best ones."""
         if self._saved == self._step:
+            if best is None:
+                return
+        elif not self._write():
             return
-        started = time.monotonic()
-        self._order(Save(self._step))
-        dtype = self._config.model.dtype
-        path = write_checkpoint(
-            self._run_dir, self._step, self._engine.tensors(dtype), self._family, self._source, dtype, self._write_state
-        )
-        self._saved = self._step
-        self._record.saved(self._step, path, time.monotonic() - started)
-        self._copies.add(self._step)
+        if best is not None:
+            mark_best(self._run_dir, self._step, self._config.validation.metric, best)
         self._tidy()
         needs = {step: life.journal_needs for step, life in lives(self._run_dir).items()}
         complete = self._step >= self._config.learner.steps  # then the journal stays, to be replayed
         self._logbook.checkpointed(self._step, needs[self._step], None if complete else min(needs.values()))
 
+    def _write(self) -> bool:
+        """False when the disk refused a checkpoint, which a later one makes good; raises for the last one."""
+        started = time.monotonic()
+        self._order(Save(self._step))
+        dtype = self._config.model.dtype
+        tensors, moments = self._engine.tensors(dtype), self._engine.training_state.gathered()
+
+        def state(checkpoint: Path) -> None:
+            training_state.write(checkpoint / STATE, moments)
+            self._present_life().write(checkpoint)
+
+        try:
+            path = write_checkpoint(self._run_dir, self._step, tensors, self._family, self._source, dtype, state)
+        except OSError as error:
+            deque(tensors, maxlen=0)  # the other ranks take part to the end
+            deque(moments, maxlen=0)
+            self._record.not_saved(self._step, str(error))
+            if self._stop() or self._step >= self._config.learner.steps:
+                raise RbaError(f"the last checkpoint cannot be written: {error}; make room, then go on with --resume") from error
+            return False
+        self._saved = self._step
+        self._record.saved(self._step, path, time.monotonic() - started)
+        self._copies.add(self._step)
+        return True
+
     def _tidy(self) -> None:
         section, best, good_below = self._config.learner, self._selection.state.step, self._recovery.state.good_below
-        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below, self._copies.held)
 
-    def _write_state(self, checkpoint: Path) -> None:
-        """What the run's next life needs, beside the released layout."""
-        training_state.write(checkpoint / STATE, self._engine.training_state.gathered())
-        exchange, queued = self._exchange, self._exchange.intake.queued_ordinals
-        durable, needs = self._logbook.position(queued)
-        life = Life(
+        def held(doomed: list[int]) -> set[int]:
+            return {*self._copies.held(doomed), self._saved}
+
+        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below, held)
+
+    def _present_life(self) -> Life:
+        """What the run's next life needs, beside tensors."""
+        exchange = self._exchange
+        frontier = exchange.frontier.state(exchange.intake.queued_ordinals)
+        durable, needs = self._logbook.position(frontier.untrained)
+        return Life(
             step=self._step,
             lineage=self._life.lineage,
             updates=self._engine.training_state.updates,
@@ -280,13 +317,12 @@ class Session:
             ancestry=self._life.ancestry,
             journal_at=durable,
             journal_needs=needs,
-            frontier=exchange.frontier.state(queued),
+            frontier=frontier,
             progress=self._record.progress.state(),
             evaluations=self._record.evaluations,
             selection=self._selection.state,
             **account(exchange.accounts()[0], exchange.intake.counts),
         )
-        life.write(checkpoint)
 
     def _close(self) -> dict[str, Any]:
         reason = self._stop()

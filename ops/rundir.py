@@ -110,7 +110,12 @@ def find(run: str, directory: str = "runs") -> RunDir:
 
 def write_config(run: RunDir, config: RunConfig, provenance: Mapping[str, Any]) -> None:
     """``config.yaml``: loads again as it is."""
-    run.config.write_text(to_yaml(config, provenance))
+    draft = run.config.with_name(f".{run.config.name}.draft")
+    with draft.open("w") as file:
+        file.write(to_yaml(config, provenance))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(run.config)
 
 
 def provenance(recipe: str, overrides: list[str], data: Mapping[str, str]) -> dict[str, Any]:

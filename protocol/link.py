@@ -138,6 +138,11 @@ class LearnerLink(_Loop):
         self._mailbox.put(learning.Closing(reason))
         self.join(CLOSE_S)
 
+    def abandon(self) -> None:
+        """End the thread without a word: the actors wait for the learner to come back."""
+        self._stop.set()
+        self.join(CLOSE_S)
+
     def _run(self) -> None:
         """Consumes: actors' messages, the mailbox. Produces: intakes, leases, acks. Waits for: either. Unblocked by: either, or a tick."""
         poller = zmq.Poller()

@@ -110,6 +110,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_rollbacks_total", "counter", "Returns to the last good checkpoint, after skipped steps in a row.", (LEARNER,)),
     Metric("rba_checkpoint_seconds", "histogram", "Time to write a checkpoint.", (LEARNER,)),
     Metric("rba_checkpoint_last_success_timestamp_seconds", "gauge", "When the last checkpoint was committed.", (LEARNER,)),
+    Metric("rba_checkpoint_failures_total", "counter", "Checkpoints that the disk refused.", (LEARNER,)),
     Metric("rba_journal_bytes", "gauge", "Size of the journal's files.", (LEARNER,)),
     Metric("rba_journal_commit_seconds", "histogram", "Time to make received results durable.", (LEARNER,), (), COMMIT_SECONDS),
     Metric("rba_journal_last_success_timestamp_seconds", "gauge", "When the journal was last written.", (LEARNER,)),

@@ -140,6 +140,8 @@ class ActorDialogue:
     version: PolicyVersion | None = None
     held: dict[int, int] = field(default_factory=dict)
     """Ordinal → lease epoch of the groups that the actor works on."""
+    groups: dict[int, str] = field(default_factory=dict)
+    """Ordinal → id of these groups."""
     unacknowledged: dict[int, Unacknowledged] = field(default_factory=dict)
     _sequence: int = 0
     _applied: PolicyVersion | None = None
@@ -199,7 +201,8 @@ class ActorDialogue:
 
     def _take(self, leased: LeasedGroup) -> bool:
         """Note a leased group; False when the actor works on it already."""
-        known = leased.ordinal in self.held
+        known = leased.ordinal in self.held and self.groups.get(leased.ordinal) == leased.group.group_id
+        self.groups[leased.ordinal] = leased.group.group_id
         self.held[leased.ordinal] = max(leased.lease_epoch, self.held.get(leased.ordinal, 0))
         return not known
 
@@ -211,7 +214,9 @@ class ActorDialogue:
 
     def _results(self, results: list[GroupResult], now_s: float) -> list[Action]:
         for result in results:
-            self.held.pop(result.ordinal, None)
+            if self.groups.get(result.ordinal) == result.group_id:
+                self.held.pop(result.ordinal, None)
+                self.groups.pop(result.ordinal, None)
         message = GroupResults(self.actor_id, self.incarnation, self._sequence, results)
         self._sequence += 1
         self.unacknowledged[message.sequence] = Unacknowledged(message, now_s if self.registered else float("-inf"))

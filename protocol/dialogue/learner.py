@@ -184,8 +184,8 @@ class LearnerDialogue:
         self.actors: dict[str, Actor] = {}
         self.offered: deque[LeasedGroup] = deque()
         self.open: dict[int, OpenLease] = {}
-        self.granted: set[int] = set()
-        """Ordinals that were leased at least once and have no outcome yet."""
+        self.granted: dict[int, LeasedGroup] = {}
+        """What was leased at least once and has no outcome yet, by ordinal."""
         self.settled = settled or SequenceSet()
         self._incarnations: dict[str, int] = {}
         self._finished: dict[tuple[str, int], tuple[SequenceSet, SequenceSet]] = {}
@@ -291,12 +291,16 @@ class LearnerDialogue:
         if result.ordinal in self.settled:
             self.ledger.repeat(result)
             return False
-        if result.ordinal not in self.granted:
+        granted = self.granted.get(result.ordinal)
+        if granted is None:
             self.ledger.reject(result, "unknown_ordinal")
+            return False
+        if (granted.group.group_id, granted.purpose) != (result.group_id, result.purpose):
+            self.ledger.reject(result, "other_group")  # an earlier life gave the ordinal to it, and did not live to write that down
             return False
         self.ledger.enter(result)
         self.settled.add(result.ordinal)
-        self.granted.discard(result.ordinal)
+        del self.granted[result.ordinal]
         lease = self.open.pop(result.ordinal, None)
         if lease is None:
             self.offered = deque(waiting for waiting in self.offered if waiting.ordinal != result.ordinal)
@@ -327,7 +331,7 @@ class LearnerDialogue:
             leased = self.offered.popleft()
             actor.held.add(leased.ordinal)
             self.open[leased.ordinal] = OpenLease(leased, actor.actor_id, now_s + self.lease_deadline_s)
-            self.granted.add(leased.ordinal)
+            self.granted[leased.ordinal] = leased
             self.ledger.leased += 1
             self.ledger.outstanding += 1
             grants.setdefault(actor.actor_id, []).append(leased)

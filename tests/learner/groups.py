@@ -54,7 +54,9 @@ def result(
 ) -> GroupResult:
     """One group's outcome; by default PAIRS or TIED."""
     chosen = outcome or (Outcome.PAIRS if pairs else Outcome.TIED)
-    return GroupResult(ordinal, 0, "group-0", chosen, completions=list(completions), pairs=[PreferencePair(*pair) for pair in pairs])
+    return GroupResult(
+        ordinal, 0, f"group-{ordinal}", chosen, completions=list(completions), pairs=[PreferencePair(*pair) for pair in pairs]
+    )
 
 
 def item_group(number: int = 0, **options: bool) -> TrainingGroup:

@@ -20,8 +20,8 @@ def intake(strategy: str = "group", *, lambda_ce: float = 0.2, max_policy_lag: i
     return Intake(strategy, loss, max_policy_lag, lineage=0, vocabulary=VOCABULARY)  # type: ignore[arg-type]
 
 
-def paired(step: int = 0) -> GroupResult:
-    return result([completion(0, step=step), completion(1, step=step + 1)], [(1, 0)])
+def paired(step: int = 0, number: int = 0) -> GroupResult:
+    return result([completion(0, step=step), completion(1, step=step + 1)], [(1, 0)], ordinal=number)
 
 
 def balanced(desk: Intake) -> bool:
@@ -31,7 +31,7 @@ def balanced(desk: Intake) -> bool:
 
 def test_pairs_are_trained_in_the_order_they_came() -> None:
     desk = intake()
-    first, second = paired(), paired()
+    first, second = paired(), paired(number=1)
     assert desk.receive(leased(0), first) == ""
     assert desk.take(2, 0) is None
     assert desk.receive(leased(1), second) == ""
@@ -48,7 +48,7 @@ def test_pairs_are_trained_in_the_order_they_came() -> None:
 def test_lag_is_that_of_the_oldest_side_and_bounds_what_is_trained() -> None:
     desk = intake(max_policy_lag=2)
     desk.receive(leased(0), paired(step=3))
-    desk.receive(leased(1), paired(step=5))
+    desk.receive(leased(1), paired(step=5, number=1))
     batch = desk.take(1, learner_step=6)
     assert batch is not None
     assert batch.lags == [1]
@@ -115,7 +115,7 @@ def test_a_skipped_step_drops_its_batch() -> None:
     desk.take(1, 0)
     desk.skipped()
     assert desk.counts.dropped == {Drop.NONFINITE: 1}
-    desk.receive(leased(1), paired())
+    desk.receive(leased(1), paired(number=1))
     desk.clear()
     assert desk.counts.dropped[Drop.STOPPED] == 1
     assert balanced(desk)
@@ -124,12 +124,12 @@ def test_a_skipped_step_drops_its_batch() -> None:
 def test_after_a_rollback_older_samples_are_stale_and_groups_set_aside_train_no_more() -> None:
     desk = intake(max_policy_lag=5)
     for number in range(3):
-        desk.receive(leased(number), paired(step=6))
-    desk.receive(leased(3), result([completion(0), completion(1)]))  # a tie trains the cross-entropy alone, which nobody sampled
+        desk.receive(leased(number), paired(step=6, number=number))
+    desk.receive(leased(3), result([completion(0), completion(1)], ordinal=3))  # a tie trains the cross-entropy alone, which nobody sampled
     desk.set_aside(["group-0"], learner_step=7)
     assert desk.counts.dropped == {Drop.SET_ASIDE: 1}
     assert desk.receive(leased(0), paired(step=7)) == Drop.SET_ASIDE
-    assert desk.receive(leased(4), paired(step=7)) == ""
+    assert desk.receive(leased(4), paired(step=7, number=4)) == ""
     batch = desk.take(2, learner_step=7)
     assert batch is not None
     assert [item.group.group_id for item in batch.items] == ["group-3", "group-4"]

@@ -19,7 +19,7 @@ def test_only_steps_in_a_row_lead_back() -> None:
             assert recovery.skipped(step, [f"g{step}"]) is None
         else:
             recovery.applied(step)
-    assert recovery.state == RecoveryState([Skipped(19, ["g19"])], 0, 18)
+    assert recovery.state == RecoveryState([Skipped(19, ["g19"])], good_below=18)
 
 
 def test_a_rollback_goes_to_weights_that_a_step_was_made_with() -> None:
