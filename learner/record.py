@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from learner.checkpoint import CHECKPOINTS
 from learner.collate import TrainingGroup
 from learner.evaluation import Evaluation
 from learner.events import Events, samples_due, set_aside_file
@@ -104,7 +105,7 @@ class Record:
         self.events.write(
             "rollback",
             step=step,
-            checkpoint=str(checkpoint.relative_to(self._run_dir)) if checkpoint is not None else None,
+            checkpoint=f"{CHECKPOINTS}/{checkpoint.name}" if checkpoint is not None else None,
             number=rollback.number,
             groups=rollback.groups,
             files=[set_aside_file(skipped) for skipped in rollback.steps],

@@ -92,6 +92,8 @@ def test_a_run_without_a_checkpoint_goes_on_by_its_journal_alone(checkpoint: Pat
         learner.run()
     assert_same_bits(whole, again)
     assert training(actor) == set()
+    before = [event for run_dir in (whole, again) for event in events(run_dir, "evaluation") if event["label"] == "before"]
+    assert len(before) == 1  # the weights that it would measure now are not those that the run began with
 
 
 def test_two_crashes_cost_nothing(checkpoint: Path, tmp_path: Path) -> None:
@@ -163,6 +165,23 @@ class Crowded(Learner):
     def _disk(self) -> Disk:
         self.disk = FullDisk(self._run_dir / JOURNAL)
         return self.disk
+
+
+def test_a_life_knows_what_was_measured_behind_its_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_of(checkpoint, tmp_path).model_copy(deep=True)
+    config.evaluation.every = 1
+    carry_out(config, tmp_path / "whole")
+    again = tmp_path / "again"
+    at = interrupted(tmp_path / "whole", again)
+    for name in (JOURNAL, "events.jsonl"):
+        (shutil.copytree if name == JOURNAL else shutil.copy)(tmp_path / "whole" / name, again / name)
+    resumed, actor = carry_out(config, again, at)
+    measured = [event["label"] for event in events(again, "evaluation")]
+    assert sorted(set(measured)) == sorted({"before", "after", *(f"step {step}" for step in range(1, STEPS))})
+    assert measured.count("after") == 2
+    assert len(measured) == len(set(measured)) + 1
+    assert set(resumed["evaluation"]) == set(measured)
+    assert {leased.purpose for leased in actor.leases} == {Purpose.EVALUATE}
 
 
 def test_a_full_disk_stops_acknowledging_and_loses_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,25 @@ def test_batches_that_no_loss_survives_lead_back_and_do_not_come_again(checkpoin
     assert closing["policy_lag"]["max"] <= 2
 
 
+@pytest.mark.parametrize("origin", [0, 1, 3, 4])
+def test_a_replay_goes_back_as_the_run_did(checkpoint: Path, tmp_path: Path, origin: int) -> None:
+    """Answers are sampled, so that some are stale after the rollback."""
+    config = config_of(checkpoint, tmp_path)
+    learner = DeafLearner(config, tmp_path / "run", tmp_path / "weights")
+    learner.deaf_to = clips_of(config)
+    with ScriptedActor(learner, answer_single):
+        learner.run()
+    assert events(tmp_path / "run", "rollback")
+    at = tmp_path / "run" / "checkpoints" / f"step-{origin}" if origin else None
+    again = DeafLearner(config, tmp_path / "replay", tmp_path / "replayed", lineage=1, checkpoint=at, replay_of=tmp_path / "run")
+    again.deaf_to = learner.deaf_to
+    digests = again.run()["digests"]
+    published = {int(line["policy_version"].partition(".")[2]): line["digest"] for line in events(tmp_path / "run", "publish")}
+    assert sorted(digests) == list(range(origin, STEPS + 1))
+    assert {step: digest for step, digest in published.items() if step >= origin} == digests
+    assert not (tmp_path / "replay" / "checkpoints").exists()
+
+
 def test_two_ranks_go_back_together(checkpoint: Path, tmp_path: Path) -> None:
     config = config_of(checkpoint, tmp_path, learner={"ranks": 2, "zero_stage": 1, "precision": "bfloat16"})
     (tmp_path / "config.json").write_text(config.model_dump_json())

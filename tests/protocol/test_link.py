@@ -269,6 +269,21 @@ async def test_a_learner_that_closes_says_so(links: Links) -> None:
 
 
 @both_ways
+async def test_a_learner_that_fails_says_nothing_and_is_waited_for(links: Links) -> None:
+    first = links.learner()
+    actor = links.actor(first.endpoint)
+    await notice(actor, Registered)
+    port = port_of(first)
+    await asyncio.to_thread(first.abandon)
+    links.learner(port, boot_id="boot-2")
+    seen = await actor.next_event()
+    while not isinstance(seen, Registered):
+        assert not isinstance(seen, Ended)
+        seen = await actor.next_event()
+    assert seen.welcome.boot_id == "boot-2"
+
+
+@both_ways
 async def test_what_was_settled_before_closing_is_acknowledged(links: Links) -> None:
     learner = links.learner()
     actor = links.actor(learner.endpoint)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from protocol.dialogue.learner import (
@@ -17,7 +18,7 @@ from protocol.dialogue.learner import (
     Tick,
     Undelivered,
 )
-from protocol.messages import Ack, ActorMessage, Bye, Heartbeat, Lease, LeasedGroup, PolicyVersion, Purpose, Refused, Welcome
+from protocol.messages import Ack, ActorMessage, Bye, GroupResults, Heartbeat, Lease, LeasedGroup, PolicyVersion, Purpose, Refused, Welcome
 from tests.protocol import examples
 
 HEARTBEAT_S = 2.0
@@ -93,6 +94,19 @@ def test_an_evaluation_lease_is_a_lease(learner: LearnerDialogue) -> None:
     [(_, lease)] = said(learner.handle(Offer([leased], 0.0)), Lease)
     assert isinstance(lease, Lease)
     assert lease.groups == [leased]
+
+
+def test_a_result_of_another_group_under_the_same_ordinal_is_refused(learner: LearnerDialogue) -> None:
+    join(learner)
+    offer(learner, [0])
+    other = msgspec.structs.replace(examples.result(0), group_id="another")
+    held_out = msgspec.structs.replace(examples.result(0), purpose=Purpose.EVALUATE)
+    (intake,) = intakes(say(learner, GroupResults("rollout-0", 0, 0, [other, held_out])))
+    assert intake.results == []
+    assert learner.ledger.rejected == {"other_group": 2}
+    (intake,) = intakes(say(learner, GroupResults("rollout-0", 0, 1, [examples.result(0)])))
+    assert len(intake.results) == 1
+    assert learner.ledger.faults() == []
 
 
 def test_results_are_acknowledged_when_they_are_settled_and_not_before(learner: LearnerDialogue) -> None:
