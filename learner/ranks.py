@@ -5,12 +5,13 @@ Orders travel as bytes of msgpack in a tensor; nothing is pickled.
 
 from __future__ import annotations
 
-import socket
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import torch
 from torch import distributed
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from learner.collate import TrainingGroup
 from protocol.messages import PolicyVersion
@@ -64,23 +65,17 @@ _DECODER: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 class Ranks:
     """The process group. With one rank every method is local.
 
-    `master` is "host:port" of rank 0; empty, a single rank takes a free port and several meet where torchrun's environment says.
+    `master` is "host:port" of rank 0; empty, a single rank needs no port and several meet where torchrun's environment says.
     """
 
     def __init__(self, rank: int, world_size: int, master: str) -> None:
         self.rank, self.world_size = rank, world_size
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         backend = "nccl" if self.device.type == "cuda" else "gloo"
-        if world_size == 1 and not master:
-            master = f"127.0.0.1:{_free_port()}"
-        meeting = f"tcp://{master}" if master else "env://"
-        distributed.init_process_group(
-            backend,
-            init_method=meeting,
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
-        )
+        alone = world_size == 1 and not master
+        meeting: dict[str, Any] = {"store": HashStore()} if alone else {"init_method": f"tcp://{master}" if master else "env://"}
+        timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+        distributed.init_process_group(backend, **meeting, rank=rank, world_size=world_size, timeout=timeout)
 
     def order(self, order: Order | None = None) -> Order:
         """Rank 0 gives an order to all; every rank returns it."""
@@ -121,9 +116,3 @@ class Ranks:
             deepspeed.comm.comm.cdb = None  # else the next engine would be given the group that is gone
         else:
             distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from learner.checkpoint import newest
+from ops import ports
 from ops.orders import Action, Build, Event, Failed, Finish, Kill, Place, Placed, Run, Stop
 from ops.processes import RETIRED
 from ops.resume import Origin
@@ -82,5 +83,5 @@ class Hands:
         self._learner_attempt = attempt
         checkpoint, torn = newest(self.wiring.run.path)
         origin = Origin(self.wiring.origin.lineage + 1, checkpoint, torn)
-        self.wiring = dataclasses.replace(self.wiring, origin=origin)
+        self.wiring = dataclasses.replace(self.wiring, origin=origin, master_port=ports.free())
         self._on_lineage(origin)

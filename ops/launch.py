@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import socket
 import sys
 import time
 import traceback
@@ -23,7 +22,7 @@ from rich.console import Console
 from configs import loader
 from configs.schema import RunConfig
 from learner.destination import Destination
-from ops import guard, plan, preflight, report, rundir, summary, topology
+from ops import guard, plan, ports, preflight, report, rundir, summary, topology
 from ops.autoscaling import Autoscaler, Seen
 from ops.cluster import Cluster
 from ops.control import ControlServer
@@ -211,7 +210,7 @@ class Supervisor:
         mark = {guard.MARKER: self.run.run_id}
         if cluster.folder is not None:
             mark["TMPDIR"] = str(cluster.folder)  # vLLM leaves its sockets behind; this folder goes with the run
-        wiring = topology.lay_out(self.run, self.plan, nodes, _free_port(), mark, self._origin)
+        wiring = topology.lay_out(self.run, self.plan, nodes, ports.free(), mark, self._origin)
         optional = () if self.config.needs_rewards else ("reward",)
         self.supervision = Supervision(wiring.needs(), self.config.fleet, optional, random.Random())
         fleet = Fleet(wiring.specs, self.run.path)
@@ -280,9 +279,3 @@ def conclude(run: RunDir, finish: Finish, supervisor: Supervisor, console: Conso
         console.print(f"{finish.state} after {content['learner_steps']} steps: {content['reason']}", highlight=False, soft_wrap=True)
     if run.report.is_file():
         console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -127,7 +127,7 @@ class Topology:
                     "lineage": self.origin.lineage,
                     "checkpoint": self.origin.checkpoint,
                     "salvage": self.origin.salvage,
-                    "master": f"{self.nodes[0] if len(self.nodes) > 1 else '127.0.0.1'}:{self.master_port}",
+                    "master": self._meeting(),
                 }
             case "rollout":
                 rewards = [other for other in described if other.startswith("reward-")]
@@ -141,6 +141,12 @@ class Topology:
                     "run_dir": self.run.path,
                 }
         raise AssertionError(spec.role)
+
+    def _meeting(self) -> str:
+        """Where the learner's ranks meet; a single one meets nobody."""
+        if self.config.learner.ranks == 1:
+            return ""
+        return f"{self.nodes[0] if len(self.nodes) > 1 else '127.0.0.1'}:{self.master_port}"
 
     def _fetcher_beside(self, name: str, places: Mapping[str, tuple[str, int]]) -> str:
         machine = places[name][0]

@@ -90,8 +90,10 @@ def test_what_reads_the_runs_folder_stays_beside_it_and_ranks_stay_together() ->
 
 
 def test_ranks_meet_where_they_can_reach_each_other() -> None:
-    assert wired(["10.0.0.1"]).kwargs("learner-0", {}, {})["master"] == "127.0.0.1:2345"
-    assert wired(["10.0.0.1", "10.0.0.2"]).kwargs("learner-0", {}, {})["master"] == "10.0.0.1:2345"
+    two = "learner.ranks=2"
+    assert wired(["10.0.0.1"]).kwargs("learner-0", {}, {})["master"] == ""
+    assert wired(["10.0.0.1"], two).kwargs("learner-0", {}, {})["master"] == "127.0.0.1:2345"
+    assert wired(["10.0.0.1", "10.0.0.2"], two).kwargs("learner-0", {}, {})["master"] == "10.0.0.1:2345"
 
 
 def test_servers_that_run_already_are_used_as_they_are() -> None:
