@@ -223,4 +223,5 @@ def test_groups_by_length_need_no_more_padding(durations: list[tuple[float, int]
         rows = [item.group.utterances[0].duration_s for item in order]
         return sum(max(rows[start : start + size]) * len(rows[start : start + size]) for start in range(0, len(rows), size))
 
-    assert padded(ordered) <= padded(items) + 1e-9
+    if len(items) % size == 0:  # else it depends on the lengths whether the short micro-batch is best at the short or at the long end
+        assert padded(ordered) <= padded(items) + 1e-9
