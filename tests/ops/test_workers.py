@@ -163,27 +163,3 @@ def test_a_role_that_has_ended_leaves_no_folder_on_its_machine(cluster: Cluster,
     until(fleet, over)
     assert not folder.exists()
     fleet.kill("rollout-0")
-
-
-def test_a_death_that_several_calls_report_at_once_is_one_failure(tmp_path: Path) -> None:
-    import ray
-
-    fleet = Fleet([], tmp_path)
-    fleet._output["learner-0"] = tmp_path / "learner-0.out"
-    fleet._pending = {"first": ("learner-0", "run"), "second": ("learner-0", "status")}
-
-    class AllDead:
-        exceptions = ray.exceptions
-
-        @staticmethod
-        def wait(refs: list[str], **_: object) -> tuple[list[str], list[str]]:
-            return refs, []
-
-        @staticmethod
-        def get(ref: str) -> None:
-            raise ray.exceptions.OutOfMemoryError("the machine is full")
-
-    fleet._ray = AllDead
-    (event,) = fleet.poll(0.0)
-    assert isinstance(event, Failed)
-    assert fleet._pending == {}
