@@ -53,10 +53,10 @@ def launch(run_dir: Path, *overrides: str, timeout_s: float = 280.0) -> subproce
     return rba(*launch_arguments(run_dir, *overrides), timeout_s=timeout_s)
 
 
-def start(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(run_dir: Path, *overrides: str, resume: bool = False) -> subprocess.Popen[str]:
     """One short job that goes on while the test does something else."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ops.cli", *launch_arguments(run_dir, *overrides)],
+        [sys.executable, "-m", "ops.cli", *launch_arguments(run_dir, *overrides), *(["--resume"] if resume else [])],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
