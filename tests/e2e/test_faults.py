@@ -6,26 +6,13 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ops import guard
-from ops import status as statuses
-from ops.rundir import RunDir
 from tests.e2e import job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
-
-
-def status(run_dir: Path) -> dict[str, Any]:
-    """The run's status, read in this process: a command for each look would cost the job a core."""
-    return statuses.read(RunDir(run_dir, ""))
-
-
-def process(run_dir: Path, name: str) -> dict[str, Any]:
-    """One process of the run's status; empty while there is none."""
-    return next((each for each in status(run_dir)["processes"] if each["id"] == name), {})
 
 
 def test_a_killed_actor_and_a_killed_learner_come_back_and_the_job_finishes(tmp_path: Path) -> None:
@@ -33,23 +20,20 @@ def test_a_killed_actor_and_a_killed_learner_come_back_and_the_job_finishes(tmp_
     overrides = ("learner.steps=16", "learner.checkpoint_every=2", "evaluation.groups=0", "fleet.restart_wait_s=0.2")
     launched = job.start(run_dir, *overrides)
     try:
-        job.wait_until(lambda: status(run_dir)["step"] >= 2, 240, "two learner steps")
-        run_id, actor = status(run_dir)["run_id"], process(run_dir, "rollout-0")
+        job.wait_until(lambda: job.status(run_dir).get("step", 0) >= 2, 240, "two learner steps")
+        run_id, actor = job.status(run_dir)["run_id"], job.process_of(run_dir, "rollout-0")
         before = guard.processes(f"{run_id}/rollout-0", guard.PROCESS)
         assert len(before) > 1, "the actor and its engine"
         os.kill(actor["pid"], signal.SIGKILL)
-        job.wait_until(lambda: process(run_dir, "rollout-0").get("restarts") == 1, 30, "the verdict")
-        back = ("running", 1)
-        job.wait_until(
-            lambda: (process(run_dir, "rollout-0")["phase"], process(run_dir, "rollout-0")["restarts"]) == back, 120, "its return"
-        )
+        job.wait_until(lambda: job.process_of(run_dir, "rollout-0").get("restarts") == 1, 30, "the verdict")
+        job.wait_until(lambda: job.process_of(run_dir, "rollout-0").get("phase") == "running", 120, "its return")
         after = guard.processes(f"{run_id}/rollout-0", guard.PROCESS)
         assert not set(before) & set(after), "an engine outlived its actor"
         assert after
-        step = status(run_dir)["step"]
-        job.wait_until(lambda: status(run_dir)["step"] > step, 120, "a step with the actor that came back")
+        step = job.status(run_dir).get("step", 0)
+        job.wait_until(lambda: job.status(run_dir).get("step", 0) > step, 120, "a step with the actor that came back")
 
-        os.kill(process(run_dir, "learner-0")["pid"], signal.SIGKILL)
+        os.kill(job.process_of(run_dir, "learner-0")["pid"], signal.SIGKILL)
         output, _ = launched.communicate(timeout=240)
     finally:
         job.end(launched)
