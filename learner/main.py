@@ -18,6 +18,7 @@ from learner.frontier import Frontier, Source
 from learner.gauges import Gauges
 from learner.history import History, fold
 from learner.intake import Intake
+from learner.journal import JOURNAL
 from learner.journal.disk import Disk, PosixDisk
 from learner.journal.journal import Journal
 from learner.journal.records import Began
@@ -41,9 +42,6 @@ from protocol.link import LearnerLink
 from protocol.logs import configure, get_logger
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
-
-JOURNAL = "journal"
-"""Folder of the run."""
 
 
 class Learner:

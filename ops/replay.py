@@ -11,11 +11,10 @@ from pathlib import Path
 from configs import loader
 from configs.schema import RunConfig
 from learner.checkpoint import CHECKPOINTS, steps_of, verify
+from learner.journal import JOURNAL
 from ops.rundir import RunDir
 from ops.status import is_alive
 from protocol.errors import UserError
-
-JOURNAL = "journal"
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from learner.journal import JOURNAL
 from learner.journal.disk import Disk, PosixDisk
 from learner.journal.records import Received, Taken
 from learner.journal.recovery import read_all
 from learner.journal.segment import HEADER_BYTES, frames, read_header
 from learner.life import Life
-from learner.main import JOURNAL, Learner
+from learner.main import Learner
 from protocol.errors import UserError
 from protocol.messages import Purpose
 from tests.learner.scripted import ScriptedActor
