@@ -66,6 +66,9 @@ def dealer(context: Context, endpoint: str, cap_bytes: int, identity: bytes = b"
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.own.public.encode("ascii"))
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret)
         socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server.encode("ascii"))
+    # A network that swallows everything answers neither of the two: without a bound, the wait for it outlasts the trouble.
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from actors.rollout.gauges import Gauges
@@ -184,6 +185,10 @@ class Actor:
         self._applying = True
         try:
             pause_s = await self._engine.apply(fetched)
+        except RefusedVersionError as error:
+            if Path(fetched.directory).exists():
+                raise
+            raise FetchError(f"newer versions have taken the place of {fetched.policy_version}") from error
         finally:
             self._applying, self._moved_s = False, time.monotonic()
         apply_s = time.monotonic() - fetched_s

@@ -11,7 +11,7 @@ from actors.rollout.main import RolloutActor
 from configs.schema import RunConfig
 from protocol.dialogue import actor as dialogue
 from protocol.dialogue.actor import ActorDialogue, Granted, LearnerSaid, Registered, Results
-from protocol.messages import Ack, Fetched
+from protocol.messages import Ack, Fetched, Hello
 from tests.actors.rollout.scripted import ScriptedEngine
 from tests.faults.record import Recorder
 
@@ -39,11 +39,8 @@ def actor_role(order: dict[str, Any], folder: Path, recorder: Recorder) -> Rollo
     _note_dialogue(recorder)
     config = RunConfig.model_validate(order["config"])
     engine = PacedEngine(recorder, float(order["answer_s"]))
-    role = RolloutActor(
-        config, order["index"], order["learner"], order["fetcher"], order["rewards"], folder / "run", engine, order["incarnation"]
-    )
-    role.drill_engine = engine  # type: ignore[attr-defined]
-    return role
+    places = (order["learner"], order["fetcher"], order["rewards"])
+    return RolloutActor(config, order["index"], *places, folder / "run", engine, order["incarnation"])
 
 
 def _note_dialogue(recorder: Recorder) -> None:
@@ -64,6 +61,8 @@ def _note_dialogue(recorder: Recorder) -> None:
                 case Granted():
                     groups = [[leased.ordinal, leased.lease_epoch, leased.group.group_id] for leased in action.lease.groups]
                     recorder.write("leased", groups=groups, version=str(action.lease.policy_version), incarnation=self.incarnation)
+                case dialogue.Send(message=Hello()):
+                    recorder.write("greeted", incarnation=self.incarnation)
                 case Registered():
                     recorder.write("registered", boot_id=action.welcome.boot_id, incarnation=self.incarnation)
         return actions

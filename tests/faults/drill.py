@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,28 @@ class Drill:
                 lines.flush()
                 return json.loads(lines.readline())
 
-    def status(self, name: str = "learner-0") -> dict[str, Any]:
+    def order(self, name: str, **order: Any) -> None:
+        """The same, without waiting for an answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(control_path(self.folder, name)))
+            connection.sendall(json.dumps(order).encode() + b"\n")
+
+    def status(self, name: str = "learner-0", timeout_s: float = 1.0) -> dict[str, Any]:
         """Empty while the process does not answer."""
         try:
-            found: dict[str, Any] = self.ask(name, 1.0, do="status")
+            found: dict[str, Any] = self.ask(name, timeout_s, do="status")
         except (OSError, ValueError):
             return {}
+        return found
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """What a process exports, by name; sums over the labels."""
+        (url,) = [row["metrics_url"] for row in self.rows("ready", process=name) if row["pid"] == self.pids[name]]
+        found: dict[str, float] = {}
+        for line in urllib.request.urlopen(url, timeout=5).read().decode().splitlines():  # noqa: S310
+            if line and not line.startswith("#"):
+                key, _, value = line.rpartition(" ")
+                found[key.partition("{")[0]] = found.get(key.partition("{")[0], 0.0) + float(value)
         return found
 
     # --- what happens ---------------------------------------------------------------------------------------
@@ -145,6 +162,12 @@ class Drill:
     def logged(self, what: str, actor: str = "", since_s: float = 0.0) -> list[dict[str, Any]]:
         """What the learner's end of the dialogue told people."""
         return [row for row in self.rows("log", since_s=since_s) if row["what"] == what and actor in ("", row["actor"])]
+
+    def in_hand(self, name: str) -> set[int]:
+        """Ordinals that an actor's present process was leased and has sent no result of."""
+        own = [row for row in self.rows("leased", "sent", process=name) if row["pid"] == self.pids[name]]
+        leased = {ordinal for row in own if row["event"] == "leased" for ordinal, *_ in row["groups"]}
+        return leased - {ordinal for row in own if row["event"] == "sent" for ordinal in row["ordinals"]}
 
     def recovery_s(self, ended_s: float, *, by: str = "acked", process: str = "") -> float:
         """From the end of a fault to the first result that is acknowledged after it, or whatever else `by` names."""

@@ -25,7 +25,13 @@ from tests.faults.record import Recorder
 HEARTBEAT_S = 0.2
 SHORT: dict[str, dict[str, float | int]] = {
     "protocol.dialogue.actor": {"GREET_EVERY_S": 0.1, "RESEND_AFTER_S": 0.5},
-    "protocol.sockets": {"HEARTBEAT_MS": 200, "HEARTBEAT_TIMEOUT_MS": 800, "RECONNECT_MS": 20, "RECONNECT_MAX_MS": 200},
+    "protocol.sockets": {
+        "HEARTBEAT_MS": 200,
+        "HEARTBEAT_TIMEOUT_MS": 800,
+        "HANDSHAKE_MS": 800,
+        "RECONNECT_MS": 20,
+        "RECONNECT_MAX_MS": 200,
+    },
     "protocol.weights.pull": {"ANSWER_S": 0.3},
     "learner.logbook": {"RETRY_S": 0.1},
     "actors.rollout.actor": {"REPORT_S": 0.1, "RETRY_S": 0.1, "ABORT_S": 1.0},
@@ -66,7 +72,7 @@ def play(order: dict[str, Any]) -> int:
     recorder = Recorder(folder, name)
     role = BUILDERS[order["role"]](order, folder, recorder)
     described = role.describe()
-    stop = _stopper(role)
+    stop = _stopper(role, recorder)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop(signal.Signals(number).name))
     Control(folder, name, role).start()
@@ -76,7 +82,7 @@ def play(order: dict[str, Any]) -> int:
     return 0
 
 
-def _stopper(role: Any) -> Callable[[str], None]:
+def _stopper(role: Any, recorder: Recorder) -> Callable[[str], None]:
     """The first call asks for an orderly end, the second ends the process on the spot."""
     asked: list[str] = []
 
@@ -84,6 +90,7 @@ def _stopper(role: Any) -> Callable[[str], None]:
         asked.append(reason)
         if len(asked) > 1:
             os._exit(1)
+        recorder.write("stopping", reason=reason)
         role.stop(reason)
 
     return stop
@@ -121,9 +128,10 @@ class Control:
                 wall_ns = time.time_ns
                 time.time = lambda: wall_s() + by_s
                 time.time_ns = lambda: wall_ns() + int(1e9 * by_s)
-            case "set engine":
-                for key, value in order["values"].items():
-                    setattr(self._role.drill_engine, key, value)
+            case "set step":
+                from tests.faults.training import ScriptedOptimiser
+
+                ScriptedOptimiser.step_s = float(order["seconds"])
         return {}
 
 
