@@ -253,6 +253,7 @@ class ActorLink(_Loop):
         self._dialogue = acting.ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
         self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
         self._socket = sockets.dealer(self.context, endpoint, DIALOGUE_CAP_BYTES, f"{actor_id}/{incarnation}".encode(), keys)
+        self._connections = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._log = logs.get_logger("link")
         self._loop = asyncio.get_running_loop()
         self._notices: asyncio.Queue[acting.Notice] = asyncio.Queue()
@@ -311,18 +312,26 @@ class ActorLink(_Loop):
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._mailbox.socket, zmq.POLLIN)
+        poller.register(self._connections, zmq.POLLIN)
         # Nothing is queued for a connection that is not up, so the first greeting waits for it.
-        self._socket.poll(TICK_MS, zmq.POLLOUT)
-        self._act([acting.Tick(time.monotonic())])
+        self._connections.poll(TICK_MS)
         while not self._stop.is_set():
             poller.poll(TICK_MS)
             events = self._mailbox.take()
             self._act(events)
+            self._act(self._connected())
             self._receive()
             self._act([acting.Tick(time.monotonic())])
             self._count()
             if any(isinstance(event, acting.Leaving) for event in events):
                 return
+
+    def _connected(self) -> list[acting.Event]:
+        new = 0
+        while self._connections.poll(0):
+            self._connections.recv_multipart()
+            new += 1
+        return [acting.Connected(time.monotonic())] if new else []
 
     def _receive(self) -> None:
         while True:
@@ -359,6 +368,7 @@ class ActorLink(_Loop):
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _on_end(self) -> None:
+        self._socket.disable_monitor()
         self._mailbox.close()
         self._call(self._drained.set)
         if self.failure is not None:

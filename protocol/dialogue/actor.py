@@ -1,7 +1,8 @@
 """The rollout actor's side of the lease dialogue. Pure: events in, actions out.
 
 Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them when the
-learner comes back with another boot id. A learner that falls silent is greeted again.
+learner comes back with another boot id, or the connection is a new one. A learner that falls silent is greeted again, and so is one that
+was reached anew: a lease that was lost on the way would otherwise be held by nobody until its deadline.
 """
 
 from __future__ import annotations
@@ -64,13 +65,20 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Connected:
+    """A new connection to the learner is up; what was on its way on an earlier one may be lost."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """The actor ends."""
 
     reason: str
 
 
-Event = LearnerSaid | Results | Report | Tick | Leaving
+Event = LearnerSaid | Results | Report | Tick | Connected | Leaving
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -163,6 +171,8 @@ class ActorDialogue:
                 return []
             case Tick():
                 return self._tick(event.now_s)
+            case Connected():
+                return self._connected(event.now_s)
             case Leaving():
                 return [Send(Bye(event.reason))] if self.registered else []
 
@@ -221,6 +231,13 @@ class ActorDialogue:
         self._sequence += 1
         self.unacknowledged[message.sequence] = Unacknowledged(message, now_s if self.registered else float("-inf"))
         return [Send(message)] if self.registered else []
+
+    def _connected(self, now_s: float) -> list[Action]:
+        """Greet again: the learner learns which leases have come, and gives the others to somebody; results are sent again."""
+        for waiting in self.unacknowledged.values():
+            waiting.sent_s = float("-inf")
+        self.registered, self._greeted_s = False, float("-inf")
+        return self._tick(now_s)
 
     def _tick(self, now_s: float) -> list[Action]:
         if self.ended:

@@ -188,6 +188,8 @@ class LearnerDialogue:
         """What was leased at least once and has no outcome yet, by ordinal."""
         self.settled = settled or SequenceSet()
         self._incarnations: dict[str, int] = {}
+        self._processes: dict[str, tuple[int, str, int]] = {}
+        """Incarnation, host and pid of who greeted under a name last."""
         self._finished: dict[tuple[str, int], tuple[SequenceSet, SequenceSet]] = {}
         self._closing = False
 
@@ -250,6 +252,13 @@ class LearnerDialogue:
         if hello.incarnation < newest:
             reason = f"incarnation {newest} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
+        process = (hello.incarnation, hello.host, hello.pid)
+        first = self._processes.get(hello.actor_id, process)
+        if first[0] == hello.incarnation and first != process:
+            # Both number their messages from 0: what one sends would be taken for what the other has sent, and be acknowledged.
+            reason = f"process {first[2]} on {first[1]} is {hello.actor_id} already, in the same incarnation, {first[0]}"
+            return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
+        self._processes[hello.actor_id] = process
         actions: list[Action] = []
         known = self.actors.get(hello.actor_id)
         held = {ordinal for ordinal, epoch in hello.held if self._holds(hello.actor_id, ordinal, epoch)}

@@ -81,16 +81,21 @@ def test_of_two_actors_of_one_name_the_newer_one_works(drill: Drill, told: Told)
     told(13, "the higher incarnation is served, the lower one is refused, logged, and ends", recovery_s)
 
 
-def test_two_actors_that_cannot_be_told_apart_cost_nobody_else(drill: Drill, told: Told) -> None:
+def test_a_second_actor_of_the_same_incarnation_is_refused(drill: Drill, told: Told) -> None:
+    """They share a routing id, so the learner's socket takes the one for the other; their messages must not be."""
     drill.begin()
     drill.pids["twin"] = drill.pids["rollout-0"]
     claimed_s = monotonic_s()
     drill.start_again("rollout-0")
-    drill.until(lambda: drill.rows("registered", since_s=claimed_s, process="rollout-0"), "the twin is registered")
-    drill.goes_on(10)
-    assert drill.rows("acked", since_s=claimed_s, process="rollout-1")
-    drill.kill("twin")
-    recovery_s = drill.recovery_s(monotonic_s(), process="rollout-0")
+    drill.until(lambda: not drill.alive("rollout-0") or not drill.alive("twin"), "one of them is refused, and ends")
+    assert "in the same incarnation" in (drill.folder / "rollout-0.output").read_text()
+    ended_s = monotonic_s()
+    assert drill.logged("actor refused", "rollout-0", claimed_s)
+    drill.recovery_s(claimed_s, process="rollout-1")
+    drill.goes_on(5)
+    if not drill.alive("rollout-0") and not drill.alive("twin"):
+        drill.start_actor(0)
+    recovery_s = drill.recovery_s(ended_s, process="rollout-0")
     drill.goes_on()
     drill.finish()
-    told(13, "two of one incarnation share a name and the work; nothing is lost or doubled", recovery_s)
+    told(13, "two processes of one name and incarnation: the later one is refused; nothing is lost or doubled", recovery_s)

@@ -22,6 +22,7 @@ from tests.faults.drill import Drill
 from tests.faults.record import monotonic_s
 
 FLOODS = 4
+FLOOD = 20_000
 SPARE_BYTES = 128 << 20
 """One message of 64 frames of 0.9 MB comes in whole before its size is known."""
 
@@ -84,6 +85,25 @@ def test_bytes_that_nobody_understands_change_nothing(drill: Drill, told: Told) 
     assert refused >= FLOODS
     drill.finish()
     told(21, f"{refused} messages refused and logged, nothing unpickled, the learner {grown / 1e6:.0f} MB larger", recovery_s)
+
+
+def test_a_flood_that_breaks_off_while_the_learner_is_busy_ends_nothing(drill: Drill, told: Told) -> None:
+    """Its receive queue is full when the connection ends."""
+    drill.begin()
+    flooded_s = monotonic_s()
+    drill.order("learner-0", do="hang", seconds=2.0)
+    drill.until(lambda: not drill.status(timeout_s=0.2), "the learner is busy")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    client = context.socket(zmq.DEALER)
+    client.setsockopt(zmq.SNDHWM, FLOOD // 2)
+    client.connect(drill.learner_at)
+    for _ in range(FLOOD):
+        client.send(b"x" * 100)
+    context.destroy(linger=0)
+    recovery_s = drill.recovery_s(flooded_s)
+    drill.goes_on()
+    drill.finish()
+    told(21, f"{FLOOD} messages at once, broken off: refused", recovery_s)
 
 
 def test_strangers_without_the_right_keys_are_not_heard(drill: Drill, told: Told) -> None:

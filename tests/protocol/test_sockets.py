@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import socket
-
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -82,7 +80,7 @@ def test_a_peer_that_takes_the_connection_and_says_nothing_is_not_waited_for(
     monkeypatch.setattr(sockets, "HANDSHAKE_MS", 100)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(10)
-        sockets.dealer(context, f"tcp://127.0.0.1:{silent.getsockname()[1]}", 1 << 20)
+        asking = sockets.dealer(context, f"tcp://127.0.0.1:{silent.getsockname()[1]}", 1 << 20)
         accepted = [silent.accept()[0] for _ in range(3)]
-    for each in accepted:
+    for each in (asking, *accepted):
         each.close()
