@@ -6,8 +6,10 @@ which all processes share.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +28,16 @@ class Recorder:
         self._process = process
         path = folder / HISTORY / f"{process}-{os.getpid()}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._waiting = b""
+        self._lock = threading.Lock()
 
     def write(self, event: str, **values: Any) -> None:
+        """What a drill leaves no room for waits."""
         line = json.dumps({"at_s": monotonic_s(), "process": self._process, "pid": os.getpid(), "event": event, **values})
-        os.write(self._file, line.encode() + b"\n")
+        with self._lock, contextlib.suppress(OSError):
+            self._waiting += line.encode() + b"\n"
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
 
 
 class Reader:

@@ -19,13 +19,16 @@ from tests.faults.drill import Drill
 from tests.faults.record import monotonic_s
 
 
+SIGNATURE = "scripted"
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     mood = "well"
     woken = threading.Event()
 
     def do_GET(self) -> None:
-        self._answer(200, json.dumps({"scorer": "bleu", "signature": "scripted"}))
+        self._answer(200, json.dumps({"scorer": "bleu", "signature": SIGNATURE}))
 
     def do_POST(self) -> None:
         items = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["items"]
@@ -36,12 +39,14 @@ class Handler(BaseHTTPRequestHandler):
             case "stall":
                 self.woken.wait(20)
                 self.close_connection = True
+            case "away":
+                self.close_connection = True
             case "garbage":
                 self._answer(200, '{"items": [{"id": "0", "sco')
             case "nan":
-                self._answer(200, json.dumps({"items": [{**score, "score": float("nan")} for score in scores]}))
+                self._answer(200, json.dumps({"scorer": "bleu", "signature": SIGNATURE, "items": [{**score, "score": float("nan")} for score in scores]}))
             case _:
-                self._answer(200, json.dumps({"items": scores}))
+                self._answer(200, json.dumps({"scorer": "bleu", "signature": SIGNATURE, "items": scores}))
 
     def _answer(self, status: int, body: str) -> None:
         self.send_response(status)
@@ -65,6 +70,7 @@ class Server:
     def open(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that end their connections
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()

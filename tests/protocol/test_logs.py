@@ -65,3 +65,11 @@ def test_without_a_run_directory_lines_go_to_standard_error(capsys: pytest.Captu
     captured = capsys.readouterr()
     assert captured.out == ""
     assert json.loads(captured.err)["level"] == "warning"
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "learner-0.jsonl").symlink_to("/dev/full")
+    logs.configure(tmp_path, "learner-0")
+    for _ in range(3):
+        logs.get_logger("journal").error("journal stalled", why="No space left on device")
