@@ -6,11 +6,13 @@ LOCKS := requirements/cpu.lock requirements/quickstart.lock
 # Used only where the CPU build of PyTorch is not found by a plain install.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install develop quickstart test check format clean
+.PHONY: help install develop quickstart test faults soak check format clean
 
 help:
 	@echo "make quickstart   set up, then run the main job on the embedded default"
 	@echo "make test         set up, then run every test"
+	@echo "make faults       set up, run the drills of faults, print their table"
+	@echo "make soak         set up, kill processes of a job at random moments for RBA_SOAK_S seconds (1800)"
 	@echo "make develop      set up, with what tests and checks need"
 	@echo "make check        lint, types, import rules, formatting"
 	@echo "make format       apply the formatter"
@@ -39,6 +41,12 @@ quickstart: install
 
 test: develop
 	$(BIN)/python -m pytest
+
+faults: develop
+	$(BIN)/python -m tests.faults
+
+soak: develop
+	$(BIN)/python -m pytest -m soak tests/faults
 
 check: develop
 	$(BIN)/ruff format --check .

@@ -20,7 +20,6 @@ from tests.faults.conftest import Told
 from tests.faults.drill import Drill, resource_limit
 from tests.faults.record import monotonic_s
 
-
 ENOUGH_BYTES = 100_000
 
 

@@ -89,7 +89,7 @@ DOCTORED: dict[str, Doctor] = {
     "the journal has": lambda rows, journal: events(rows, "trained")[0]["groups"].pop(),
     "was trained otherwise": life_that_trains_otherwise,
     "after step": lambda rows, journal: rows.remove(events(rows, "trained")[1]),
-    "stands for": lambda rows, journal: events(rows, "granted")[0]["groups"][8].__setitem__(2, "g3"),
+    "stands for": lambda rows, journal: events(rows, "granted")[0]["groups"][7].__setitem__(2, "g0"),
     "nobody was leased": lambda rows, journal: events(rows, "granted")[0]["groups"].append([12, 0, "g0"]),
     "have no result": lambda rows, journal: events(rows, "granted")[0]["groups"].extend([n, 0, f"g{n % 4}"] for n in range(9, 14)),
     "came twice in the pass": lambda rows, journal: events(rows, "granted")[0]["groups"].extend([[9, 0, "g5"], [10, 0, "g2"]]),

@@ -18,7 +18,6 @@ from tests.faults.conftest import Told
 from tests.faults.drill import Drill
 from tests.faults.record import monotonic_s
 
-
 SIGNATURE = "scripted"
 
 
@@ -44,7 +43,10 @@ class Handler(BaseHTTPRequestHandler):
             case "garbage":
                 self._answer(200, '{"items": [{"id": "0", "sco')
             case "nan":
-                self._answer(200, json.dumps({"scorer": "bleu", "signature": SIGNATURE, "items": [{**score, "score": float("nan")} for score in scores]}))
+                self._answer(
+                    200,
+                    json.dumps({"scorer": "bleu", "signature": SIGNATURE, "items": [{**score, "score": float("nan")} for score in scores]}),
+                )
             case _:
                 self._answer(200, json.dumps({"scorer": "bleu", "signature": SIGNATURE, "items": scores}))
 
