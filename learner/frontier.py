@@ -14,6 +14,7 @@ from protocol.errors import RbaError
 from protocol.messages import InstructionGroup, LeasedGroup, Purpose
 
 SEED_MASK = 0x7FFF_FFFF
+Order = np.ndarray[tuple[int], np.dtype[np.int64]]
 EPOCHS_A_LIFE = 1 << 16
 """Lease epochs of one life of a run: more than an ordinal is ever granted again in it."""
 
@@ -82,7 +83,7 @@ class Frontier:
         self._held_out = list(state.held_out)
         self._again = deque(state.untrained)
         self._position = state.ordinal - sum(count for _, count in state.held_out)
-        self._orders: dict[int, tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]]] = {}
+        self._orders: dict[int, tuple[int, Order]] = {}
         self._open: dict[int, LeasedGroup] = {}
         self._set_aside: set[str] = set()
         self.set_aside(state.set_aside)
@@ -141,7 +142,7 @@ class Frontier:
         if not self._shuffle:
             return groups[offset]
         if self._orders.get(number, (-1,))[0] != epoch:
-            self._orders[number] = (epoch, np.random.default_rng([self._seed, epoch, number]).permutation(len(groups)))
+            self._orders[number] = (epoch, order_of_epoch(self._seed, epoch, number, len(groups)))
         return groups[int(self._orders[number][1][offset])]
 
     def _next(self) -> LeasedGroup:
@@ -162,7 +163,16 @@ class Frontier:
         return self._ordinal - 1
 
     def _lease(self, ordinal: int, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
-        seed = int(np.random.SeedSequence([self._seed, ordinal]).generate_state(1)[0]) & SEED_MASK
-        leased = LeasedGroup(ordinal, self._epoch, group, purpose, seed)
+        leased = LeasedGroup(ordinal, self._epoch, group, purpose, sampling_seed(self._seed, ordinal))
         self._open[ordinal] = leased
         return leased
+
+
+def order_of_epoch(seed: int, epoch: int, source: int, groups: int) -> Order:
+    """In which order a source's groups come in an epoch."""
+    return np.random.default_rng([seed, epoch, source]).permutation(groups)
+
+
+def sampling_seed(seed: int, ordinal: int) -> int:
+    """That the lease of an ordinal names, of a run's seed."""
+    return int(np.random.SeedSequence([seed, ordinal]).generate_state(1)[0]) & SEED_MASK

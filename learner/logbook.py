@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from learner.gauges import Gauges
@@ -22,9 +22,15 @@ class Logbook:
     A disk that is full or gone costs nothing but time: what waits stays in memory, which is bounded by what is leased.
     """
 
-    def __init__(self, journal: Journal, gauges: Gauges, sequences: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        gauges: Gauges,
+        sequences: Mapping[int, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`sequences` are the places of results that an earlier life has received, by ordinal."""
-        self._journal, self._gauges = journal, gauges
+        self._journal, self._gauges, self._clock = journal, gauges, clock
         self._log = get_logger("journal")
         self._waiting: deque[Record] = deque()
         self._sequences = dict(sequences or {})
@@ -40,9 +46,9 @@ class Logbook:
         """Make everything durable that was noted; False while the disk refuses, which is tried again after `RETRY_S`."""
         if not self._waiting and not self.stalled:
             return True
-        if self.stalled and time.monotonic() - self._tried_s < RETRY_S:
+        if self.stalled and self._clock() - self._tried_s < RETRY_S:
             return False
-        started = self._tried_s = time.monotonic()
+        started = self._tried_s = self._clock()
         try:
             while self._waiting:
                 self._fill()
@@ -57,7 +63,7 @@ class Logbook:
         if self.stalled:
             self._log.warning("journal goes on")
             self.stalled = ""
-        self._gauges.journalled(self._journal.counts, time.monotonic() - started)
+        self._gauges.journalled(self._journal.counts, self._clock() - started)
         return True
 
     def _fill(self) -> None:
@@ -77,7 +83,8 @@ class Logbook:
         kept = set(untrained)
         self._sequences = {ordinal: sequence for ordinal, sequence in self._sequences.items() if ordinal in kept}
         durable = self._journal.durable
-        return durable, min(self._sequences.values(), default=durable + 1)
+        # While the disk refuses, the places of results lie behind what is durable, and may never be filled.
+        return durable, min([durable + 1, *self._sequences.values()])
 
     def checkpointed(self, step: int, needs: int, oldest: int | None) -> None:
         """The weights of `step` are on disk. Nobody needs what lies below `oldest`."""

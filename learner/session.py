@@ -25,7 +25,7 @@ from learner.gauges import Gauges
 from learner.history import History
 from learner.intake import Batch
 from learner.journal.records import Received
-from learner.life import Life, account, lives
+from learner.life import Life, lives
 from learner.logbook import Logbook
 from learner.publish import publish
 from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
@@ -306,22 +306,16 @@ class Session:
 
     def _present_life(self) -> Life:
         """What the run's next life needs, beside tensors."""
-        exchange = self._exchange
-        frontier = exchange.frontier.state(exchange.intake.queued_ordinals)
-        durable, needs = self._logbook.position(frontier.untrained)
         return Life(
             step=self._step,
             lineage=self._life.lineage,
             updates=self._engine.training_state.updates,
             recovery=self._recovery.state,
             ancestry=self._life.ancestry,
-            journal_at=durable,
-            journal_needs=needs,
-            frontier=frontier,
             progress=self._record.progress.state(),
             evaluations=self._record.evaluations,
             selection=self._selection.state,
-            **account(exchange.accounts()[0], exchange.intake.counts),
+            **self._exchange.left(),
         )
 
     def _close(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class LearnerLink(_Loop):
     def ledger(self) -> Ledger:
         """The link's share of the ledger, as of the last event: leases, and results received, unique, duplicate, rejected."""
         with self._lock:
-            return copy.deepcopy(self._ledger)
+            return self._ledger.copy()
 
     def close(self, reason: str) -> None:
         """Say Bye to every actor and end the thread."""
@@ -219,7 +219,7 @@ class LearnerLink(_Loop):
             for actor in dialogue.actors.values()
         ]
         with self._lock:
-            self._ledger = copy.deepcopy(dialogue.ledger)
+            self._ledger = dialogue.ledger.copy()
             self._status = {
                 "actors": actors,
                 "offered": len(dialogue.offered),
