@@ -58,6 +58,8 @@ class Link:
         self._world, self.dialogue = world, dialogue
         self.intakes = Intakes()
         self.mailbox: list[learning.Event] = []
+        self.promised: dict[tuple[bytes, int], list[int]] = {}
+        """Ordinals that the acknowledgement of a message, by peer and sequence, speaks of: those that have an outcome."""
 
     # --- for the exchange ---
 
@@ -102,7 +104,7 @@ class Link:
                 if isinstance(action, learning.Send):
                     peer, message = action.peer, action.message
                     if isinstance(message, Ack):
-                        world.watch.acknowledged(peer, message)
+                        world.watch.acked.update(self.promised[peer, message.sequence])
                     elif isinstance(message, Lease):
                         world.watch.leased(message)
                         if world.plan.lost_peers_show and peer not in world.processes:
@@ -111,5 +113,8 @@ class Link:
                     world.network.to_actor(peer, message)
                 elif isinstance(action, learning.Intake):
                     self.intakes.append(action)
+                    settled = self.dialogue.settled
+                    known = [result.ordinal for result in event.message.results if result.ordinal in settled]
+                    self.promised[event.peer, action.sequence] = known
         if undelivered:
             self._act(undelivered)

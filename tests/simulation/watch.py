@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from learner.intake import Batch
-from protocol.messages import REFERENCE, Ack, Lease, PolicyVersion, Purpose
+from protocol.messages import REFERENCE, Lease, PolicyVersion, Purpose
 
 if TYPE_CHECKING:
     from tests.simulation.learner import Checkpoint, Learner, Weights
@@ -18,7 +18,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self.acked: set[int] = set()
-        """Ordinals of acknowledged first outcomes."""
+        """Ordinals that the learner has acknowledged an outcome of."""
         self.epochs: dict[int, int] = {}
         """The last lease epoch of each ordinal."""
         self.groups: dict[int, str] = {}
@@ -43,16 +43,6 @@ class Watch:
         self.groups.clear()
 
     # --- as it happens ---
-
-    def acknowledged(self, peer: bytes, ack: Ack) -> None:
-        """The learner has promised not to lose what this message brought."""
-        process = self._world.everybody.get(peer)
-        message = process.dialogue.unacknowledged.get(ack.sequence) if process is not None else None
-        learner = self._world.learner
-        if message is None or learner is None:
-            return
-        settled = learner.link.dialogue.settled
-        self.acked.update(result.ordinal for result in message.message.results if result.ordinal in settled)
 
     def leased(self, lease: Lease) -> None:
         for leased in lease.groups:

@@ -30,8 +30,6 @@ class World:
         self.plan, self.now_s = plan, 0.0
         self.disk, self.checkpoints = Disk(), dict[int, Checkpoint]()
         self.network = Network(coded=coded)
-        self.everybody: dict[bytes, Process] = {}
-        """All processes that ever were, by peer."""
         self.processes: dict[bytes, Process] = {}
         """Those that live, ghosts among them."""
         self.actors: dict[str, Process] = {}
@@ -190,7 +188,7 @@ class World:
     def _start(self, actor_id: str) -> None:
         self.incarnations += 1
         process = Process(self, actor_id, self.incarnations)
-        self.actors[actor_id] = self.processes[process.peer] = self.everybody[process.peer] = process
+        self.actors[actor_id] = self.processes[process.peer] = process
         process.act(acting.Tick(self.now_s))
 
     def _end(self, process: Process, *, ghost: bool) -> None:
