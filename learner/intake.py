@@ -214,8 +214,8 @@ def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
             return (
                 f"completion {index} has {len(completion.token_ids)} bytes of token ids and {len(completion.logprobs)} of log-probabilities"
             )
-        token_ids = np.frombuffer(completion.token_ids, dtype="<i4")
-        if np.any((token_ids < 0) | (token_ids >= vocabulary)):
+        token_ids = np.frombuffer(completion.token_ids, dtype="<u4")  # a negative id reads as a large one
+        if token_ids.max(initial=0) >= vocabulary:
             return f"completion {index} holds a token id outside the vocabulary"
     if result.pairs and strategy == "sft":
         return "plain SFT has no pairs"

@@ -21,6 +21,8 @@ from protocol.messages import (
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+ANSWER = "no " * 80
+"""Long enough that a commit covers several sectors of a disk."""
 PAIR = [PreferencePair(REFERENCE, 0)]
 MEASURES = GroupMeasures(1, 1, [1, 0, 0, 0, 1, 0, 0, 0, 1, 1], 1.0, 1.0)
 
@@ -87,7 +89,7 @@ def outcome(leased: LeasedGroup, version: PolicyVersion) -> GroupResult:
     kind = leased.seed % 8
     if kind == 0:
         return GroupResult(ordinal, epoch, name, Outcome.FILTERED)
-    completion = Completion(0, b"\x01\0\0\0", b"\0\0\0\0", "no", "stop", [VersionSpan(version, 0, 1)])
+    completion = Completion(0, b"\x01\0\0\0", b"\0\0\0\0", ANSWER, "stop", [VersionSpan(version, 0, 1)])
     if kind == 1:
         return GroupResult(ordinal, epoch, name, Outcome.TIED, completions=[completion])
     return GroupResult(ordinal, epoch, name, Outcome.PAIRS, completions=[completion], pairs=PAIR)

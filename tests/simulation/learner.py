@@ -96,6 +96,7 @@ class Learner:
     def __init__(self, world: World) -> None:
         plan, lineage = world.plan, world.lineage
         self.world, self.config, section = world, plan.config, plan.config.learner
+        self.budget_groups = self.config.budget_groups
         self.stopping = False
         at = self._newest()
         kept = world.checkpoints.get(at if at is not None else -1)
@@ -125,11 +126,16 @@ class Learner:
         self.published: PolicyVersion | None = None
         self.closed = False
         self._saved = life.step if kept is not None else -1
+        self.at = "starting"
+        """What it does at this moment."""
         self._walk = self._run()
 
-    def go_on(self) -> bool:
-        """False when there is nothing left to do."""
-        return next(self._walk, None) is not None
+    def end(self) -> None:
+        """The process is gone; nothing refers to what it was."""
+        del self._walk, self.exchange, self.link
+
+    def go_on(self) -> None:
+        self.at = next(self._walk)
 
     # --- the walk of `learner.session.Session` ---
 
@@ -197,7 +203,7 @@ class Learner:
         yield from self._wait(lambda: evaluation if evaluation.done else None, found)
         self.exchange.evaluation = None
         if found:
-            self.evaluations[label] = evaluation.figures()
+            self.evaluations[label] = {}
 
     def _train(self, batch: Batch) -> None:
         number = self.step + 1

@@ -18,6 +18,7 @@ from tests.simulation.world import RULES, World
 
 TABLE = [getattr(World, name) for name, weight in RULES.items() for _ in range(weight)]
 LEAST_EVENTS, MORE_EVENTS = 30, 30
+COLLECT_EVERY = 1000
 
 
 @dataclass
@@ -71,21 +72,24 @@ def walk(seed: int, tally: Tally, *, tell: bool = False) -> None:
     tally.crashes += crashes
     tally.with_crash += crashes > 0
     tally.lives += world.lineage + 1
+    world.close()
 
 
 def walk_many(first: int, count: int) -> Tally:
     """Schedules of the seeds from `first` on. Raises `FailedWalkError` for the first one that breaks a promise."""
     tally, started, collecting = Tally(), time.perf_counter(), gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         for seed in range(first, first + count):
             try:
                 walk(seed, tally)
             except Exception as error:
                 raise FailedWalkError(f"seed {seed}: {type(error).__name__}: {error}") from error
-            if seed % 500 == 0:
+            if seed % COLLECT_EVERY == 0:
                 gc.collect()
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
         tally.seconds = time.perf_counter() - started

@@ -108,20 +108,21 @@ class Watch:
             return
         exchange, dialogue = learner.exchange, learner.link.dialogue
         ledger, intake = dialogue.ledger, exchange.intake
-        assert ledger.leased == ledger.settled + ledger.outstanding + ledger.expired, ledger
-        assert ledger.received == ledger.unique + ledger.duplicate + ledger.rejected.total(), ledger
-        assert ledger.outstanding == len(dialogue.open), f"{ledger.outstanding} outstanding, {len(dialogue.open)} open"
+        out, rejected = ledger.outstanding, ledger.rejected
+        assert ledger.leased == ledger.settled + out + ledger.expired, ledger
+        assert ledger.received == ledger.unique + ledger.duplicate + (sum(rejected.values()) if rejected else 0), ledger
+        assert out == len(dialogue.open), f"{out} outstanding, {len(dialogue.open)} open"
         for actor in dialogue.actors.values():
             assert len(actor.held) <= actor.capacity_groups, f"{actor.actor_id} holds {actor.held}"
         if learner.catching_up or learner.closed:
             return
-        counts = intake.counts
-        between = sum(len(arrived.results) for arrived in exchange._arrived)
-        between += sum(len(arrived.results) for arrived in learner.link.intakes if arrived is not None)
-        accounted = counts.trained + counts.dropped.total() + intake.queued
-        assert ledger.unique == accounted + between, f"unique {ledger.unique}, but {counts}, queued {intake.queued}, between {between}"
-        out = exchange.frontier.open_training
-        assert out + intake.queued <= learner.config.budget_groups, f"{out} groups are out and {intake.queued} queued"
+        counts, queued = intake.counts, intake.queued
+        accounted = counts.trained + sum(counts.dropped.values()) + queued
+        if ledger.unique != accounted:
+            between = sum(len(arrived.results) for arrived in (*exchange._arrived, *learner.link.intakes) if arrived is not None)
+            assert ledger.unique == accounted + between, f"unique {ledger.unique}, but {counts}, queued {queued}, between {between}"
+        open_training = exchange.frontier.open_training
+        assert open_training + queued <= learner.budget_groups, f"{open_training} groups are out and {queued} queued"
 
     def places(self, learner: Learner) -> None:
         """Every position of the training stream is in one place, and everything that was acknowledged has a result."""

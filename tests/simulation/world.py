@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from operator import itemgetter
 
+from learner.journal.journal import NotDurableError
 from protocol.dialogue import actor as acting
 from protocol.messages import PolicyVersion
 from tests.learner.faulty_disk import Crash, Fault
@@ -39,6 +40,7 @@ class World:
         self.learner: Learner | None = None
         self.ended = False
         self.incarnations = 0
+        self._stood: tuple[int, ...] = ()
         for number in range(plan.actors):
             self._start(f"a{number}")
         self._boot()
@@ -205,34 +207,36 @@ class World:
         if learner is None:
             return False
         try:
-            went_on = learner.go_on()
+            learner.go_on()
         except (Crash, LastCheckpointError):
             self._down(n)
-            return True
         if learner.closed:
             self.ended = not learner.stopping
             self._down(0)
-        return went_on
+        return True
 
     def go_far(self, n: int) -> bool:
-        """It runs until it waits for results, a few times."""
-        some = False
-        for _ in range(4):
-            some |= self.go_on(n)
-        return some
+        """It runs until it waits for results."""
+        if not self.go_on(n):
+            return False
+        while self.learner is not None and self.learner.at != "waiting":
+            self.go_on(n)
+        return True
 
     def crash(self, n: int) -> bool:
         """The learner's process ends, or its machine loses power; at once, or in the middle of a later write."""
         if self.learner is None:
             return False
         if n & 1:
-            self.disk.faults[len(self.disk.calls) + 1 + (n >> 1) % 3] = Fault(0, (n >> 3) % 200)
+            self.disk.faults[len(self.disk.calls) + 1 + (n >> 1) % 3] = Fault(0, (n >> 3) % 600)
         else:
             self._down(n >> 1)
         return True
 
     def _down(self, n: int) -> None:
-        self.learner = None
+        if self.learner is not None:
+            self.learner.end()
+            self.learner = None
         self.crashes += 1
         if n & 1:
             self.disk.power_loss(random.Random(n).randrange)
@@ -248,7 +252,10 @@ class World:
 
     def _boot(self) -> None:
         self.lineage += 1
-        self.learner = Learner(self)
+        try:
+            self.learner = Learner(self)
+        except (Crash, NotDurableError):
+            self._down(self.lineage)
 
     def stop(self, n: int) -> bool:
         """The run is to end in good order, before its last step."""
@@ -316,15 +323,28 @@ class World:
                 self._start(actor_id)
         if not self.actors:
             self._start("a0")
-        self._tick(0.9 * HEARTBEAT_S)
+        # Time is needed only where nobody goes on without it.
+        before, self._stood = self._stood, self._standing()
+        self._tick(0.9 * HEARTBEAT_S if before == self._stood else 0.01)
         self.deliver_all(0)
         if work:
             for process in list(self.processes.values()):
                 process.finish(0, fetch=True, all_of_it=True)
             self.deliver_all(0)
-        for _ in range(6):
-            self.go_on(0)
+        self.go_far(0)
         self.watch.check()
+
+    def close(self) -> None:
+        """Nothing refers to itself any more, so that the memory is free at once."""
+        if self.learner is not None:
+            self.learner.end()
+        self.__dict__.clear()
+
+    def _standing(self) -> tuple[int, ...]:
+        if self.learner is None:
+            return ()
+        ledger = self.learner.link.dialogue.ledger
+        return self.learner.step, self.learner.life.lineage, ledger.received, ledger.leased
 
     def describe(self) -> str:
         """Where it stands, for people."""
