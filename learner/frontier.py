@@ -85,6 +85,7 @@ class Frontier:
         self._position = state.ordinal - sum(count for _, count in state.held_out)
         self._orders: dict[int, tuple[int, Order]] = {}
         self._open: dict[int, LeasedGroup] = {}
+        self._open_training = 0
         self._set_aside: set[str] = set()
         self.set_aside(state.set_aside)
 
@@ -96,7 +97,7 @@ class Frontier:
     @property
     def open_training(self) -> int:
         """Training groups that were taken and not closed yet."""
-        return sum(leased.purpose is Purpose.TRAIN for leased in self._open.values())
+        return self._open_training
 
     def take(self, count: int) -> list[LeasedGroup]:
         """The next `count` training groups."""
@@ -132,7 +133,9 @@ class Frontier:
 
     def close(self, ordinal: int) -> LeasedGroup | None:
         """What `ordinal` stands for, which now has its outcome. None when it is not open."""
-        return self._open.pop(ordinal, None)
+        leased = self._open.pop(ordinal, None)
+        self._open_training -= leased is not None and leased.purpose is Purpose.TRAIN
+        return leased
 
     def group_at(self, position: int) -> InstructionGroup:
         """The training group at a position of the stream: a function of the seed alone."""
@@ -165,6 +168,7 @@ class Frontier:
     def _lease(self, ordinal: int, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
         leased = LeasedGroup(ordinal, self._epoch, group, purpose, sampling_seed(self._seed, ordinal))
         self._open[ordinal] = leased
+        self._open_training += purpose is Purpose.TRAIN
         return leased
 
 

@@ -88,11 +88,11 @@ class Link:
 
     # --- turns of its thread ---
 
-    def turn(self, message: tuple[bytes, ActorMessage] | None = None, *, tick: bool = False) -> None:
+    def turn(self, *messages: tuple[bytes, ActorMessage], tick: bool = False) -> None:
         now_s = self._world.now_s
         events, self.mailbox = self.mailbox, []
-        if message is not None:
-            events.append(learning.ActorSaid(*message, now_s))
+        for peer, message in messages:
+            events.append(learning.ActorSaid(peer, message, now_s))
         if tick:
             events.append(learning.Tick(now_s))
         self._act(events)

@@ -46,7 +46,7 @@ class Plan:
 
         lag = choose(3)
         return cls(
-            actors=1 + choose(3), capacity_groups=1 + choose(3), steps=2 + choose(3), batch_groups=1 + choose(2), max_policy_lag=lag,
+            actors=(1, 2, 2, 3)[choose(4)], capacity_groups=1 + choose(3), steps=2 + choose(3), batch_groups=1 + choose(2), max_policy_lag=lag,
             publish_every=1 + choose(2) if lag else 1, checkpoint_every=1 + choose(3), evaluate_every=choose(3), held_out=(0, 0, 1, 2)[choose(4)],
             keep_checkpoints=1 + choose(2), segment_bytes=(64 << 10, 2048)[choose(2)], lost_peers_show=bool(choose(2)), seed=choose(8),
         )  # fmt: skip

@@ -17,7 +17,7 @@ from tests.simulation.plan import Plan
 from tests.simulation.world import RULES, World
 
 TABLE = [getattr(World, name) for name, weight in RULES.items() for _ in range(weight)]
-LEAST_EVENTS, MORE_EVENTS = 30, 30
+LEAST_EVENTS, MORE_EVENTS = 30, 20
 COLLECT_EVERY = 1000
 
 
@@ -32,6 +32,8 @@ class Tally:
     crashes: int = 0
     with_crash: int = 0
     lives: int = 0
+    from_checkpoint: int = 0
+    """Lives that began at one."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -39,7 +41,7 @@ class Tally:
         return (
             f"{self.schedules} schedules in {self.seconds:.1f} s, {self.schedules / self.seconds:.0f} schedules/s; "
             f"{each:.1f} events and {self.rounds / self.schedules:.1f} rounds to the end each, {self.with_crash / self.schedules:.0%} with "
-            f"a crash of the learner, {self.lives / self.schedules:.2f} lives each"
+            f"a crash of the learner, {self.lives / self.schedules:.2f} lives each, {self.from_checkpoint / self.lives:.0%} from a checkpoint"
         )
 
 
@@ -72,6 +74,7 @@ def walk(seed: int, tally: Tally, *, tell: bool = False) -> None:
     tally.crashes += crashes
     tally.with_crash += crashes > 0
     tally.lives += world.lineage + 1
+    tally.from_checkpoint += world.from_checkpoint
     world.close()
 
 

@@ -121,8 +121,11 @@ class Watch:
         if ledger.unique != accounted:
             between = sum(len(arrived.results) for arrived in (*exchange._arrived, *learner.link.intakes) if arrived is not None)
             assert ledger.unique == accounted + between, f"unique {ledger.unique}, but {counts}, queued {queued}, between {between}"
-        open_training = exchange.frontier.open_training
-        assert open_training + queued <= learner.budget_groups, f"{open_training} groups are out and {queued} queued"
+        held = exchange.frontier.open_training + queued
+        if held > learner.budget_groups:
+            # What an earlier life had dropped as stale, behind its checkpoint, is queued again until the next batch is taken.
+            held -= sum(intake._lag(item, learner.step) > intake._max_policy_lag for item in intake._queue)
+            assert held <= learner.budget_groups, f"{held} groups are out or queued: {self._world.describe()}"
 
     def places(self, learner: Learner) -> None:
         """Every position of the training stream is in one place, and everything that was acknowledged has a result."""

@@ -39,7 +39,7 @@ class World:
         self.lineage, self.crashes, self.salts = -1, 0, 0
         self.learner: Learner | None = None
         self.ended = False
-        self.incarnations = 0
+        self.incarnations, self.from_checkpoint = 0, 0
         self._stood: tuple[int, ...] = ()
         for number in range(plan.actors):
             self._start(f"a{number}")
@@ -91,9 +91,7 @@ class World:
             some = True
             if self.learner is not None:
                 up, network.up = network.up, []
-                for message in up:
-                    self.learner.link.turn(message)
-                self.learner.link.turn()
+                self.learner.link.turn(*up)
             down, network.down = network.down, []
             for peer, message in down:
                 process = self.processes.get(peer)
@@ -137,11 +135,25 @@ class World:
     def _tick(self, seconds: float) -> None:
         self.now_s += seconds
         if self.learner is not None:
-            self.learner.link.turn(tick=True)
+            self.learner.link.turn(tick=seconds > 0)
+        if not seconds:
+            return
         event = acting.Tick(self.now_s)
         for process in self.processes.values():
             if not process.paused:
                 process.act(event)
+
+    def all_well(self, n: int) -> bool:
+        """For a moment everybody works, and everything arrives."""
+        if self.learner is None:
+            return False
+        self._tick(0.0)
+        self.deliver_all(n)
+        for process in self.processes.values():
+            if not process.paused:
+                process.finish(0, fetch=n & 1 == 0, all_of_it=True)
+        self.deliver_all(n)
+        return self.go_far(n >> 1)
 
     # --- rules: actors ---
 
@@ -254,6 +266,7 @@ class World:
         self.lineage += 1
         try:
             self.learner = Learner(self)
+            self.from_checkpoint += bool(self.checkpoints)
         except (Crash, NotDurableError):
             self._down(self.lineage)
 
@@ -325,7 +338,7 @@ class World:
             self._start("a0")
         # Time is needed only where nobody goes on without it.
         before, self._stood = self._stood, self._standing()
-        self._tick(0.9 * HEARTBEAT_S if before == self._stood else 0.01)
+        self._tick(0.9 * HEARTBEAT_S if before == self._stood else 0.0)
         self.deliver_all(0)
         if work:
             for process in list(self.processes.values()):
@@ -356,13 +369,13 @@ class World:
         actors = {peer.decode(): [work.leased.ordinal for work in process.waiting] for peer, process in self.processes.items()}
         return (
             f"t={self.now_s:.1f} life {learner.life.lineage} step {learner.step} published {learner.published} "
-            f"queued {exchange.intake.queued_ordinals} open {sorted(dialogue.open)} offered {[each.ordinal for each in dialogue.offered]} "
+            f"queued {exchange.intake.queued_ordinals}+{len(exchange.intake._in_training)} out {sorted(exchange.frontier._open)} open {sorted(dialogue.open)} offered {[each.ordinal for each in dialogue.offered]} "
             f"held {held} working {actors} up {len(self.network.up)} down {len(self.network.down)}"
         )
 
 
 RULES: dict[str, int] = {
-    "deliver_up": 14, "deliver_down": 14, "deliver_all": 10, "work": 16, "go_on": 14, "go_far": 10, "wait": 8, "boot": 6,
+    "deliver_up": 12, "deliver_down": 12, "deliver_all": 8, "work": 12, "go_on": 12, "go_far": 8, "all_well": 10, "wait": 6, "boot": 8,
     "lose": 3, "partition": 1, "heal": 2, "kill_actor": 2, "leave": 1, "join": 1, "pause": 2, "crash": 3, "stop": 1,
     "nonfinite": 1, "fill_disk": 1, "damage": 2, "lose_journal": 1,
 }  # fmt: skip
