@@ -39,6 +39,8 @@ class World:
         self.lineage, self.crashes, self.salts = -1, 0, 0
         self.learner: Learner | None = None
         self.ended = False
+        self.journal_from = 0
+        """The first step that the journal goes on from."""
         self.incarnations, self.from_checkpoint = 0, 0
         self._stood: tuple[int, ...] = ()
         for number in range(plan.actors):
@@ -291,10 +293,10 @@ class World:
 
     def damage(self, n: int) -> bool:
         """The newest checkpoint turns out to be damaged when it is needed."""
-        whole = [step for step, kept in self.checkpoints.items() if kept.whole]
-        if self.learner is not None or len(whole) < 2 or len(whole) < len(self.checkpoints):
+        whole = sorted(step for step, kept in self.checkpoints.items() if kept.whole)
+        if self.learner is not None or len(whole) < 2 or len(whole) < len(self.checkpoints) or whole[-2] < self.journal_from:
             return False
-        self.checkpoints[max(whole)].whole = False
+        self.checkpoints[whole[-1]].whole = False
         return True
 
     def lose_journal(self, n: int) -> bool:
@@ -302,7 +304,9 @@ class World:
         if self.learner is not None or not self.checkpoints or n % 4:
             return False
         self.disk = Disk.of({})
-        self.watch.forget(max((kept for kept in self.checkpoints.items() if kept[1].whole), key=itemgetter(0)))
+        newest = max((kept for kept in self.checkpoints.items() if kept[1].whole), key=itemgetter(0))
+        self.watch.forget(newest)
+        self.journal_from = newest[0]
         return True
 
     # --- the end ---
