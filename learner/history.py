@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from learner.frontier import EPOCHS_A_LIFE
-from learner.journal.records import Began, HeldOut, Received, Record, Taken
+from learner.journal.records import Began, HeldOut, Received, Record, RolledBack, Taken
 from learner.life import Life
 from protocol.messages import Purpose
 
@@ -34,6 +34,8 @@ class History:
     """Steps that are taken again."""
     sequences: dict[int, int] = field(default_factory=dict)
     """Ordinal → place in the journal of the results among them."""
+    rollbacks: dict[int, RolledBack] = field(default_factory=dict)
+    """Where the weights went back to, by the step after which they did."""
 
     @property
     def results(self) -> int:
@@ -47,6 +49,7 @@ def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
     """Of the checkpoint's ordinals, those without an outcome that counts."""
     told: list[Received | Taken] = []
     sequences: dict[int, int] = {}
+    rollbacks: dict[int, RolledBack] = {}
     ordinal, held_out = life.frontier.ordinal, list(life.frontier.held_out)
     epoch, ancestry, step = life.frontier.lease_epoch, dict(life.ancestry), life.step
     for sequence, record in records:
@@ -59,6 +62,8 @@ def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
             case Taken() if record.step == step + 1:
                 told.append(record)
                 step += 1
+            case RolledBack() if record.step > life.step:
+                rollbacks[record.step] = record
             case HeldOut() if record.first >= life.frontier.ordinal:
                 held_out.append((record.first, record.count))
                 ordinal = max(ordinal, record.first + record.count)
@@ -69,4 +74,4 @@ def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
     measured = {each for first, count in held_out for each in range(max(first, life.frontier.ordinal), first + count)}
     untrained = sorted(({*waiting, *range(life.frontier.ordinal, ordinal)} - measured) - sequences.keys())
     frontier = msgspec.structs.replace(life.frontier, ordinal=ordinal, held_out=held_out, untrained=untrained, lease_epoch=epoch)
-    return History(msgspec.structs.replace(life, frontier=frontier, ancestry=ancestry), deque(told), step - life.step, sequences)
+    return History(msgspec.structs.replace(life, frontier=frontier, ancestry=ancestry), deque(told), step - life.step, sequences, rollbacks)

@@ -16,7 +16,7 @@ from learner.frontier import Frontier, Source
 from learner.history import fold
 from learner.intake import Batch, Drop, Intake
 from learner.journal.journal import Journal
-from learner.journal.records import Began, Received
+from learner.journal.records import Began, Received, RolledBack
 from learner.life import Life
 from learner.logbook import Logbook
 from learner.recovery import Recovery, Rollback
@@ -222,8 +222,16 @@ class Learner:
 
     def _roll_back(self, rollback: Rollback) -> None:
         self.exchange.set_aside(rollback.groups, self.step)
-        good = self._newest(rollback.good_below)
-        good = self._newest(self.life.step + 1) if good is None else good
+        known = self.history.rollbacks.get(self.step)
+        if known is not None and (known.to is None or self.world.is_whole(known.to)):
+            good = known.to
+        else:
+            good = self._newest(rollback.good_below)
+            good = self._newest(self.life.step + 1) if good is None else good
+            self.logbook.note(RolledBack(self.step, good))
+            self.logbook.commit()
+        if good is not None:
+            self.recovery.went_back(good)
         self.weights = self.world.checkpoints[good].weights if good is not None else ()
         if not self.catching_up:
             self._publish()
@@ -258,9 +266,9 @@ class Learner:
         saved = Checkpoint(msgspec.json.encode(life), life.journal_needs, self.weights, dict(self.fates))
         world.checkpoints[self.step] = saved
         self._saved = self.step
-        for step in superfluous(list(world.checkpoints), section.keep_checkpoints, 0, None, self.recovery.state.good_below):
-            if step != self.step:
-                del world.checkpoints[step]
+        doomed = superfluous(list(world.checkpoints), section.keep_checkpoints, 0, None, self.recovery.state.good_below)
+        for step in set(doomed) - {self.step} - self.recovery.needed(world.checkpoints.keys() - doomed):
+            del world.checkpoints[step]
         complete = self.step >= section.steps
         oldest = None if complete else min(checkpoint.needs for checkpoint in world.checkpoints.values())
         self.logbook.checkpointed(self.step, life.journal_needs, oldest)

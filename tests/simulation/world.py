@@ -61,6 +61,10 @@ class World:
         """What actors can fetch."""
         return self.learner.published if self.learner is not None else None
 
+    def is_whole(self, step: int) -> bool:
+        """Of a checkpoint."""
+        return step in self.checkpoints and self.checkpoints[step].whole
+
     # --- rules: the network ---
 
     def deliver_up(self, n: int) -> bool:
