@@ -111,7 +111,7 @@ class Frontier:
     def set_aside(self, groups: Iterable[str]) -> None:
         """Leave groups, by id, out of what is still to come. Raises `RbaError` when no group of any source remains."""
         self._set_aside.update(groups)
-        if all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
+        if self._set_aside and all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
             raise RbaError(
                 f"all {len(self._set_aside)} training groups are set aside, for no step on any of them had a finite loss and gradient; "
                 "set-aside/ in the run's folder has them, and a lower learner.learning_rate may help"

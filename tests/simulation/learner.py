@@ -95,7 +95,7 @@ class Learner:
 
     def __init__(self, world: World) -> None:
         plan, lineage = world.plan, world.lineage
-        self.world, self.config, section = world, plan.config, plan.config.learner
+        self.world, self.config, section = world, world.config, world.config.learner
         self.budget_groups = self.config.budget_groups
         self.stopping = False
         at = self._newest()

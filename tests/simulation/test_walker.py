@@ -7,7 +7,7 @@ import pytest
 from tests.simulation.mutations import MUTATIONS, Mutation
 from tests.simulation.walker import FailedWalkError, walk_many
 
-SCHEDULES = 8_000
+SCHEDULES = 10_000
 ENOUGH = 1_500
 """Schedules within which each fault that is put in on purpose has to be found."""
 

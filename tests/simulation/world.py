@@ -28,7 +28,7 @@ class World:
     """See the module's text."""
 
     def __init__(self, plan: Plan, *, coded: bool = False) -> None:
-        self.plan, self.now_s = plan, 0.0
+        self.plan, self.config, self.now_s = plan, plan.config, 0.0
         self.disk, self.checkpoints = Disk(), dict[int, Checkpoint]()
         self.network = Network(coded=coded)
         self.processes: dict[bytes, Process] = {}
@@ -287,7 +287,7 @@ class World:
         """The next step has no finite loss, or the next two, after which the weights go back."""
         if len(self.watch.applied) - sum(self.watch.applied.values()) >= 4:
             return False
-        self.watch.nonfinite = 2 - n % 4 // 3
+        self.watch.nonfinite = 1 if n % 4 == 3 else 2
         return True
 
     def fill_disk(self, n: int) -> bool:
@@ -385,7 +385,7 @@ class World:
 RULES: dict[str, int] = {
     "deliver_up": 12, "deliver_down": 12, "deliver_all": 8, "work": 12, "go_on": 12, "go_far": 8, "all_well": 10, "wait": 6, "boot": 8,
     "lose": 3, "partition": 1, "heal": 2, "kill_actor": 2, "leave": 1, "join": 1, "pause": 2, "crash": 3, "stop": 1,
-    "nonfinite": 1, "fill_disk": 1, "damage": 2, "lose_journal": 1,
+    "nonfinite": 2, "fill_disk": 1, "damage": 2, "lose_journal": 1,
 }  # fmt: skip
 """Name of each rule, and how often it comes in a random walk."""
 Rule = Callable[[World, int], bool]
