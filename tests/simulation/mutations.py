@@ -190,10 +190,26 @@ def a_silent_actor_keeps_its_place(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTATIONS: list[Mutation] = [
-    acknowledged_before_the_commit, acknowledged_though_the_disk_refused, written_and_not_synced, every_result_is_the_first,
-    a_life_forgets_what_is_settled, epochs_begin_anew, an_expired_lease_keeps_its_epoch, an_expired_lease_is_forgotten,
-    a_cursor_ahead_of_the_queue, a_cursor_ahead_of_the_leases, acknowledgements_forgotten_at_a_reconnect, a_torn_tail_is_used, damage_is_not_seen,
-    stale_pairs_train, given_up_weights_count_as_ancestors, what_rolled_back_weights_sampled_is_fresh, the_journal_is_freed_too_far,
-    batches_are_put_together_anew, queued_groups_are_not_of_the_budget, capacity_is_ignored, held_out_ordinals_are_not_noted,
+    acknowledged_before_the_commit,
+    acknowledged_though_the_disk_refused,
+    written_and_not_synced,
+    every_result_is_the_first,
+    a_life_forgets_what_is_settled,
+    epochs_begin_anew,
+    an_expired_lease_keeps_its_epoch,
+    an_expired_lease_is_forgotten,
+    a_cursor_ahead_of_the_queue,
+    a_cursor_ahead_of_the_leases,
+    acknowledgements_forgotten_at_a_reconnect,
+    a_torn_tail_is_used,
+    damage_is_not_seen,
+    stale_pairs_train,
+    given_up_weights_count_as_ancestors,
+    what_rolled_back_weights_sampled_is_fresh,
+    the_journal_is_freed_too_far,
+    batches_are_put_together_anew,
+    queued_groups_are_not_of_the_budget,
+    capacity_is_ignored,
+    held_out_ordinals_are_not_noted,
     a_silent_actor_keeps_its_place,
-]  # fmt: skip
+]
