@@ -1,4 +1,4 @@
-"""What the journal is used for, on a disk that refuses."""
+"""A checkpoint that is written while the journal is stalled."""
 
 from __future__ import annotations
 
