@@ -232,7 +232,9 @@ class ActorDialogue:
                 return []
             self._greeted_s = now_s
             held = sorted(self.held.items())
-            return [Send(Hello(self.actor_id, self.incarnation, self.capacity_groups, PROTOCOL, self.host, self.pid, self.engine, held))]
+            done_below = min(self.unacknowledged, default=self._sequence)
+            whoami = (self.actor_id, self.incarnation, self.capacity_groups, PROTOCOL, self.host, self.pid, self.engine)
+            return [Send(Hello(*whoami, held, done_below))]
         actions: list[Action] = []
         if now_s - self._beat_s >= self.heartbeat_s:
             self._beat_s = now_s

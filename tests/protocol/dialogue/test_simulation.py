@@ -1,4 +1,4 @@
-"""Any order of loss, doubling, reordering, crashes and silence keeps the promises of the dialogue."""
+"""Any order of loss, doubling, reordering, crashes of either side and silence keeps the promises of the dialogue."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ class Fleet(RuleBasedStateMachine):
         if node is not None:
             self.network.act(node, acting.Leaving("drained"))
             self.network.start(actor_id, self.capacity)
+
+    @rule()
+    def restart_learner(self) -> None:
+        self.network.restart_learner()
+
+    @rule()
+    def offer_again(self) -> None:
+        self.network.offer_again()
 
     @rule(index=indices)
     def finish(self, index: int) -> None:
@@ -100,7 +108,9 @@ class Fleet(RuleBasedStateMachine):
         learner = self.network.learner
         waiting = [leased.ordinal for leased in learner.offered]
         entered = [result.ordinal for result in self.network.entered]
-        assert sorted([*waiting, *learner.open, *entered]) == list(range(self.network.offered))
+        owed = {leased.ordinal for leased in self.network.owed} - set(entered)
+        assert sorted([*waiting, *learner.open, *owed, *entered]) == list(range(self.network.offered))
+        assert sorted([*learner.wanted, *entered]) == list(range(self.network.offered))
         assert learner.ledger.outstanding == len(learner.open)
 
     @invariant()
@@ -128,6 +138,7 @@ class Fleet(RuleBasedStateMachine):
         network = self.network
         if not network.nodes:
             return
+        network.offer_again()
         for _ in range(120 + network.offered):
             network.run()
         assert len(network.entered) == network.offered
