@@ -97,7 +97,7 @@ class Frontier:
     @property
     def epochs(self) -> float:
         """How often as many groups have been handed out as all sources have."""
-        return (self._position - len(self._again)) / sum(len(source.groups) for source in self._sources)
+        return (self._position - len(self.wanted())) / sum(len(source.groups) for source in self._sources)
 
     @property
     def open_training(self) -> int:
