@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from learner.checkpoint import newest
 from ops import ports
-from ops.orders import Action, Build, Event, Failed, Finish, Kill, Place, Placed, Run, Stop
+from ops.orders import Action, Build, Drain, Event, Failed, Finish, Kill, Place, Placed, Run, Stop
 from ops.processes import RETIRED
 from ops.resume import Origin
 from ops.supervision import Supervision
@@ -34,6 +34,8 @@ class Hands:
                     self._build(name, attempt)
                 case Run(name):
                     self.fleet.run(name)
+                case Drain(name, reason):
+                    self.fleet.drain(name, reason)
                 case Stop(name, reason):
                     self.fleet.stop(name, reason)
                 case Kill(name):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from actors.rollout.gauges import Gauges
@@ -52,6 +52,10 @@ class Link(Protocol):
         """What the next heartbeats tell."""
         ...
 
+    def give_back(self, keep: Sequence[int]) -> None:
+        """Take no more groups, and give back all but these ordinals."""
+        ...
+
     async def drained(self, timeout_s: float) -> bool:
         """Wait until every result is acknowledged."""
         ...
@@ -62,7 +66,7 @@ Fetch = Callable[[PolicyVersion], Awaitable[Fetched]]
 
 
 class Actor:
-    """Works until the learner says Bye or `stop` is called. All methods but `figures` belong to one event loop."""
+    """Works until the learner says Bye, or `stop` or `drain` is called. All methods but `figures` belong to one event loop."""
 
     def __init__(
         self, link: Link, fetch: Fetch, engine: GenerationEngine, runner: GroupRunner, gauges: Gauges, capacity_groups: int
@@ -81,12 +85,14 @@ class Actor:
         self._moved_s = time.monotonic()
         """When work last moved on, or there was none."""
         self._applying = False
+        self._leaves_for = ""
+        """Why it takes no more groups, or ""."""
         self.applied: PolicyVersion | None = None
         self.registered = False
 
     async def work(self) -> str:
         """Consumes: notices of the learner, policy versions. Produces: group results. Waits for: the end of the job.
-        Unblocked by: the learner's Bye, `stop`, or the first error of any task, which is raised. Returns why it ended.
+        Unblocked by: the learner's Bye, `stop`, `drain`, or the first error of any task, which is raised. Returns why it ended.
         """
         async with asyncio.TaskGroup() as tasks:
             loops = [
@@ -100,6 +106,21 @@ class Actor:
                 self._log.warning("groups could not be called off", groups=len(late))
         self._hand_over([])
         return reason
+
+    def drain(self, reason: str, within_s: float) -> None:
+        """Take no more groups, give back those that have not begun, finish the others within `within_s`, and end `work`."""
+        if self._leaves_for:
+            return
+        self._leaves_for = reason or "drained"
+        self._waiting.clear()
+        self._log.info("leaving", reason=reason, groups=len(self._running), within_s=within_s)
+        self._link.give_back([leased.ordinal for leased in self._running.values()])
+        self._ending.get_loop().call_later(within_s, self.stop, self._leaves_for)
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self._leaves_for and not self._running:
+            self.stop(self._leaves_for)
 
     def stop(self, reason: str) -> None:
         """End `work`: no new groups, what is under way is called off, and the learner may lease it to others."""
@@ -138,6 +159,8 @@ class Actor:
                 case Registered():
                     self.registered = True
                     self._log.info("registered", run_id=notice.welcome.run_id, policy_version=str(notice.welcome.policy_version))
+                case Granted() if self._leaves_for:
+                    pass  # it was on its way, and is given back
                 case Granted():
                     self._waiting.extend((leased, notice.lease.policy_version) for leased in notice.lease.groups)
                     await self._know(notice.lease.policy_version)
@@ -223,6 +246,7 @@ class Actor:
             self._stages.subtract(stage)
             self._running.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
             self._account()
+            self._leave_if_done()
         await self._notify()
 
     async def _deliver(self) -> None:

@@ -11,6 +11,7 @@ from protocol.dialogue.actor import (
     Action,
     ActorDialogue,
     Ended,
+    GivingBack,
     Granted,
     LearnerSaid,
     Leaving,
@@ -177,3 +178,19 @@ def test_its_greeting_tells_which_messages_are_done(actor: ActorDialogue) -> Non
     assert done_below(100.0) == 1, "1 is on its way"
     hear(actor, Ack(2, 1, VERSION), 100.0)
     assert done_below(200.0) == 3
+
+
+def test_an_actor_that_gives_back_takes_no_more_and_says_so_until_it_is_heard(actor: ActorDialogue) -> None:
+    welcome(actor)
+    lease(actor, [0, 1, 2])
+    assert actor.handle(GivingBack(frozenset({1}))) == []
+    (hello,) = said(actor.handle(Tick(0.1)), Hello)
+    assert isinstance(hello, Hello)
+    assert (hello.capacity_groups, hello.held) == (0, [(1, 0)])
+    assert len(said(actor.handle(Tick(0.1 + GREET_EVERY_S)), Hello)) == 1
+    assert lease(actor, [0, 3]) == [], "it was on its way"
+    assert sequences(finish(actor, 1)) == []
+    assert sequences(welcome(actor, 2.0)) == [0]
+    hear(actor, Ack(2, 0, VERSION), 2.0)
+    assert not actor.unacknowledged
+    assert not actor.held

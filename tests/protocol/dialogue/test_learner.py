@@ -310,6 +310,20 @@ def test_after_closing_nothing_is_granted_and_everybody_is_told(learner: Learner
     assert granted(learner.handle(Tick(1.0))) == {}
 
 
+def test_an_actor_that_leaves_finishes_what_it_keeps_and_is_granted_nothing(learner: LearnerDialogue) -> None:
+    join(learner, "rollout-0", capacity=3)
+    offer(learner, range(5))
+    join(learner, "rollout-1", capacity=1)
+    leaving = say(learner, examples.hello("rollout-0", capacity=0, held=[(1, 0)]), 1.0)
+    assert granted(leaving) == {}
+    assert [(leased.ordinal, leased.lease_epoch) for leased in learner.offered] == [(0, 1), (2, 1), (4, 0)]
+    done = say(learner, examples.results([1], 0), 2.0)
+    assert [result.ordinal for result in intakes(done)[0].results] == [1]
+    assert granted(done) == {}
+    assert granted(say(learner, examples.results([3], 0, "rollout-1"), 2.0, "rollout-1/0")) == {"rollout-1/0": [(0, 1)]}
+    assert learner.ledger.faults() == []
+
+
 # --- after a restart of the learner ---
 
 

@@ -52,6 +52,13 @@ class Fleet(RuleBasedStateMachine):
     def offer_again(self) -> None:
         self.network.offer_again()
 
+    @rule(actor_id=st.sampled_from(ACTORS), share=st.integers(0, 3))
+    def give_back(self, actor_id: str, share: int) -> None:
+        node = self.network.nodes.get(actor_id)
+        if node is not None:
+            node.working = dict(list(node.working.items())[:share])
+            self.network.act(node, acting.GivingBack(frozenset(node.working)))
+
     @rule(index=indices)
     def finish(self, index: int) -> None:
         held = [(node, ordinal) for node in self.network.nodes.values() for ordinal in node.working]
@@ -117,7 +124,7 @@ class Fleet(RuleBasedStateMachine):
     def nobody_holds_more_than_it_can(self) -> None:
         learner = self.network.learner
         for actor in learner.actors.values():
-            assert len(actor.held) <= actor.capacity_groups
+            assert len(actor.held) <= self.capacity
             assert actor.held == {ordinal for ordinal, lease in learner.open.items() if lease.actor_id == actor.actor_id}
         assert {lease.actor_id for lease in learner.open.values()} <= set(learner.actors)
 
@@ -139,6 +146,11 @@ class Fleet(RuleBasedStateMachine):
         if not network.nodes:
             return
         network.offer_again()
+        for name, node in list(network.nodes.items()):
+            if node.dialogue.capacity_groups == 0:
+                network.run()  # what it has finished gets through, and then it leaves
+                network.act(node, acting.Leaving("drained"))
+                network.start(name, self.capacity)
         for _ in range(120 + network.offered):
             network.run()
         assert len(network.entered) == network.offered
