@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.rollout.gauges import Gauges
@@ -28,7 +29,8 @@ from protocol.weights.fetcher import FetchError
 REPORT_S = 0.5
 RETRY_S = 0.5
 GIVE_UP_FETCH_S = 1800.0
-"""A version that is known and does not come for so long ends the actor. The first one may take a large learner minutes to publish."""
+"""An actor that gets no version for so long, while the learner publishes newer ones, ends. A learner that publishes none may take as long
+as it likes: it builds its model, or takes the steps of a long journal again. Whether it is alive is the supervisor's business."""
 REFUSALS = 3
 """Times in a row that a version may turn out damaged."""
 ABORT_S = 5.0
@@ -63,6 +65,21 @@ class Link(Protocol):
 
 Fetch = Callable[[PolicyVersion], Awaitable[Fetched]]
 """Have a version, or a newer one, on this node. Raises `FetchError`; one call at a time."""
+
+
+@dataclass
+class _Failing:
+    """Versions that do not come."""
+
+    first: PolicyVersion
+    since_s: float | None = None
+    """When a newer one was published first."""
+
+    def left_behind_s(self, wanted: PolicyVersion, now_s: float) -> float:
+        """For how long the learner has published and nothing has come."""
+        if wanted > self.first and self.since_s is None:
+            self.since_s = now_s
+        return now_s - self.since_s if self.since_s is not None else 0.0
 
 
 class Actor:
@@ -176,20 +193,20 @@ class Actor:
         """Consumes: known versions. Produces: applied versions. Waits for: a version newer than the applied one.
         Unblocked by: `_listen`.
         """
-        refusals, failing_since_s = 0, None
+        refusals, failing = 0, None
         while True:
             await self._until(lambda: self._known is not None and (self.applied is None or self._known > self.applied))
             wanted, now_s = self._known, time.monotonic()
             assert wanted is not None  # noqa: S101 - by the line before
             try:
                 await self._change_to(wanted)
-                refusals, failing_since_s = 0, None
+                refusals, failing = 0, None
                 continue
             except FetchError as error:
-                if failing_since_s is None:
-                    failing_since_s = now_s
+                if failing is None:
+                    failing = _Failing(wanted)
                     self._log.warning("policy version does not come yet", policy_version=str(wanted), error=str(error))
-                if now_s - failing_since_s > GIVE_UP_FETCH_S:
+                if failing.left_behind_s(wanted, now_s) > GIVE_UP_FETCH_S:
                     raise
             except RefusedVersionError as error:
                 refusals += 1

@@ -217,13 +217,20 @@ async def test_a_version_that_does_not_come_is_asked_for_again(bench: Bench, mon
     assert len(bench.fetched) == 4
 
 
-async def test_a_version_that_never_comes_ends_the_actor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_actor_waits_for_a_learner_that_publishes_nothing_and_ends_when_it_is_left_behind(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(acting, "RETRY_S", 0.0)
-    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.05)
+    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.0)
     bench.learner.say(VersionKnown(PolicyVersion(0, 0)))
+    working = asyncio.create_task(bench.actor.work())
+    await bench.until(lambda: len(bench.fetched) > 100)
+    assert not working.done()
+    bench.learner.say(VersionKnown(PolicyVersion(0, 1)))
     with pytest.raises(ExceptionGroup) as caught:
-        await bench.actor.work()
+        await working
     assert caught.group_contains(FetchError)
+    assert bench.fetched.count(PolicyVersion(0, 1)) >= 2, "not for what failed while nothing was published"
 
 
 async def test_a_damaged_version_leaves_the_old_one_serving_until_it_is_too_much(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
