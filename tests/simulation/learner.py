@@ -107,11 +107,12 @@ class Learner:
         )  # fmt: skip
         self.history = history = fold(life, found.records())
         self.life = life = history.life
-        dialogue = LearnerDialogue(
-            "run", f"boot-{lineage}", life.version, HEARTBEAT_S, DEADLINE_S, ledger=life.ledger(history.results), settled=life.settled()
-        )
-        self.link: Any = Link(world, dialogue)
         frontier = Frontier([Source(GROUPS)], plan.seed, shuffle=True, state=life.frontier)
+        dialogue = LearnerDialogue(
+            "run", f"boot-{lineage}", life.version, HEARTBEAT_S, DEADLINE_S, ledger=life.ledger(history.results), settled=life.settled(),
+            wanted=frontier.wanted(),
+        )  # fmt: skip
+        self.link: Any = Link(world, dialogue)
         intake = WatchedIntake("single", self.config.loss, section.max_policy_lag, lineage, 1000, life.counts(), life.ancestry)
         self.fates = intake.fates = dict(kept.fates) if kept is not None else {}
         intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
@@ -168,6 +169,7 @@ class Learner:
         yield from self._checkpoint()
         self.world.watch.ends(self)
         self.exchange.close("completed")
+        assert self.exchange.intake.queued == 0, f"{self.exchange.intake.queued} results are queued at the end"
         self.closed = True
         yield "closed"
 

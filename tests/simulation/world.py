@@ -185,6 +185,8 @@ class World:
             return False
         names = list(self.actors)
         process = self.actors[names[n % len(names)]]
+        process.dialogue.handle(acting.GivingBack(frozenset()))
+        process.act(acting.Tick(self.now_s))
         process.act(acting.Leaving("scaled down"))
         self._end(process, ghost=False)
         return True
