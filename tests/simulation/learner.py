@@ -23,7 +23,7 @@ from learner.recovery import Recovery, Rollback
 from learner.selection import superfluous
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.messages import GroupResult, PolicyVersion
-from tests.learner.faulty_disk import FaultyDisk, FULL
+from tests.learner.faulty_disk import FULL, FaultyDisk
 from tests.simulation.network import Link
 from tests.simulation.plan import DEADLINE_S, GROUPS, HEARTBEAT_S, HELD_OUT
 
@@ -102,9 +102,14 @@ class Learner:
         kept = world.checkpoints.get(at if at is not None else -1)
         life = msgspec.json.decode(kept.life, type=Life).next(lineage) if kept is not None else Life(lineage=lineage)
         self.journal, found = Journal.open(
-            world.disk, salvage=life.journal_at > 0 and not world.disk.names(), first_needed=life.journal_needs, last_known=life.journal_at, segment_bytes=plan.segment_bytes,
-            buffer_bytes=BUFFER_BYTES, new_salt=world.salt,
-        )  # fmt: skip
+            world.disk,
+            salvage=life.journal_at > 0 and not world.disk.names(),
+            first_needed=life.journal_needs,
+            last_known=life.journal_at,
+            segment_bytes=plan.segment_bytes,
+            buffer_bytes=BUFFER_BYTES,
+            new_salt=world.salt,
+        )
         self.history = history = fold(life, found.records())
         self.life = life = history.life
         frontier = Frontier([Source(GROUPS)], plan.seed, shuffle=True, state=life.frontier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from protocol.dialogue import learner as learning
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.dialogue.sequences import SequenceSet
 from protocol.messages import GroupResult
+from tests.simulation import learner as simulated
 from tests.simulation.learner import Disk
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -189,11 +191,43 @@ def a_silent_actor_keeps_its_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LearnerDialogue, "_expire", lambda self, ordinal: None)
 
 
+def rollbacks_are_decided_anew(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(simulated, "fold", lambda life, records: replace(history.fold(life, records), rollbacks={}))
+
+
+def a_checkpoint_needs_what_the_disk_refused(patch: pytest.MonkeyPatch) -> None:
+    def position(self: Logbook, untrained: Collection[int]) -> tuple[int, int]:
+        self.commit()
+        kept = set(untrained)
+        self._sequences = {ordinal: sequence for ordinal, sequence in self._sequences.items() if ordinal in kept}
+        return self._journal.durable, min(self._sequences.values(), default=self._journal.durable + 1)
+
+    patch.setattr(Logbook, "position", position)
+
+
 MUTATIONS: list[Mutation] = [
-    acknowledged_before_the_commit, acknowledged_though_the_disk_refused, written_and_not_synced, every_result_is_the_first,
-    a_life_forgets_what_is_settled, epochs_begin_anew, an_expired_lease_keeps_its_epoch, an_expired_lease_is_forgotten,
-    a_cursor_ahead_of_the_queue, a_cursor_ahead_of_the_leases, acknowledgements_forgotten_at_a_reconnect, a_torn_tail_is_used, damage_is_not_seen,
-    stale_pairs_train, given_up_weights_count_as_ancestors, what_rolled_back_weights_sampled_is_fresh, the_journal_is_freed_too_far,
-    batches_are_put_together_anew, queued_groups_are_not_of_the_budget, capacity_is_ignored, held_out_ordinals_are_not_noted,
+    acknowledged_before_the_commit,
+    acknowledged_though_the_disk_refused,
+    written_and_not_synced,
+    every_result_is_the_first,
+    a_life_forgets_what_is_settled,
+    epochs_begin_anew,
+    an_expired_lease_keeps_its_epoch,
+    an_expired_lease_is_forgotten,
+    a_cursor_ahead_of_the_queue,
+    a_cursor_ahead_of_the_leases,
+    acknowledgements_forgotten_at_a_reconnect,
+    a_torn_tail_is_used,
+    damage_is_not_seen,
+    stale_pairs_train,
+    given_up_weights_count_as_ancestors,
+    what_rolled_back_weights_sampled_is_fresh,
+    the_journal_is_freed_too_far,
+    batches_are_put_together_anew,
+    queued_groups_are_not_of_the_budget,
+    capacity_is_ignored,
+    held_out_ordinals_are_not_noted,
     a_silent_actor_keeps_its_place,
-]  # fmt: skip
+    rollbacks_are_decided_anew,
+    a_checkpoint_needs_what_the_disk_refused,
+]

@@ -46,10 +46,20 @@ class Plan:
 
         lag = choose(3)
         return cls(
-            actors=(1, 2, 2, 3)[choose(4)], capacity_groups=1 + choose(3), steps=2 + choose(3), batch_groups=1 + choose(2), max_policy_lag=lag,
-            publish_every=1 + choose(2) if lag else 1, checkpoint_every=1 + choose(3), evaluate_every=choose(3), held_out=(0, 0, 1, 2)[choose(4)],
-            keep_checkpoints=1 + choose(2), segment_bytes=(64 << 10, 2048)[choose(2)], lost_peers_show=bool(choose(2)), seed=choose(8),
-        )  # fmt: skip
+            actors=(1, 2, 2, 3)[choose(4)],
+            capacity_groups=1 + choose(3),
+            steps=2 + choose(3),
+            batch_groups=1 + choose(2),
+            max_policy_lag=lag,
+            publish_every=1 + choose(2) if lag else 1,
+            checkpoint_every=1 + choose(3),
+            evaluate_every=choose(3),
+            held_out=(0, 0, 1, 2)[choose(4)],
+            keep_checkpoints=1 + choose(2),
+            segment_bytes=(64 << 10, 2048)[choose(2)],
+            lost_peers_show=bool(choose(2)),
+            seed=choose(8),
+        )
 
     @property
     def config(self) -> RunConfig:
@@ -61,7 +71,15 @@ class Plan:
 @cache
 def _config(steps: int, batch: int, lag: int, publish: int, checkpoint: int, keep: int) -> RunConfig:
     learner = {
-        "steps": steps, "batch_groups": batch, "max_policy_lag": lag, "publish_every": publish, "checkpoint_every": checkpoint,
-        "keep_checkpoints": keep, "nonfinite_steps": 2, "nonfinite_rollbacks": 9, "heartbeat_s": HEARTBEAT_S, "lease_deadline_s": DEADLINE_S,
-    }  # fmt: skip
+        "steps": steps,
+        "batch_groups": batch,
+        "max_policy_lag": lag,
+        "publish_every": publish,
+        "checkpoint_every": checkpoint,
+        "keep_checkpoints": keep,
+        "nonfinite_steps": 2,
+        "nonfinite_rollbacks": 9,
+        "heartbeat_s": HEARTBEAT_S,
+        "lease_deadline_s": DEADLINE_S,
+    }
     return RunConfig.model_validate({"strategy": "single", "model": {"path": "model"}, "data": {"train": "train"}, "learner": learner})

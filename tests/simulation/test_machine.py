@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.simulation.plan import Plan
-from tests.simulation.world import RULES, World
+from tests.simulation.rules import RULES, Rule
+from tests.simulation.world import World
 
 EXAMPLES, STEPS = 300, 40
 numbers = st.integers(0, (1 << 16) - 1)
@@ -36,16 +37,16 @@ class Run(RuleBasedStateMachine):
             self.world.finish()
 
 
-def _rule(name: str) -> Any:
+def _rule(what: Rule) -> Any:
     def apply(self: Run, number: int) -> None:
-        getattr(self.world, name)(number)
+        what(self.world, number)
 
-    apply.__name__ = name
+    apply.__name__ = what.__name__
     return rule(number=numbers)(apply)
 
 
-for _name in RULES:
-    setattr(Run, _name, _rule(_name))
+for _each in RULES:
+    setattr(Run, _each.__name__, _rule(_each))
 
 TestRun = Run.TestCase
 TestRun.settings = settings(

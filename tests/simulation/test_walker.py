@@ -8,7 +8,7 @@ from tests.simulation.mutations import MUTATIONS, Mutation
 from tests.simulation.walker import FailedWalkError, walk_many
 
 SCHEDULES = 10_000
-ENOUGH = 4_000
+ENOUGH = 8_000
 """Schedules within which each fault that is put in on purpose has to be found."""
 
 

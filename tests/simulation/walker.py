@@ -14,9 +14,10 @@ import time
 from dataclasses import dataclass
 
 from tests.simulation.plan import Plan
-from tests.simulation.world import RULES, World
+from tests.simulation.rules import RULES
+from tests.simulation.world import World
 
-TABLE = [getattr(World, name) for name, weight in RULES.items() for _ in range(weight)]
+TABLE = [rule for rule, weight in RULES.items() for _ in range(weight)]
 LEAST_EVENTS, MORE_EVENTS = 30, 20
 COLLECT_EVERY = 1000
 
@@ -41,7 +42,8 @@ class Tally:
         return (
             f"{self.schedules} schedules in {self.seconds:.1f} s, {self.schedules / self.seconds:.0f} schedules/s; "
             f"{each:.1f} events and {self.rounds / self.schedules:.1f} rounds to the end each, {self.with_crash / self.schedules:.0%} with "
-            f"a crash of the learner, {self.lives / self.schedules:.2f} lives each, {self.from_checkpoint / self.lives:.0%} from a checkpoint"
+            f"a crash of the learner, "
+            f"{self.lives / self.schedules:.2f} lives each, {self.from_checkpoint / self.lives:.0%} from a checkpoint"
         )
 
 

@@ -1,25 +1,19 @@
-"""A whole run: its processes, its network and its disk, and all that may happen to them.
-
-Every rule takes one number, from which it draws its choices, and returns True when something happened.
-"""
+"""A whole run: its processes, its network and its disk. What may happen to them is in `tests.simulation.rules`."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from operator import itemgetter
 
 from learner.journal.journal import NotDurableError
 from protocol.dialogue import actor as acting
 from protocol.messages import PolicyVersion
-from tests.learner.faulty_disk import Crash, Fault
+from tests.learner.faulty_disk import Crash
 from tests.simulation.actor import Process
 from tests.simulation.learner import Checkpoint, Disk, LastCheckpointError, Learner
 from tests.simulation.network import Network
-from tests.simulation.plan import DEADLINE_S, HEARTBEAT_S, Plan
+from tests.simulation.plan import HEARTBEAT_S, Plan
 from tests.simulation.watch import Watch
 
-WAITS_S = (0.2, HEARTBEAT_S, HEARTBEAT_S, 3.5 * HEARTBEAT_S, 6.0, DEADLINE_S + 1)
 MOST_ROUNDS = 100
 """On a good network, until all that was finished is acknowledged; and then until everybody who works has ended the run."""
 
@@ -67,27 +61,6 @@ class World:
 
     # --- rules: the network ---
 
-    def deliver_up(self, n: int) -> bool:
-        """A message reaches the learner; one in four is not the oldest, one in eight stays and comes again."""
-        up = self.network.up
-        if not up or self.learner is None:
-            return False
-        n, index, again = n >> 5, (n >> 5) % len(up) if n % 4 == 3 else 0, n >> 2 & 7 == 7
-        self.learner.link.turn(up[index] if again else up.pop(index))
-        return True
-
-    def deliver_down(self, n: int) -> bool:
-        """A message of the learner reaches its actor."""
-        down = self.network.down
-        if not down:
-            return False
-        index, again = (n >> 5) % len(down) if n % 4 == 3 else 0, n >> 2 & 7 == 7
-        peer, message = down[index] if again else down.pop(index)
-        process = self.processes.get(peer)
-        if process is not None and not process.paused:
-            process.act(acting.LearnerSaid(message, self.now_s))
-        return True
-
     def deliver_all(self, n: int) -> bool:
         """Everything that is under way arrives."""
         network, some = self.network, False
@@ -108,36 +81,6 @@ class World:
                         process.act(acting.LearnerSaid(message, self.now_s))
         return some
 
-    def lose(self, n: int) -> bool:
-        """A message is lost."""
-        messages = self.network.up if n & 1 else self.network.down
-        if not messages:
-            return False
-        del messages[(n >> 1) % len(messages)]  # type: ignore[attr-defined]
-        return True
-
-    def partition(self, n: int) -> bool:
-        """Between an actor and the learner nothing gets through any more, one way or both."""
-        if not self.processes:
-            return False
-        peer = list(self.processes)[(n >> 2) % len(self.processes)]
-        if n & 3 != 1:
-            self.network.cut_up.add(peer)
-        if n & 3 != 2:
-            self.network.cut_down.add(peer)
-        return True
-
-    def heal(self, n: int) -> bool:
-        """The network is whole."""
-        healed = bool(self.network.cut_up or self.network.cut_down)
-        self.network.heal()
-        return healed
-
-    def wait(self, n: int) -> bool:
-        """Time passes, for everybody who is not stopped."""
-        self._tick(WAITS_S[n % len(WAITS_S)])
-        return True
-
     def _tick(self, seconds: float) -> None:
         self.now_s += seconds
         if self.learner is not None:
@@ -149,63 +92,7 @@ class World:
             if not process.paused:
                 process.act(event)
 
-    def all_well(self, n: int) -> bool:
-        """For a moment everybody works, and everything arrives."""
-        if self.learner is None:
-            return False
-        self._tick(0.0)
-        self.deliver_all(n)
-        for process in self.processes.values():
-            if not process.paused:
-                process.finish(0, fetch=n & 1 == 0, all_of_it=True)
-        self.deliver_all(n)
-        return self.go_far(n >> 1)
-
     # --- rules: actors ---
-
-    def work(self, n: int) -> bool:
-        """An actor ends its work on a group, or on all that it has."""
-        ready = [process for process in self.processes.values() if not process.paused and (process.waiting or process.applied is None)]
-        if not ready:
-            return False
-        return ready[n % len(ready)].finish(n >> 6, fetch=n >> 3 & 1 == 0, all_of_it=n >> 4 & 3 == 0)
-
-    def kill_actor(self, n: int) -> bool:
-        """An actor's process is gone, or only thought to be; its next incarnation starts."""
-        if not self.actors:
-            return False
-        names = list(self.actors)
-        self._end(self.actors[names[(n >> 1) % len(names)]], ghost=bool(n & 1))
-        self._start(names[(n >> 1) % len(names)])
-        return True
-
-    def leave(self, n: int) -> bool:
-        """An actor leaves in good order; what it has finished may still be on its way."""
-        if len(self.actors) < 2:
-            return False
-        names = list(self.actors)
-        process = self.actors[names[n % len(names)]]
-        process.dialogue.handle(acting.GivingBack(frozenset()))
-        process.act(acting.Tick(self.now_s))
-        process.act(acting.Leaving("scaled down"))
-        self._end(process, ghost=False)
-        return True
-
-    def join(self, n: int) -> bool:
-        """One actor more."""
-        free = [f"a{number}" for number in range(4) if f"a{number}" not in self.actors]
-        if not free:
-            return False
-        self._start(free[0])
-        return True
-
-    def pause(self, n: int) -> bool:
-        """An actor's process is stopped, or goes on."""
-        if not self.actors:
-            return False
-        process = list(self.actors.values())[n % len(self.actors)]
-        process.paused = not process.paused
-        return True
 
     def _start(self, actor_id: str) -> None:
         self.incarnations += 1
@@ -243,16 +130,6 @@ class World:
             self.go_on(n)
         return True
 
-    def crash(self, n: int) -> bool:
-        """The learner's process ends, or its machine loses power; at once, or in the middle of a later write."""
-        if self.learner is None:
-            return False
-        if n & 1:
-            self.disk.faults[len(self.disk.calls) + 1 + (n >> 1) % 3] = Fault(0, (n >> 3) % 600)
-        else:
-            self._down(n >> 1)
-        return True
-
     def _down(self, n: int) -> None:
         if self.learner is not None:
             self.learner.end()
@@ -263,13 +140,6 @@ class World:
         else:
             self.disk.kill()
 
-    def boot(self, n: int) -> bool:
-        """The run goes on from its last whole checkpoint."""
-        if self.learner is not None or self.ended:
-            return False
-        self._boot()
-        return True
-
     def _boot(self) -> None:
         self.lineage += 1
         try:
@@ -277,43 +147,6 @@ class World:
             self.from_checkpoint += bool(self.checkpoints)
         except (Crash, NotDurableError):
             self._down(self.lineage)
-
-    def stop(self, n: int) -> bool:
-        """The run is to end in good order, before its last step."""
-        if self.learner is None or self.learner.stopping or n % 4:
-            return False
-        self.learner.stopping = True
-        return True
-
-    def nonfinite(self, n: int) -> bool:
-        """The next step has no finite loss, or the next two, after which the weights go back."""
-        if len(self.watch.applied) - sum(self.watch.applied.values()) >= 4:
-            return False
-        self.watch.nonfinite = 1 if n % 4 == 3 else 2
-        return True
-
-    def fill_disk(self, n: int) -> bool:
-        """The disk is full, or has room again."""
-        self.disk.full = not self.disk.full
-        return True
-
-    def damage(self, n: int) -> bool:
-        """The newest checkpoint turns out to be damaged when it is needed."""
-        whole = sorted(step for step, kept in self.checkpoints.items() if kept.whole)
-        if self.learner is not None or len(whole) < 2 or len(whole) < len(self.checkpoints) or whole[-2] < self.journal_from:
-            return False
-        self.checkpoints[whole[-1]].whole = False
-        return True
-
-    def lose_journal(self, n: int) -> bool:
-        """Somebody moves the journal away: all that it alone has kept is gone, as the guarantees say."""
-        if self.learner is not None or not self.checkpoints or n % 4:
-            return False
-        self.disk = Disk.of({})
-        newest = max((kept for kept in self.checkpoints.items() if kept[1].whole), key=itemgetter(0))
-        self.watch.forget(newest)
-        self.journal_from = newest[0]
-        return True
 
     # --- the end ---
 
@@ -379,15 +212,7 @@ class World:
         actors = {peer.decode(): [work.leased.ordinal for work in process.waiting] for peer, process in self.processes.items()}
         return (
             f"t={self.now_s:.1f} life {learner.life.lineage} step {learner.step} published {learner.published} "
-            f"queued {exchange.intake.queued_ordinals}+{len(exchange.intake._in_training)} out {sorted(exchange.frontier._open)} open {sorted(dialogue.open)} offered {[each.ordinal for each in dialogue.offered]} "
+            f"queued {exchange.intake.queued_ordinals} out {sorted(exchange.frontier._open)} open {sorted(dialogue.open)} "
+            f"offered {[each.ordinal for each in dialogue.offered]} "
             f"held {held} working {actors} up {len(self.network.up)} down {len(self.network.down)}"
         )
-
-
-RULES: dict[str, int] = {
-    "deliver_up": 12, "deliver_down": 12, "deliver_all": 8, "work": 12, "go_on": 12, "go_far": 8, "all_well": 10, "wait": 6, "boot": 8,
-    "lose": 3, "partition": 1, "heal": 2, "kill_actor": 2, "leave": 1, "join": 1, "pause": 2, "crash": 3, "stop": 1,
-    "nonfinite": 2, "fill_disk": 1, "damage": 2, "lose_journal": 1,
-}  # fmt: skip
-"""Name of each rule, and how often it comes in a random walk."""
-Rule = Callable[[World, int], bool]
