@@ -239,7 +239,7 @@ async def compare(case: Case, count: int, folder: Path) -> list[dict[str, Any]]:
                     recorder.requests.clear()
                     sides.loop.append(await loop_tokens_per_s(desk, gauges, data.groups[:count]))
                     sides.alone.append(await vllm_tokens_per_s(engine, recorder.requests))
-                sides.plain.append(await asyncio.to_thread(plain.tokens_per_s, recorder.requests, data.groups[0].prompt))
+                    sides.plain.append(await asyncio.to_thread(plain.tokens_per_s, recorder.requests, data.groups[0].prompt))
                 actor.stop("measured")
                 await working
                 await asyncio.to_thread(link.close)

@@ -12,6 +12,8 @@ from learner.journal.journal import BufferFullError, Journal, NotDurableError
 from learner.journal.records import Checkpointed, Received, Record
 from protocol.logs import get_logger
 
+REACHED = 2
+"""Checkpoints that the journal reaches back to, however large it is: one, and the one before in case it is damaged."""
 RETRY_S = 1.0
 """Between two tries to write to a disk that refused."""
 
@@ -26,11 +28,17 @@ class Logbook:
         self,
         journal: Journal,
         gauges: Gauges,
+        limit_bytes: int,
         sequences: Mapping[int, int] | None = None,
+        known: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`sequences` are the places of results that an earlier life has received, by ordinal."""
-        self._journal, self._gauges, self._clock = journal, gauges, clock
+        """`sequences` are the places of results that an earlier life has received, by ordinal; `known` is the last sequence that was
+        durable at the checkpoint that this life begins with.
+        """
+        self._journal, self._gauges, self._limit_bytes, self._clock = journal, gauges, limit_bytes, clock
+        self._behind_bytes = journal.bytes_behind(known)
+        """What the journal has behind the last checkpoint, or behind the last one that the disk refused."""
         self._log = get_logger("journal")
         self._waiting: deque[Record] = deque()
         self._sequences = dict(sequences or {})
@@ -49,6 +57,7 @@ class Logbook:
         if self.stalled and self._clock() - self._tried_s < RETRY_S:
             return False
         started = self._tried_s = self._clock()
+        before_bytes = self._journal.counts.bytes_on_disk
         try:
             while self._waiting:
                 self._fill()
@@ -60,6 +69,8 @@ class Logbook:
             self.stalled = str(error)
             self._gauges.journal_refused()
             return False
+        finally:
+            self._behind_bytes += self._journal.counts.bytes_on_disk - before_bytes
         if self.stalled:
             self._log.warning("journal goes on")
             self.stalled = ""
@@ -86,13 +97,29 @@ class Logbook:
         # While the disk refuses, the places of results lie behind what is durable, and may never be filled.
         return durable, min([durable + 1, *self._sequences.values()])
 
-    def checkpointed(self, step: int, needs: int, oldest: int | None) -> None:
-        """The weights of `step` are on disk. Nobody needs what lies below `oldest`."""
-        self.note(Checkpointed(step, needs))
-        if not self.commit() or oldest is None:
+    @property
+    def wants_checkpoint(self) -> bool:
+        """True when so much lies behind the last one that the journal would outgrow its limit."""
+        return self._behind_bytes > self._limit_bytes // 2
+
+    def begin_checkpoint(self) -> None:
+        """One is about to be written; whether it succeeds or not, the next one is not wanted at once."""
+        self._behind_bytes = 0
+
+    def checkpointed(self, step: int, needs: Mapping[int, int], *, complete: bool) -> None:
+        """The weights of `step` are on disk. `needs` tells the first sequence that each checkpoint needs, by its step.
+
+        The journal goes on to reach back to all checkpoints, or where that is over its limit to the last `REACHED`. A complete run keeps
+        it all, to be replayed.
+        """
+        self.note(Checkpointed(step, needs[step]))
+        if not self.commit() or complete:
             return
+        newest = [needs[each] for each in sorted(needs)[-REACHED:]]
         try:
-            self._journal.free_below(oldest)
+            self._journal.free_below(min(needs.values()))
+            if len(newest) == REACHED and self._journal.counts.bytes_on_disk > self._limit_bytes:
+                self._journal.free_below(min(newest))
         except NotDurableError as error:
             self._log.warning("journal not freed", why=str(error))
 

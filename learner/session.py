@@ -118,7 +118,8 @@ class Session:
             self._evaluate(f"step {step}", self._held_out)
         if step and self._selection.due(step):
             self._validate()
-        if step and not last and section.checkpoint_every and step % section.checkpoint_every == 0:
+        due = section.checkpoint_every and step % section.checkpoint_every == 0
+        if step and not last and (due or self._logbook.wants_checkpoint):
             self._checkpoint()
 
     def _catch_up(self, trained: Callable[[int], object] = lambda _: None) -> bool:
@@ -279,12 +280,12 @@ class Session:
             mark_best(self._run_dir, self._step, self._config.validation.metric, best)
         self._tidy()
         needs = {step: life.journal_needs for step, life in lives(self._run_dir).items()}
-        complete = self._step >= self._config.learner.steps  # then the journal stays, to be replayed
-        self._logbook.checkpointed(self._step, needs[self._step], None if complete else min(needs.values()))
+        self._logbook.checkpointed(self._step, needs, complete=self._step >= self._config.learner.steps)
 
     def _write(self) -> bool:
         """False when the disk refused a checkpoint, which a later one makes good; raises for the last one."""
         started = time.monotonic()
+        self._logbook.begin_checkpoint()
         self._order(Save(self._step))
         dtype = self._config.model.dtype
         tensors, moments = self._engine.tensors(dtype), self._engine.training_state.gathered()

@@ -111,9 +111,9 @@ class LearnerLink(_Loop):
         self._ledger = Ledger()
         self._refresh(time.monotonic())
 
-    def offer(self, groups: Sequence[LeasedGroup]) -> None:
-        """Groups that may be leased now."""
-        self._mailbox.put(learning.Offer(groups, time.monotonic()))
+    def offer(self, groups: Sequence[LeasedGroup], passed: Sequence[int] = ()) -> None:
+        """Groups that may be leased now, and ordinals that nobody is asked for."""
+        self._mailbox.put(learning.Offer(groups, time.monotonic(), passed))
 
     def publish(self, version: PolicyVersion) -> None:
         """A newer version is served; actors hear of it with their next message."""
@@ -279,6 +279,10 @@ class ActorLink(_Loop):
     def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
         """What the next heartbeats tell."""
         self._mailbox.put(acting.Report(applied, generated_tokens))
+
+    def give_back(self, keep: Sequence[int]) -> None:
+        """Take no more groups, and give back all but these ordinals."""
+        self._mailbox.put(acting.GivingBack(frozenset(keep)))
 
     @property
     def unacknowledged(self) -> int:

@@ -112,15 +112,16 @@ class Learner:
         )
         self.history = history = fold(life, found.records())
         self.life = life = history.life
-        dialogue = LearnerDialogue(
-            "run", f"boot-{lineage}", life.version, HEARTBEAT_S, DEADLINE_S, ledger=life.ledger(history.results), settled=life.settled()
-        )
-        self.link: Any = Link(world, dialogue)
         frontier = Frontier([Source(GROUPS)], plan.seed, shuffle=True, state=life.frontier)
+        dialogue = LearnerDialogue(
+            "run", f"boot-{lineage}", life.version, HEARTBEAT_S, DEADLINE_S, ledger=life.ledger(history.results), settled=life.settled(),
+            wanted=frontier.wanted(),
+        )  # fmt: skip
+        self.link: Any = Link(world, dialogue)
         intake = WatchedIntake("single", self.config.loss, section.max_policy_lag, lineage, 1000, life.counts(), life.ancestry)
         self.fates = intake.fates = dict(kept.fates) if kept is not None else {}
         intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
-        self.logbook = Logbook(self.journal, SILENT, history.sequences, world.clock)
+        self.logbook = Logbook(self.journal, SILENT, plan.limit_bytes, history.sequences, life.journal_at, world.clock)
         self.logbook.note(Began(lineage, life.step, "", life.frontier.lease_epoch))
         self.exchange = Exchange(self.config, self.link, frontier, intake, SILENT, SILENT, self.logbook, world.clock)
         self.exchange._log = self.logbook._log = SILENT
@@ -196,7 +197,7 @@ class Learner:
             yield "published"
         if step and not last and self.world.plan.evaluate_every and step % self.world.plan.evaluate_every == 0:
             yield from self._evaluate(f"step {step}")
-        if step and not last and step % section.checkpoint_every == 0:
+        if step and not last and (step % section.checkpoint_every == 0 or self.logbook.wants_checkpoint):
             yield from self._checkpoint()
 
     def _evaluate(self, label: str) -> Iterator[str]:
@@ -261,6 +262,7 @@ class Learner:
 
     def _save(self) -> None:
         world, section = self.world, self.config.learner
+        self.logbook.begin_checkpoint()
         if world.disk.full:
             if self.stopping or self.step >= section.steps:
                 raise LastCheckpointError
@@ -275,9 +277,8 @@ class Learner:
         doomed = superfluous(list(world.checkpoints), section.keep_checkpoints, 0, None, self.recovery.state.good_below)
         for step in set(doomed) - {self.step} - self.recovery.needed(world.checkpoints.keys() - doomed):
             del world.checkpoints[step]
-        complete = self.step >= section.steps
-        oldest = None if complete else min(checkpoint.needs for checkpoint in world.checkpoints.values())
-        self.logbook.checkpointed(self.step, life.journal_needs, oldest)
+        needs = {step: checkpoint.needs for step, checkpoint in world.checkpoints.items()}
+        self.logbook.checkpointed(self.step, needs, complete=self.step >= section.steps)
 
     def _newest(self, below: int = 1 << 60) -> int | None:
         return max((step for step, kept in self.world.checkpoints.items() if step < below and kept.whole), default=None)

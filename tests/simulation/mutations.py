@@ -109,7 +109,7 @@ def acknowledgements_forgotten_at_a_reconnect(patch: pytest.MonkeyPatch) -> None
     remove = LearnerDialogue._remove
 
     def removing(self: LearnerDialogue, actor: learning.Actor, *rest: Any, **more: Any) -> list[learning.Action]:
-        actor.acknowledged = SequenceSet()
+        actor.mail.acknowledged = SequenceSet()
         return remove(self, actor, *rest, **more)
 
     patch.setattr(LearnerDialogue, "_remove", removing)

@@ -63,8 +63,8 @@ class Link:
 
     # --- for the exchange ---
 
-    def offer(self, groups: Sequence[LeasedGroup]) -> None:
-        self.mailbox.append(learning.Offer(groups, self._world.now_s))
+    def offer(self, groups: Sequence[LeasedGroup], passed: Sequence[int] = ()) -> None:
+        self.mailbox.append(learning.Offer(list(groups), self._world.now_s, passed))
 
     def publish(self, version: PolicyVersion) -> None:
         self.mailbox.append(learning.Published(version))

@@ -34,6 +34,7 @@ class Plan:
     held_out: int
     keep_checkpoints: int
     segment_bytes: int
+    limit_bytes: int
     lost_peers_show: bool
     """The learner's socket tells at once when a peer's process is gone."""
 
@@ -58,6 +59,7 @@ class Plan:
             keep_checkpoints=1 + choose(2),
             segment_bytes=(64 << 10, 2048)[choose(2)],
             lost_peers_show=bool(choose(2)),
+            limit_bytes=(1 << 30, 4096)[choose(2)],
             seed=choose(8),
         )
 

@@ -109,6 +109,8 @@ def leave(world: World, n: int) -> bool:
         return False
     names = list(world.actors)
     process = world.actors[names[n % len(names)]]
+    process.dialogue.handle(acting.GivingBack(frozenset()))
+    process.act(acting.Tick(world.now_s))
     process.act(acting.Leaving("scaled down"))
     world._end(process, ghost=False)
     return True

@@ -147,4 +147,5 @@ class Watch:
         assert not lost, f"the results of {lost} were acknowledged and are lost"
         settled = learner.link.dialogue.settled
         assert all(ordinal in settled for ordinal in (*queued, *ended)), "a result is there whose ordinal counts as open"
-        assert not any(ordinal in settled for ordinal in frontier._again), "a settled ordinal is to be leased again"
+        again = set(frontier._again).difference(between)
+        assert not any(ordinal in settled for ordinal in again), f"of {again} some are settled, and to be leased again"
