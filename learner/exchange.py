@@ -18,7 +18,7 @@ from learner.journal.records import Dropped, HeldOut, Received, Skipped, Taken, 
 from learner.logbook import Logbook
 from protocol.dialogue.learner import Intake as Arrived
 from protocol.errors import RbaError, UserError
-from protocol.link import LearnerLink
+from protocol.links.learner import LearnerLink
 from protocol.logs import get_logger
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose
 

@@ -38,7 +38,7 @@ from protocol.dialogue.learner import LearnerDialogue
 from protocol.errors import UserError
 from protocol.gate import server_door
 from protocol.keyring import Keyring
-from protocol.link import LearnerLink
+from protocol.links.learner import LearnerLink
 from protocol.logs import configure, get_logger
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
