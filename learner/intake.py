@@ -14,7 +14,7 @@ import numpy as np
 
 from configs.schema import LossSection, Strategy
 from learner.collate import TrainingGroup, ce_voices
-from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome, PolicyVersion
+from protocol.messages import REFERENCE, Completion, GroupResult, LeasedGroup, Outcome, PolicyVersion
 
 
 class Drop(StrEnum):
@@ -184,10 +184,12 @@ class Intake:
 
     def _lag(self, item: TrainingGroup, learner_step: int) -> int:
         """Learner steps since the oldest token of either side of a pair was sampled; without pairs nothing can be old."""
-        indices = {index for pair in item.result.pairs for index in (pair.chosen, pair.rejected) if index != REFERENCE}
-        versions = [item.result.completions[index].oldest_version for index in indices]
-        steps = [version.step if self._is_ancestor(version) else -(1 << 60) for version in versions if version is not None]
-        return learner_step - min(steps, default=learner_step)
+        completions = item.result.completions
+        indices = {index for pair in item.result.pairs for index in (pair.chosen, pair.rejected)} - {REFERENCE}
+        versions = {span.version for index in indices for span in completions[index].spans}
+        return learner_step - min(
+            (version.step if self._is_ancestor(version) else -(1 << 60) for version in versions), default=learner_step
+        )
 
     def _is_ancestor(self, version: PolicyVersion) -> bool:
         """True when the current weights come from `version`."""
@@ -207,16 +209,9 @@ def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
     RBA-Group compares two voices, RBA-Single compares the reference with a completion, the hybrid does both.
     """
     group, result = item.group, item.result
-    for index, completion in enumerate(result.completions):
-        if not 0 <= completion.utterance < len(group.utterances):
-            return f"completion {index} names utterance {completion.utterance}, which the group lacks"
-        if len(completion.token_ids) % 4 or len(completion.logprobs) != len(completion.token_ids):
-            return (
-                f"completion {index} has {len(completion.token_ids)} bytes of token ids and {len(completion.logprobs)} of log-probabilities"
-            )
-        token_ids = np.frombuffer(completion.token_ids, dtype="<i4")
-        if np.any((token_ids < 0) | (token_ids >= vocabulary)):
-            return f"completion {index} holds a token id outside the vocabulary"
+    fault = _fault_in_completions(result.completions, len(group.utterances), vocabulary)
+    if fault:
+        return fault
     if result.pairs and strategy == "sft":
         return "plain SFT has no pairs"
     spoken = any(utterance.audio is not None for utterance in group.utterances)
@@ -234,3 +229,18 @@ def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
         if len(used) == 2 and (used[0].finish_reason != "stop" or used[0].utterance == used[1].utterance):
             return f"pair {pair} has a truncated chosen answer, or two answers to one voice"
     return ""
+
+
+def _fault_in_completions(completions: Sequence[Completion], utterances: int, vocabulary: int) -> str:
+    for index, completion in enumerate(completions):
+        if not 0 <= completion.utterance < utterances:
+            return f"completion {index} names utterance {completion.utterance}, which the group lacks"
+        if len(completion.token_ids) % 4 or len(completion.logprobs) != len(completion.token_ids):
+            return (
+                f"completion {index} has {len(completion.token_ids)} bytes of token ids and {len(completion.logprobs)} of log-probabilities"
+            )
+    # All at once, and as unsigned numbers, of which a negative one is large: few results hold a fault.
+    if np.frombuffer(b"".join(completion.token_ids for completion in completions), dtype="<u4").max(initial=0) < vocabulary:
+        return ""
+    largest = [np.frombuffer(completion.token_ids, dtype="<u4").max(initial=0) for completion in completions]
+    return f"completion {next(index for index, each in enumerate(largest) if each >= vocabulary)} holds a token id outside the vocabulary"

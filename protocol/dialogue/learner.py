@@ -10,6 +10,7 @@ after `Settled`; what is granted again has a higher lease epoch.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -182,6 +183,8 @@ class LearnerDialogue:
         self.heartbeat_s, self.lease_deadline_s = heartbeat_s, lease_deadline_s
         self.ledger = ledger or Ledger()
         self.actors: dict[str, Actor] = {}
+        self._at: dict[bytes, Actor] = {}
+        """The registered actors by the peer that they speak from."""
         self.offered: deque[LeasedGroup] = deque()
         self.open: dict[int, OpenLease] = {}
         self.granted: dict[int, LeasedGroup] = {}
@@ -208,7 +211,7 @@ class LearnerDialogue:
             case Tick():
                 return self._tick(event.now_s)
             case Undelivered():
-                actor = self._actor_at(event.peer)
+                actor = self._at.get(event.peer)
                 return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
             case Closing():
                 self._closing = True
@@ -220,7 +223,7 @@ class LearnerDialogue:
         message = event.message
         if isinstance(message, Hello):
             return self._hello(event.peer, message, event.now_s)
-        actor = self._actor_at(event.peer)
+        actor = self._at.get(event.peer)
         if actor is None:
             if isinstance(message, GroupResults):
                 for result in message.results:
@@ -238,9 +241,6 @@ class LearnerDialogue:
             case Bye():
                 return [Log("actor left", actor.actor_id, message.reason), *self._remove(actor, event.now_s)]
 
-    def _actor_at(self, peer: bytes) -> Actor | None:
-        return next((actor for actor in self.actors.values() if actor.peer == peer), None)
-
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:
             theirs, ours = (".".join(map(str, version)) for version in (hello.protocol, PROTOCOL))
@@ -251,7 +251,9 @@ class LearnerDialogue:
             reason = f"incarnation {newest} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         actions: list[Action] = []
-        known = self.actors.get(hello.actor_id)
+        known, here = self.actors.get(hello.actor_id), self._at.get(peer)
+        if here is not None and here is not known:
+            actions += self._remove(here, now_s)  # a connection speaks for one actor
         held = {ordinal for ordinal, epoch in hello.held if self._holds(hello.actor_id, ordinal, epoch)}
         if known is not None:
             same = known.incarnation == hello.incarnation
@@ -263,7 +265,7 @@ class LearnerDialogue:
             held=held if known is not None and known.incarnation == hello.incarnation else set(),
             received=received, acknowledged=acknowledged,
         )  # fmt: skip
-        self.actors[hello.actor_id] = actor
+        self.actors[hello.actor_id] = self._at[peer] = actor
         if self._closing:
             return [*actions, Send(peer, Bye("the run has ended"))]
         welcome = Welcome(self.run_id, self.boot_id, self.version, self.heartbeat_s, PROTOCOL)
@@ -324,17 +326,28 @@ class LearnerDialogue:
     def _grant(self, now_s: float) -> list[Action]:
         """Lease what is offered to the actors with the most room, one group at a time."""
         grants: dict[str, list[LeasedGroup]] = {}
-        while self.offered and not self._closing:
-            actor = max(self.actors.values(), key=lambda actor: actor.capacity_groups - len(actor.held), default=None)
-            if actor is None or len(actor.held) >= actor.capacity_groups:
-                break
-            leased = self.offered.popleft()
+        if not self.offered or self._closing:
+            return []
+        actors = list(self.actors.values())
+        rooms = [
+            (len(actor.held) - actor.capacity_groups, place)
+            for place, actor in enumerate(actors)
+            if len(actor.held) < actor.capacity_groups
+        ]
+        heapq.heapify(rooms)
+        while self.offered and rooms:
+            taken, place = rooms[0]
+            actor, leased = actors[place], self.offered.popleft()
             actor.held.add(leased.ordinal)
             self.open[leased.ordinal] = OpenLease(leased, actor.actor_id, now_s + self.lease_deadline_s)
             self.granted[leased.ordinal] = leased
             self.ledger.leased += 1
             self.ledger.outstanding += 1
             grants.setdefault(actor.actor_id, []).append(leased)
+            if taken + 1 < 0:
+                heapq.heapreplace(rooms, (taken + 1, place))
+            else:
+                heapq.heappop(rooms)
         return [Send(self.actors[name].peer, Lease(groups, self.version, self.lease_deadline_s)) for name, groups in grants.items()]
 
     def _close_lease(self, lease: OpenLease) -> None:
@@ -352,7 +365,7 @@ class LearnerDialogue:
 
     def _remove(self, actor: Actor, now_s: float, keep: set[int] | None = None) -> list[Action]:
         """Forget an actor; its leases expire but for those in `keep`."""
-        del self.actors[actor.actor_id]
+        del self.actors[actor.actor_id], self._at[actor.peer]
         self._finished[(actor.actor_id, actor.incarnation)] = (actor.received, actor.acknowledged)
         for ordinal in sorted(actor.held - (keep or set()), reverse=True):
             self._expire(ordinal)

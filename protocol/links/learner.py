@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import queue
 import threading
 import time
@@ -47,9 +46,7 @@ class LearnerLink(Loop):
             self._release()
             raise
         self._lock = threading.Lock()
-        self._status: dict[str, Any] = {}
-        self._ledger = Ledger()
-        self._refresh(time.monotonic())
+        """Of the dialogue's state: the thread changes it, anybody may look."""
 
     def offer(self, groups: Sequence[LeasedGroup]) -> None:
         """Groups that may be leased now."""
@@ -65,13 +62,19 @@ class LearnerLink(Loop):
 
     def status(self) -> dict[str, Any]:
         """Registered actors and what is out: ``{"actors": [...], "offered", "outstanding", "ledger"}``."""
+        now_s, dialogue = time.monotonic(), self._dialogue
         with self._lock:
-            return copy.deepcopy(self._status)
+            return {
+                "actors": [_figures(actor, now_s) for actor in dialogue.actors.values()],
+                "offered": len(dialogue.offered),
+                "outstanding": len(dialogue.open),
+                "ledger": dialogue.ledger.as_dict(),
+            }
 
     def ledger(self) -> Ledger:
-        """The link's share of the ledger, as of the last event: leases, and results received, unique, duplicate, rejected."""
+        """The link's share of the ledger: leases, and results received, unique, duplicate, rejected. It counts whatever `intakes` has."""
         with self._lock:
-            return copy.deepcopy(self._ledger)
+            return self._dialogue.ledger.copy()
 
     def close(self, reason: str) -> None:
         """Say Bye to every actor and end the thread."""
@@ -99,7 +102,6 @@ class LearnerLink(Loop):
             if now_s - ticked_s >= TICK_MS / 1000:
                 ticked_s = now_s
                 self._act([learning.Tick(now_s)])
-            self._refresh(now_s)
             if ends_s is None and any(isinstance(event, learning.Closing) for event in events):
                 ends_s = now_s + FAREWELL_MS / 1000
             if ends_s is not None and now_s >= ends_s:
@@ -128,47 +130,36 @@ class LearnerLink(Loop):
     def _act(self, events: Sequence[learning.Event]) -> None:
         unsent: list[learning.Event] = []
         for event in events:
-            for action in self._dialogue.handle(event):
+            with self._lock:
+                actions = self._dialogue.handle(event)
+            for action in actions:
                 match action:
                     case learning.Send():
                         if not sockets.send(self._socket, [action.peer, *encode(action.message)]) and isinstance(action.message, Lease):
                             unsent.append(learning.Undelivered(action.peer, time.monotonic()))
                     case learning.Intake():
-                        # The counts are current before the learner sees what they count.
-                        self._refresh(time.monotonic())
                         self.intakes.put(action)
                     case learning.Log():
                         self._log.info(action.event, actor=action.actor_id, detail=action.detail)
         if unsent:
             self._act(unsent)
 
-    def _refresh(self, now_s: float) -> None:
-        dialogue = self._dialogue
-        actors = [
-            {
-                "id": actor.actor_id,
-                "incarnation": actor.incarnation,
-                "host": actor.host,
-                "pid": actor.pid,
-                "engine": actor.engine,
-                "policy_version": str(actor.applied) if actor.applied else None,
-                "last_heartbeat_s": round(now_s - actor.last_heard_s, 3),
-                "held_groups": len(actor.held),
-                "generated_tokens": actor.generated_tokens,
-            }
-            for actor in dialogue.actors.values()
-        ]
-        with self._lock:
-            self._ledger = copy.deepcopy(dialogue.ledger)
-            self._status = {
-                "actors": actors,
-                "offered": len(dialogue.offered),
-                "outstanding": len(dialogue.open),
-                "ledger": self._ledger.as_dict(),
-            }
-
     def _on_end(self) -> None:
         if self._gate is not None:
             self._gate.close(LINGER_MS)
         self._mailbox.close()
         self.intakes.put(None)
+
+
+def _figures(actor: learning.Actor, now_s: float) -> dict[str, Any]:
+    return {
+        "id": actor.actor_id,
+        "incarnation": actor.incarnation,
+        "host": actor.host,
+        "pid": actor.pid,
+        "engine": actor.engine,
+        "policy_version": str(actor.applied) if actor.applied else None,
+        "last_heartbeat_s": round(max(0.0, now_s - actor.last_heard_s), 3),
+        "held_groups": len(actor.held),
+        "generated_tokens": actor.generated_tokens,
+    }

@@ -1,0 +1,125 @@
+"""The learner's end without its engine: link, exchange, queue and journal as the learner has them; a step only takes time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+
+from benchmarks.exchange.load import Load
+from configs.schema import RunConfig
+from learner.clips import Clips
+from learner.exchange import Exchange
+from learner.frontier import Frontier, Source
+from learner.gauges import Gauges
+from learner.intake import Intake
+from learner.journal.disk import PosixDisk
+from learner.journal.journal import Journal
+from learner.logbook import Logbook
+from policies.adapter import Processing
+from protocol.dialogue.learner import LearnerDialogue
+from protocol.ledger import Ledger
+from protocol.links.learner import LearnerLink
+from protocol.messages import PolicyVersion
+from protocol.metrics import Metrics
+
+GROUPS = 64
+VOCABULARY = 1000
+CLIP = np.zeros(16, np.float32)
+
+
+class Silent:
+    """Stands for a model's processing: every clip is short enough."""
+
+    def audio_tokens(self, _samples: int) -> int:
+        """See `policies.adapter.Processing`."""
+        return 1
+
+
+def run_config(batch_groups: int, max_policy_lag: int, heartbeat_s: float) -> RunConfig:
+    """A run that goes on for ever."""
+    learner = {"steps": 1 << 40, "batch_groups": batch_groups, "max_policy_lag": max_policy_lag, "heartbeat_s": heartbeat_s}
+    sections = {"model": {"path": "none"}, "data": {"train": "none"}, "rewards": {"scorer": "bleu"}, "learner": learner}
+    return RunConfig.model_validate({"strategy": "group", **sections})
+
+
+class Endpoint:
+    """Trains nothing: groups come, are durable, are acknowledged, and leave the queue a batch at a time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        load: Load,
+        batch_groups: int,
+        max_policy_lag: int = 1,
+        *,
+        port: int = 0,
+        boot: int = 0,
+        heartbeat_s: float = 2.0,
+        ledger: Ledger | None = None,
+    ) -> None:
+        config = run_config(batch_groups, max_policy_lag, heartbeat_s)
+        version = PolicyVersion(boot, 0)
+        dialogue = LearnerDialogue("bench", f"boot-{boot}", version, heartbeat_s, config.learner.lease_deadline_s, ledger=ledger)
+        self.link = LearnerLink("127.0.0.1", port, dialogue)
+        self.link.start()
+        self.up_s = time.monotonic()
+        self.journal, _ = Journal.open(PosixDisk(folder))
+        gauges = Gauges(Metrics("learner", "0"))
+        frontier = Frontier([Source(load.groups(GROUPS))], 0, shuffle=False)
+        intake = Intake("group", config.loss, max_policy_lag, boot, VOCABULARY)
+        clips = Clips(lambda _: CLIP, cast(Processing, Silent()))
+        self.exchange = Exchange(config, self.link, frontier, intake, clips, gauges, Logbook(self.journal, gauges))
+        self.boot, self.step = boot, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def run(self, until: Callable[[], Any], step_s: float = 0.0) -> None:
+        """Consumes: results. Produces: steps that take `step_s` each. Waits for: a batch. Unblocked by: actors, or `until` being true."""
+        while not until():
+            self.exchange.top_up(self.step)
+            self.exchange.receive(block=True)
+            while self.exchange.take(self.step) is not None:
+                self.exchange.top_up(self.step)
+                if step_s:
+                    time.sleep(step_s)
+                self.step += 1
+                self.exchange.settle(self.step, applied=True)
+                self.exchange.publish(PolicyVersion(self.boot, self.step))
+                self.exchange.receive(block=False)
+
+    @property
+    def pairs(self) -> int:
+        """That are durable and acknowledged."""
+        return self.exchange.intake.counts.pairs_unique
+
+    def rate(self, warm_s: float, measured_s: float) -> float:
+        """Pairs a second."""
+        marks: list[tuple[float, int]] = []
+        started_s = time.monotonic()
+
+        def over() -> bool:
+            now_s = time.monotonic()
+            if not marks and now_s - started_s >= warm_s:
+                marks.append((now_s, self.pairs))
+            if now_s - started_s >= warm_s + measured_s:
+                marks.append((now_s, self.pairs))
+                return True
+            return False
+
+        self.run(over)
+        (from_s, before), (to_s, after) = marks[0], marks[-1]
+        return (after - before) / (to_s - from_s)
+
+    def close(self) -> None:
+        """Say Bye, and let go."""
+        self.exchange.close("measured")
+        self.journal.close()
