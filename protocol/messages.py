@@ -5,6 +5,9 @@
 Everything here is plain data (`msgspec.Struct`), encoded as msgpack by `protocol.codec`. Arrays travel as
 little-endian bytes: `token_ids` int32 ``[token]``, `logprobs` float32 ``[token]``. Unknown fields of a newer
 minor protocol version are ignored by the decoder; new fields therefore always have a default.
+
+What results are made of is left to reference counts alone (``gc=False``), for plain data holds no cycles: a collection that looks
+through thousands of completions takes as long as to decode them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ REFERENCE = -1
 """Stands for the teacher's reference where a `PreferencePair` names a completion by its index."""
 
 
-class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True):
+class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """Names one set of weights: the learner step that made it, in one lineage of checkpoints.
 
     The lineage rises with every resume or roll-back, so that one number never means two models.
@@ -39,7 +42,7 @@ class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True):
         return cls(int(lineage), int(step))
 
 
-class VersionSpan(msgspec.Struct, frozen=True, array_like=True):
+class VersionSpan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens ``[start, end)`` of a completion were sampled by `version`."""
 
     version: PolicyVersion
@@ -159,7 +162,7 @@ class Lease(msgspec.Struct, tag="lease"):
     """Seconds from receipt; later results lose against a lease granted again."""
 
 
-class Completion(msgspec.Struct):
+class Completion(msgspec.Struct, gc=False):
     """One sampled answer to one utterance."""
 
     utterance: int
@@ -182,14 +185,14 @@ class Completion(msgspec.Struct):
         return min((span.version for span in self.spans), default=None)
 
 
-class PreferencePair(msgspec.Struct, frozen=True, array_like=True):
+class PreferencePair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Indices into the group's completions. `chosen` may be `REFERENCE`: then it is heard on `rejected`'s utterance."""
 
     chosen: int
     rejected: int
 
 
-class GroupResult(msgspec.Struct):
+class GroupResult(msgspec.Struct, gc=False):
     """The one outcome of one leased group."""
 
     ordinal: int
