@@ -64,8 +64,8 @@ class Ledger:
 
     def copy(self) -> Ledger:
         """The counts of this moment."""
-        changing = {"rejected": Counter(self.rejected), "dropped": Counter(self.dropped), "pairs_rejected": Counter(self.pairs_rejected)}
-        return replace(self, **changing)
+        reasons = Counter(self.rejected), Counter(self.dropped), Counter(self.pairs_rejected)
+        return replace(self, rejected=reasons[0], dropped=reasons[1], pairs_rejected=reasons[2])
 
     def faults(self) -> list[str]:
         """The identities that do not hold, in words; empty when all do."""

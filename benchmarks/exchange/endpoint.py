@@ -75,6 +75,7 @@ class Endpoint:
         clips = Clips(lambda _: CLIP, cast(Processing, Silent()))
         self.exchange = Exchange(config, self.link, frontier, intake, clips, gauges, Logbook(self.journal, gauges))
         self.boot, self.step = boot, 0
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +121,8 @@ class Endpoint:
         return (after - before) / (to_s - from_s)
 
     def close(self) -> None:
-        """Say Bye, and let go."""
-        self.exchange.close("measured")
-        self.journal.close()
+        """Say Bye, and let go; once."""
+        if not self._closed:
+            self._closed = True
+            self.exchange.close("measured")
+            self.journal.close()

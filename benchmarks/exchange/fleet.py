@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import subprocess
 import sys
 import time
@@ -86,7 +87,7 @@ class Fleet:
                 _, _, socket, leased = heapq.heappop(self._due)
                 self._finish(socket, leased, now_s)
             wait_s = min(self._due[0][0] if self._due else now_s + TICK_S, ticked_s + TICK_S) - now_s
-            for socket, _ in self._poller.poll(max(0.0, 1000 * wait_s)):
+            for socket, _ in self._poller.poll(max(0, math.ceil(1000 * wait_s))):
                 self._receive(socket)
         self._context.destroy(linger=0)
         return self.seen
