@@ -100,7 +100,7 @@ class Learner:
             )
             keys = config.network.keys
             door = server_door(Keyring(keys), "pairs", self._metrics.refusals("pairs")) if keys is not None else None
-            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door)
+            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door, self._metrics.messages_refused)
             self._link.start()
 
     def _open_journal(self, life: Life) -> History:

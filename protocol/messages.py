@@ -13,12 +13,15 @@ through thousands of completions takes as long as to decode them.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from protocol.measures import GroupMeasures
 
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+"""What a peer calls itself, or is called."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
 REFERENCE = -1
 """Stands for the teacher's reference where a `PreferencePair` names a completion by its index."""
 
@@ -110,15 +113,15 @@ class Outcome(StrEnum):
 class Hello(msgspec.Struct, tag="hello"):
     """Rollout actor → learner, first and after every reconnect."""
 
-    actor_id: str
-    incarnation: int
+    actor_id: Name
+    incarnation: Count
     """Rises with every start of the actor's process; a lower one is fenced off."""
-    capacity_groups: int
+    capacity_groups: Count
     """Groups that the actor can hold at once."""
     protocol: tuple[int, int]
-    host: str = ""
-    pid: int = 0
-    engine: str = ""
+    host: Name = ""
+    pid: Count = 0
+    engine: Name = ""
     held: list[tuple[int, int]] = []
     """(ordinal, lease epoch) of each group that the actor still works on, after a reconnect."""
 
@@ -213,9 +216,9 @@ class GroupResult(msgspec.Struct, gc=False):
 class GroupResults(msgspec.Struct, tag="results"):
     """Rollout actor → learner. Sent again, unchanged, until it is acknowledged."""
 
-    actor_id: str
-    incarnation: int
-    sequence: int
+    actor_id: Name
+    incarnation: Count
+    sequence: Count
     """Rises by one with every new message of this incarnation."""
     results: list[GroupResult]
 

@@ -22,7 +22,7 @@ from learner.journal.journal import Journal
 from learner.logbook import Logbook
 from policies.adapter import Processing
 from protocol.dialogue.learner import LearnerDialogue
-from protocol.ledger import Ledger
+from protocol.gate import Door
 from protocol.links.learner import LearnerLink
 from protocol.messages import PolicyVersion
 from protocol.metrics import Metrics
@@ -60,12 +60,13 @@ class Endpoint:
         port: int = 0,
         boot: int = 0,
         heartbeat_s: float = 2.0,
-        ledger: Ledger | None = None,
+        door: Door | None = None,
+        refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         config = run_config(batch_groups, max_policy_lag, heartbeat_s)
         version = PolicyVersion(boot, 0)
-        dialogue = LearnerDialogue("bench", f"boot-{boot}", version, heartbeat_s, config.learner.lease_deadline_s, ledger=ledger)
-        self.link = LearnerLink("127.0.0.1", port, dialogue)
+        dialogue = LearnerDialogue("bench", f"boot-{boot}", version, heartbeat_s, config.learner.lease_deadline_s)
+        self.link = LearnerLink("127.0.0.1", port, dialogue, door, refused)
         self.link.start()
         self.up_s = time.monotonic()
         self.journal, _ = Journal.open(PosixDisk(folder))
@@ -119,6 +120,12 @@ class Endpoint:
         self.run(over)
         (from_s, before), (to_s, after) = marks[0], marks[-1]
         return (after - before) / (to_s - from_s)
+
+    def faults(self) -> list[str]:
+        """Identities of the ledger that do not hold (see `protocol.ledger.Ledger.faults`)."""
+        ledger, counts = self.link.ledger(), self.exchange.intake.counts
+        ledger.trained, ledger.dropped, ledger.queued = counts.trained, counts.dropped, self.exchange.intake.queued
+        return ledger.faults()
 
     def close(self) -> None:
         """Say Bye, and let go; once."""

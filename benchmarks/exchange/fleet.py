@@ -25,6 +25,7 @@ from benchmarks.exchange.load import Load
 from protocol import sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, LEARNER_CODEC, encode
 from protocol.dialogue.actor import Action, ActorDialogue, Ended, Granted, LearnerSaid, Registered, Results, Send, Tick
+from protocol.keyring import ClientKeys
 from protocol.messages import Ack, Completion, LeasedGroup, PolicyVersion
 
 TICK_S = 0.2
@@ -57,7 +58,7 @@ class Seen:
 class Fleet:
     """See the module's text."""
 
-    def __init__(self, endpoint: str, shape: Shape) -> None:
+    def __init__(self, endpoint: str, shape: Shape, keys: ClientKeys | None = None) -> None:
         self._shape, self._load = shape, Load(shape.pairs)
         self._context: sockets.Context = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, shape.actors + 16)
@@ -65,7 +66,7 @@ class Fleet:
         self._actors: dict[sockets.Socket, ActorDialogue] = {}
         for number in range(shape.first, shape.first + shape.actors):
             name = f"rollout-{number}"
-            socket = sockets.dealer(self._context, endpoint, DIALOGUE_CAP_BYTES, f"{name}/0".encode())
+            socket = sockets.dealer(self._context, endpoint, DIALOGUE_CAP_BYTES, f"{name}/0".encode(), keys)
             self._actors[socket] = ActorDialogue(name, 0, shape.capacity, engine="simulated")
             self._poller.register(socket, zmq.POLLIN)
         self._due: list[tuple[float, int, sockets.Socket, LeasedGroup]] = []

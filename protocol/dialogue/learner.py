@@ -14,6 +14,7 @@ import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
@@ -38,6 +39,13 @@ from protocol.messages import (
 
 SILENT_HEARTBEATS = 3
 """An actor that misses this many heartbeats has lost its leases."""
+REMEMBERED = 1024
+"""Actors that are gone whose messages are still known. One that is forgotten costs nothing but work: every ordinal is settled once."""
+STRETCHES = 1024
+"""Gaps in the sequence of one actor's messages; more have no cause but malice."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 # --- events -------------------------------------------------------------------------------------------------
 
@@ -192,6 +200,7 @@ class LearnerDialogue:
         self.settled = settled or SequenceSet()
         self._incarnations: dict[str, int] = {}
         self._finished: dict[tuple[str, int], tuple[SequenceSet, SequenceSet]] = {}
+        """Received and acknowledged sequences of actors that are gone, the last `REMEMBERED` of them."""
         self._closing = False
 
     def handle(self, event: Event) -> list[Action]:
@@ -246,12 +255,12 @@ class LearnerDialogue:
             theirs, ours = (".".join(map(str, version)) for version in (hello.protocol, PROTOCOL))
             reason = f"the actor speaks protocol {theirs}, the learner {ours}; use one rba version"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
-        newest = self._incarnations.get(hello.actor_id, -1)
+        known, here = self.actors.get(hello.actor_id), self._at.get(peer)
+        newest = known.incarnation if known is not None else self._incarnations.get(hello.actor_id, -1)
         if hello.incarnation < newest:
             reason = f"incarnation {newest} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         actions: list[Action] = []
-        known, here = self.actors.get(hello.actor_id), self._at.get(peer)
         if here is not None and here is not known:
             actions += self._remove(here, now_s)  # a connection speaks for one actor
         held = {ordinal for ordinal, epoch in hello.held if self._holds(hello.actor_id, ordinal, epoch)}
@@ -259,7 +268,9 @@ class LearnerDialogue:
             same = known.incarnation == hello.incarnation
             actions += self._remove(known, now_s, keep=held if same else set())
         received, acknowledged = self._finished.pop((hello.actor_id, hello.incarnation), (SequenceSet(), SequenceSet()))
+        self._incarnations.pop(hello.actor_id, None)  # so that the last one is the last to be forgotten
         self._incarnations[hello.actor_id] = hello.incarnation
+        _shorten(self._incarnations, len(self.actors) + REMEMBERED)
         actor = Actor(
             hello.actor_id, hello.incarnation, peer, hello.capacity_groups, now_s, now_s, hello.host, hello.pid, hello.engine,
             held=held if known is not None and known.incarnation == hello.incarnation else set(),
@@ -280,6 +291,10 @@ class LearnerDialogue:
             for result in message.results:
                 self.ledger.reject(result, "foreign")
             return [Log("results under another actor's name", actor.actor_id, message.actor_id)]
+        if actor.received.stretches >= STRETCHES and message.sequence not in actor.received:
+            for result in message.results:
+                self.ledger.reject(result, "scattered")
+            return [Log("messages out of any order", actor.actor_id)]
         if not actor.received.add(message.sequence):
             for result in message.results:
                 self.ledger.repeat(result)
@@ -367,6 +382,7 @@ class LearnerDialogue:
         """Forget an actor; its leases expire but for those in `keep`."""
         del self.actors[actor.actor_id], self._at[actor.peer]
         self._finished[(actor.actor_id, actor.incarnation)] = (actor.received, actor.acknowledged)
+        _shorten(self._finished, REMEMBERED)
         for ordinal in sorted(actor.held - (keep or set()), reverse=True):
             self._expire(ordinal)
         return self._grant(now_s)
@@ -385,3 +401,9 @@ class LearnerDialogue:
             actions.append(Log("lease expired", self.open[ordinal].actor_id, f"ordinal {ordinal}"))
             self._expire(ordinal)
         return actions + self._grant(now_s)
+
+
+def _shorten(memory: dict[Key, Value], limit: int) -> None:
+    """Forget the oldest."""
+    while len(memory) > limit:
+        del memory[next(iter(memory))]

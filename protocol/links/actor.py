@@ -39,7 +39,7 @@ class ActorLink(Loop):
         self._dialogue = acting.ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
         self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
         self._socket = sockets.dealer(self.context, endpoint, DIALOGUE_CAP_BYTES, f"{actor_id}/{incarnation}".encode(), keys)
-        self._log = logs.get_logger("link")
+        self._log = logs.Sparing(logs.get_logger("link"))
         self._loop = asyncio.get_running_loop()
         self._notices: asyncio.Queue[acting.Notice] = asyncio.Queue()
         self._drained = asyncio.Event()

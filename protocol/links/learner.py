@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -32,12 +32,17 @@ class LearnerLink(Loop):
     link ended.
     """
 
-    def __init__(self, bind: str, port: int, dialogue: LearnerDialogue, door: Door | None = None) -> None:
-        """Raises `UserError` when the port cannot be had. Without a `door` anybody who reaches the port is an actor."""
+    def __init__(
+        self, bind: str, port: int, dialogue: LearnerDialogue, door: Door | None = None, refused: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Raises `UserError` when the port cannot be had. Without a `door` anybody who reaches the port is an actor.
+
+        `refused` is called with the reason of each message that is none, by the link's thread.
+        """
         super().__init__("learner link")
         self.intakes: queue.Queue[Intake | None] = queue.Queue()
         self._dialogue = dialogue
-        self._log = logs.get_logger("link")
+        self._log, self._refused = logs.Sparing(logs.get_logger("link")), refused
         self._mailbox: Mailbox[learning.Event] = Mailbox(self.context)
         self._gate: Gate | None = None
         try:
@@ -121,6 +126,7 @@ class LearnerLink(Loop):
             try:
                 message, _ = ACTOR_CODEC.decode(frames)
             except ProtocolError as error:
+                self._refused(error.reason)
                 self._log.warning("message refused", error=str(error), kind=type(error).__name__)
                 if isinstance(error, OtherVersionError):
                     sockets.send(self._socket, [peer, *encode(Refused(str(error)))])
