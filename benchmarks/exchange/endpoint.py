@@ -105,21 +105,10 @@ class Endpoint:
 
     def rate(self, warm_s: float, measured_s: float) -> float:
         """Pairs a second."""
-        marks: list[tuple[float, int]] = []
-        started_s = time.monotonic()
-
-        def over() -> bool:
-            now_s = time.monotonic()
-            if not marks and now_s - started_s >= warm_s:
-                marks.append((now_s, self.pairs))
-            if now_s - started_s >= warm_s + measured_s:
-                marks.append((now_s, self.pairs))
-                return True
-            return False
-
-        self.run(over)
-        (from_s, before), (to_s, after) = marks[0], marks[-1]
-        return (after - before) / (to_s - from_s)
+        self.run(after(warm_s))
+        started_s, before = time.monotonic(), self.pairs
+        self.run(after(measured_s))
+        return (self.pairs - before) / (time.monotonic() - started_s)
 
     def faults(self) -> list[str]:
         """Identities of the ledger that do not hold (see `protocol.ledger.Ledger.faults`)."""
@@ -133,3 +122,9 @@ class Endpoint:
             self._closed = True
             self.exchange.close("measured")
             self.journal.close()
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """True once so much time has passed."""
+    ends_s = time.monotonic() + seconds
+    return lambda: time.monotonic() >= ends_s

@@ -29,6 +29,7 @@ from protocol.keyring import ClientKeys
 from protocol.messages import Ack, Completion, LeasedGroup, PolicyVersion
 
 TICK_S = 0.2
+CONNECT_MS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Fleet:
 
     def run(self) -> Seen:
         """Consumes: leases. Produces: results. Waits for: messages, and the time that a result takes. Unblocked by: both, and a tick."""
+        for socket in self._actors:
+            socket.poll(CONNECT_MS, zmq.POLLOUT)  # a greeting to nobody is lost, and the next one comes a second later
         ticked_s = float("-inf")
         while self._ended < len(self._actors):
             now_s = time.monotonic()

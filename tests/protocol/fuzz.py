@@ -264,7 +264,7 @@ def at_an_endpoint(count: int, seed: int, folder: Path, keys: Keyring | None = N
     good = threading.Thread(target=lambda: seen.append(fleet.run()), daemon=True)
     bad = threading.Thread(target=attack.run, args=(count,), daemon=True)
     good.start()
-    endpoint.run(lambda: endpoint.pairs > 50)
+    endpoint.run(lambda: endpoint.pairs > 50 and len(endpoint.link.status()["actors"]) == 2)
     before, started_s = footprint(), time.monotonic()
     bad.start()
     warm: dict[str, int] = {}
