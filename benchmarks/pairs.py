@@ -26,6 +26,7 @@ from benchmarks.rows import row, table
 from learner.journal.disk import PosixDisk
 from learner.journal.records import Received
 from learner.journal.recovery import read_all
+from protocol.logs import configure
 
 GOAL = 20_000
 """Pairs a second, at eight pairs a message."""
@@ -63,6 +64,7 @@ def measure(folder: Path | None = None) -> list[dict[str, Any]]:
         rates: dict[str, list[float]] = {"ours": [], "redis": []}
         for _ in range(TURNS):
             with tempfile.TemporaryDirectory(dir=folder) as inside:
+                configure(Path(inside), "pairs")
                 rates["ours"].append(ours(Path(inside) / "journal", pairs))
                 if redis.installed():
                     rates["redis"].append(pairs * redis.messages_per_s(Path(inside), OUTSTANDING, pairs, WARM_S, MEASURED_S))

@@ -25,6 +25,7 @@ from benchmarks.exchange.load import Load
 from benchmarks.rows import row, table
 from protocol.dialogue.learner import SILENT_HEARTBEATS
 from protocol.links.loop import TICK_MS
+from protocol.logs import configure
 
 PAIRS, CAPACITY, GENERATION_S = 8, 4, 0.4
 FLEETS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -162,6 +163,7 @@ def measure(folder: Path | None = None) -> list[dict[str, Any]]:
     """Every row."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         inside = Path(name)
+        configure(inside, "scaling")
         return [*growth(inside), return_of_the_learner(inside), loss_of_actors(inside), *overlap(inside)]
 
 

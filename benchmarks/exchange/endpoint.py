@@ -86,17 +86,19 @@ class Endpoint:
 
     def run(self, until: Callable[[], Any], step_s: float = 0.0) -> None:
         """Consumes: results. Produces: steps that take `step_s` each. Waits for: a batch. Unblocked by: actors, or `until` being true."""
+        waits = True
         while not until():
             self.exchange.top_up(self.step)
-            self.exchange.receive(block=True)
-            while self.exchange.take(self.step) is not None:
-                self.exchange.top_up(self.step)
-                if step_s:
-                    time.sleep(step_s)
-                self.step += 1
-                self.exchange.settle(self.step, applied=True)
-                self.exchange.publish(PolicyVersion(self.boot, self.step))
-                self.exchange.receive(block=False)
+            self.exchange.receive(block=waits)
+            waits = self.exchange.take(self.step) is None
+            if waits:
+                continue
+            self.exchange.top_up(self.step)
+            if step_s:
+                time.sleep(step_s)
+            self.step += 1
+            self.exchange.settle(self.step, applied=True)
+            self.exchange.publish(PolicyVersion(self.boot, self.step))
 
     @property
     def pairs(self) -> int:
