@@ -78,6 +78,8 @@ class Intake:
         self._trains_ce = strategy == "sft" or loss.lambda_ce > 0
         self._queue: deque[TrainingGroup] = deque()
         self._in_training: list[TrainingGroup] = []
+        self._fresh, self._fresh_at = 0, -1
+        """So many of the queue, from its head, are known not to be stale at that step."""
         self._set_aside: set[str] = set()
         self._oldest_step = 0
         """Versions of earlier steps come from weights that are given up."""
@@ -126,23 +128,26 @@ class Intake:
 
         Stale groups are dropped on the way. What is taken counts as queued until `trained` or `skipped`.
         """
-        fresh: deque[TrainingGroup] = deque()
-        for item in self._queue:
+        if learner_step != self._fresh_at:
+            self._fresh, self._fresh_at = 0, learner_step
+        unknown = [self._queue.pop() for _ in range(len(self._queue) - self._fresh)]
+        for item in reversed(unknown):
             if self._lag(item, learner_step) > self._max_policy_lag:
                 self._drop(item.result, Drop.STALE)
             else:
-                fresh.append(item)
-        self._queue = fresh
-        if len(fresh) < groups:
+                self._queue.append(item)
+        self._fresh = len(self._queue)
+        if self._fresh < groups:
             return None
-        self._in_training = [fresh.popleft() for _ in range(groups)]
+        self._in_training = [self._queue.popleft() for _ in range(groups)]
+        self._fresh -= groups
         return Batch(self._in_training, [self._lag(item, learner_step) for item in self._in_training if item.result.pairs])
 
     def take_again(self, ordinals: Sequence[int], learner_step: int) -> Batch:
         """The batch of these groups, which an earlier life took. Raises `KeyError` for one that is not in the queue."""
         held = {item.result.ordinal: item for item in self._queue}
         taken = [held.pop(ordinal) for ordinal in ordinals]
-        self._queue = deque(held.values())
+        self._queue, self._fresh = deque(held.values()), 0
         self.take(1 << 62, learner_step)  # drops what is stale, as that life did
         self._in_training = taken
         return Batch(taken, [self._lag(item, learner_step) for item in taken if item.result.pairs])
@@ -150,7 +155,7 @@ class Intake:
     def give_back(self) -> None:
         """The batch that was taken is not trained after all; it comes first again."""
         self._queue.extendleft(reversed(self._in_training))
-        self._in_training = []
+        self._in_training, self._fresh = [], 0
 
     def trained(self) -> None:
         """The batch that was taken has changed the weights."""
@@ -174,13 +179,14 @@ class Intake:
                 self._drop(item.result, Drop.SET_ASIDE)
             else:
                 rest.append(item)
-        self._queue = rest
+        self._queue, self._fresh = rest, 0
 
     def clear(self) -> None:
         """The run ends; what is still queued is dropped."""
         for item in self._queue:
             self._drop(item.result, Drop.STOPPED)
         self._queue.clear()
+        self._fresh = 0
 
     def _lag(self, item: TrainingGroup, learner_step: int) -> int:
         """Learner steps since the oldest token of either side of a pair was sampled; without pairs nothing can be old."""
