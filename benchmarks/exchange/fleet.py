@@ -24,12 +24,11 @@ import zmq
 from benchmarks.exchange.load import Load
 from protocol import sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, LEARNER_CODEC, encode
-from protocol.dialogue.actor import Action, ActorDialogue, Ended, Granted, LearnerSaid, Registered, Results, Send, Tick
+from protocol.dialogue.actor import Action, ActorDialogue, Connected, Ended, Granted, LearnerSaid, Registered, Results, Send, Tick
 from protocol.keyring import ClientKeys
 from protocol.messages import Ack, Completion, LeasedGroup, PolicyVersion
 
 TICK_S = 0.2
-CONNECT_MS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +61,17 @@ class Fleet:
     def __init__(self, endpoint: str, shape: Shape, keys: ClientKeys | None = None) -> None:
         self._shape, self._load = shape, Load(shape.pairs)
         self._context: sockets.Context = zmq.Context(io_threads=1)
-        self._context.set(zmq.MAX_SOCKETS, shape.actors + 16)
+        self._context.set(zmq.MAX_SOCKETS, 3 * shape.actors + 16)
         self._poller = zmq.Poller()
         self._actors: dict[sockets.Socket, ActorDialogue] = {}
+        self._connections: dict[sockets.Socket, sockets.Socket] = {}
         for number in range(shape.first, shape.first + shape.actors):
             name = f"rollout-{number}"
             socket = sockets.dealer(self._context, endpoint, DIALOGUE_CAP_BYTES, f"{name}/0".encode(), keys)
             self._actors[socket] = ActorDialogue(name, 0, shape.capacity, engine="simulated")
-            self._poller.register(socket, zmq.POLLIN)
+            self._connections[monitor := sockets.connections(socket)] = socket
+            for each in (socket, monitor):
+                self._poller.register(each, zmq.POLLIN)
         self._due: list[tuple[float, int, sockets.Socket, LeasedGroup]] = []
         self._number = count()
         self._sampled: tuple[PolicyVersion | None, list[Completion]] = (None, [])
@@ -78,8 +80,6 @@ class Fleet:
 
     def run(self) -> Seen:
         """Consumes: leases. Produces: results. Waits for: messages, and the time that a result takes. Unblocked by: both, and a tick."""
-        for socket in self._actors:
-            socket.poll(CONNECT_MS, zmq.POLLOUT)  # a greeting to nobody is lost, and the next one comes a second later
         ticked_s = float("-inf")
         while self._ended < len(self._actors):
             now_s = time.monotonic()
@@ -92,9 +92,19 @@ class Fleet:
                 self._finish(socket, leased, now_s)
             wait_s = min(self._due[0][0] if self._due else now_s + TICK_S, ticked_s + TICK_S) - now_s
             for socket, _ in self._poller.poll(max(0, math.ceil(1000 * wait_s))):
-                self._receive(socket)
+                if socket in self._connections:
+                    self._greet(socket)
+                else:
+                    self._receive(socket)
+        for socket in self._actors:
+            socket.disable_monitor()
         self._context.destroy(linger=0)
         return self.seen
+
+    def _greet(self, monitor: sockets.Socket) -> None:
+        socket = self._connections[monitor]
+        if sockets.reconnected(monitor) and socket.poll(1000, zmq.POLLOUT):
+            self._act(socket, self._actors[socket].handle(Connected(time.monotonic())))
 
     def _receive(self, socket: sockets.Socket) -> None:
         actor = self._actors[socket]

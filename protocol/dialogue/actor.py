@@ -1,7 +1,7 @@
 """The rollout actor's side of the lease dialogue. Pure: events in, actions out.
 
-Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them when the
-learner comes back with another boot id. A learner that falls silent is greeted again.
+Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them on a new
+connection, or when the learner comes back with another boot id. A learner is greeted on each new connection, and when it falls silent.
 """
 
 from __future__ import annotations
@@ -64,13 +64,20 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Connected:
+    """The connection is up, for the first time or again: another learner may be at its end, and what was on its way may be lost."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """The actor ends."""
 
     reason: str
 
 
-Event = LearnerSaid | Results | Report | Tick | Leaving
+Event = LearnerSaid | Results | Report | Tick | Connected | Leaving
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -163,6 +170,8 @@ class ActorDialogue:
                 return []
             case Tick():
                 return self._tick(event.now_s)
+            case Connected():
+                return self._connected(event.now_s)
             case Leaving():
                 return [Send(Bye(event.reason))] if self.registered else []
 
@@ -221,6 +230,12 @@ class ActorDialogue:
         self._sequence += 1
         self.unacknowledged[message.sequence] = Unacknowledged(message, now_s if self.registered else float("-inf"))
         return [Send(message)] if self.registered else []
+
+    def _connected(self, now_s: float) -> list[Action]:
+        self.registered, self._greeted_s = False, float("-inf")
+        for waiting in self.unacknowledged.values():
+            waiting.sent_s = float("-inf")
+        return self._tick(now_s)
 
     def _tick(self, now_s: float) -> list[Action]:
         if self.ended:

@@ -39,6 +39,7 @@ class ActorLink(Loop):
         self._dialogue = acting.ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
         self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
         self._socket = sockets.dealer(self.context, endpoint, DIALOGUE_CAP_BYTES, f"{actor_id}/{incarnation}".encode(), keys)
+        self._connections = sockets.connections(self._socket)
         self._log = logs.Sparing(logs.get_logger("link"))
         self._loop = asyncio.get_running_loop()
         self._notices: asyncio.Queue[acting.Notice] = asyncio.Queue()
@@ -97,11 +98,12 @@ class ActorLink(Loop):
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._mailbox.socket, zmq.POLLIN)
-        # Nothing is queued for a connection that is not up, so the first greeting waits for it.
-        self._socket.poll(TICK_MS, zmq.POLLOUT)
-        self._act([acting.Tick(time.monotonic())])
+        poller.register(self._connections, zmq.POLLIN)
         while not self._stop.is_set():
             poller.poll(TICK_MS)
+            if sockets.reconnected(self._connections):
+                self._socket.poll(TICK_MS, zmq.POLLOUT)  # else the greeting might come before the socket has noticed
+                self._act([acting.Connected(time.monotonic())])
             events = self._mailbox.take()
             self._act(events)
             self._receive()
@@ -145,6 +147,8 @@ class ActorLink(Loop):
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _on_end(self) -> None:
+        self._socket.disable_monitor()
+        self._connections.close(linger=0)
         self._mailbox.close()
         self._call(self._drained.set)
         if self.failure is not None:

@@ -52,6 +52,17 @@ async def test_a_learner_that_starts_again_gets_the_unacknowledged_results_again
 
 
 @both_ways
+async def test_a_learner_that_starts_again_within_a_heartbeat_is_greeted_at_once(links: Links) -> None:
+    first = links.learner(heartbeat_s=60)
+    actor = links.actor(first.endpoint)
+    await notice(actor, Registered)
+    port = port_of(first)
+    links.kill(first)
+    links.learner(port, boot_id="boot-2", heartbeat_s=60)
+    assert (await notice(actor, Registered)).welcome.boot_id == "boot-2"
+
+
+@both_ways
 async def test_work_of_a_killed_actor_goes_to_another_one(links: Links) -> None:
     learner = links.learner()
     doomed = links.actor(learner.endpoint, "rollout-0", capacity=2)
