@@ -27,6 +27,8 @@ from protocol.messages import (
 
 GREET_EVERY_S = 1.0
 RESEND_AFTER_S = 5.0
+RESEND_LIMIT_S = 60.0
+"""The wait doubles up to this: a learner in a long step acknowledges when it is over, and should not find everything a dozen times."""
 SILENT_HEARTBEATS = 3
 
 # --- events -------------------------------------------------------------------------------------------------
@@ -128,6 +130,7 @@ class Unacknowledged:
 
     message: GroupResults
     sent_s: float
+    wait_s: float = RESEND_AFTER_S
 
 
 @dataclass(slots=True)
@@ -204,7 +207,7 @@ class ActorDialogue:
         actions: list[Action] = [Registered(welcome), *self._know(welcome.policy_version)]
         for waiting in self.unacknowledged.values():
             if again or waiting.sent_s == float("-inf"):
-                waiting.sent_s = now_s
+                waiting.sent_s, waiting.wait_s = now_s, RESEND_AFTER_S
                 actions.append(Send(waiting.message))
         return actions
 
@@ -253,7 +256,7 @@ class ActorDialogue:
             self._beat_s = now_s
             actions.append(Send(Heartbeat(self._applied, len(self.held), self._generated_tokens)))
         for waiting in self.unacknowledged.values():
-            if now_s - waiting.sent_s >= RESEND_AFTER_S:
-                waiting.sent_s = now_s
+            if now_s - waiting.sent_s >= waiting.wait_s:
+                waiting.sent_s, waiting.wait_s = now_s, min(2 * waiting.wait_s, RESEND_LIMIT_S)
                 actions.append(Send(waiting.message))
         return actions

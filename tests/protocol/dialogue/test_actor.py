@@ -176,3 +176,16 @@ def test_one_that_has_ended_greets_no_new_connection(actor: ActorDialogue) -> No
     welcome(actor)
     hear(actor, Bye("completed"))
     assert actor.handle(Connected(1.0)) == []
+
+
+def test_the_wait_before_results_go_again_doubles_up_to_a_limit(actor: ActorDialogue) -> None:
+    welcome(actor)
+    finish(actor, 0)
+    sent_s = []
+    for now_s in range(300):
+        hear(actor, Heartbeat(VERSION), now_s)
+        if sequences(actor.handle(Tick(now_s))):
+            sent_s.append(now_s)
+    assert sent_s == [5, 15, 35, 75, 135, 195, 255]
+    hear(actor, Ack(2, 0, VERSION), 300.0)
+    assert not actor.unacknowledged
