@@ -10,9 +10,11 @@ after `Settled`; what is granted again has a higher lease epoch.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
@@ -37,6 +39,13 @@ from protocol.messages import (
 
 SILENT_HEARTBEATS = 3
 """An actor that misses this many heartbeats has lost its leases."""
+REMEMBERED = 1024
+"""Actors that are gone whose messages are still known. One that is forgotten costs nothing but work: every ordinal is settled once."""
+STRETCHES = 1024
+"""Gaps in the sequence of one actor's messages; more have no cause but malice."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 # --- events -------------------------------------------------------------------------------------------------
 
@@ -182,6 +191,8 @@ class LearnerDialogue:
         self.heartbeat_s, self.lease_deadline_s = heartbeat_s, lease_deadline_s
         self.ledger = ledger or Ledger()
         self.actors: dict[str, Actor] = {}
+        self._at: dict[bytes, Actor] = {}
+        """The registered actors by the peer that they speak from."""
         self.offered: deque[LeasedGroup] = deque()
         self.open: dict[int, OpenLease] = {}
         self.granted: dict[int, LeasedGroup] = {}
@@ -189,6 +200,7 @@ class LearnerDialogue:
         self.settled = settled or SequenceSet()
         self._incarnations: dict[str, int] = {}
         self._finished: dict[tuple[str, int], tuple[SequenceSet, SequenceSet]] = {}
+        """Received and acknowledged sequences of actors that are gone, the last `REMEMBERED` of them."""
         self._closing = False
 
     def handle(self, event: Event) -> list[Action]:
@@ -208,7 +220,7 @@ class LearnerDialogue:
             case Tick():
                 return self._tick(event.now_s)
             case Undelivered():
-                actor = self._actor_at(event.peer)
+                actor = self._at.get(event.peer)
                 return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
             case Closing():
                 self._closing = True
@@ -220,7 +232,7 @@ class LearnerDialogue:
         message = event.message
         if isinstance(message, Hello):
             return self._hello(event.peer, message, event.now_s)
-        actor = self._actor_at(event.peer)
+        actor = self._at.get(event.peer)
         if actor is None:
             if isinstance(message, GroupResults):
                 for result in message.results:
@@ -238,32 +250,33 @@ class LearnerDialogue:
             case Bye():
                 return [Log("actor left", actor.actor_id, message.reason), *self._remove(actor, event.now_s)]
 
-    def _actor_at(self, peer: bytes) -> Actor | None:
-        return next((actor for actor in self.actors.values() if actor.peer == peer), None)
-
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:
             theirs, ours = (".".join(map(str, version)) for version in (hello.protocol, PROTOCOL))
             reason = f"the actor speaks protocol {theirs}, the learner {ours}; use one rba version"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
-        newest = self._incarnations.get(hello.actor_id, -1)
+        known, here = self.actors.get(hello.actor_id), self._at.get(peer)
+        newest = known.incarnation if known is not None else self._incarnations.get(hello.actor_id, -1)
         if hello.incarnation < newest:
             reason = f"incarnation {newest} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         actions: list[Action] = []
-        known = self.actors.get(hello.actor_id)
+        if here is not None and here is not known:
+            actions += self._remove(here, now_s)  # a connection speaks for one actor
         held = {ordinal for ordinal, epoch in hello.held if self._holds(hello.actor_id, ordinal, epoch)}
         if known is not None:
             same = known.incarnation == hello.incarnation
             actions += self._remove(known, now_s, keep=held if same else set())
         received, acknowledged = self._finished.pop((hello.actor_id, hello.incarnation), (SequenceSet(), SequenceSet()))
+        self._incarnations.pop(hello.actor_id, None)  # so that the last one is the last to be forgotten
         self._incarnations[hello.actor_id] = hello.incarnation
+        _shorten(self._incarnations, len(self.actors) + REMEMBERED)
         actor = Actor(
             hello.actor_id, hello.incarnation, peer, hello.capacity_groups, now_s, now_s, hello.host, hello.pid, hello.engine,
             held=held if known is not None and known.incarnation == hello.incarnation else set(),
             received=received, acknowledged=acknowledged,
         )  # fmt: skip
-        self.actors[hello.actor_id] = actor
+        self.actors[hello.actor_id] = self._at[peer] = actor
         if self._closing:
             return [*actions, Send(peer, Bye("the run has ended"))]
         welcome = Welcome(self.run_id, self.boot_id, self.version, self.heartbeat_s, PROTOCOL)
@@ -278,6 +291,10 @@ class LearnerDialogue:
             for result in message.results:
                 self.ledger.reject(result, "foreign")
             return [Log("results under another actor's name", actor.actor_id, message.actor_id)]
+        if actor.received.stretches >= STRETCHES and message.sequence not in actor.received:
+            for result in message.results:
+                self.ledger.reject(result, "scattered")
+            return [Log("messages out of any order", actor.actor_id)]
         if not actor.received.add(message.sequence):
             for result in message.results:
                 self.ledger.repeat(result)
@@ -324,17 +341,28 @@ class LearnerDialogue:
     def _grant(self, now_s: float) -> list[Action]:
         """Lease what is offered to the actors with the most room, one group at a time."""
         grants: dict[str, list[LeasedGroup]] = {}
-        while self.offered and not self._closing:
-            actor = max(self.actors.values(), key=lambda actor: actor.capacity_groups - len(actor.held), default=None)
-            if actor is None or len(actor.held) >= actor.capacity_groups:
-                break
-            leased = self.offered.popleft()
+        if not self.offered or self._closing:
+            return []
+        actors = list(self.actors.values())
+        rooms = [
+            (len(actor.held) - actor.capacity_groups, place)
+            for place, actor in enumerate(actors)
+            if len(actor.held) < actor.capacity_groups
+        ]
+        heapq.heapify(rooms)
+        while self.offered and rooms:
+            taken, place = rooms[0]
+            actor, leased = actors[place], self.offered.popleft()
             actor.held.add(leased.ordinal)
             self.open[leased.ordinal] = OpenLease(leased, actor.actor_id, now_s + self.lease_deadline_s)
             self.granted[leased.ordinal] = leased
             self.ledger.leased += 1
             self.ledger.outstanding += 1
             grants.setdefault(actor.actor_id, []).append(leased)
+            if taken + 1 < 0:
+                heapq.heapreplace(rooms, (taken + 1, place))
+            else:
+                heapq.heappop(rooms)
         return [Send(self.actors[name].peer, Lease(groups, self.version, self.lease_deadline_s)) for name, groups in grants.items()]
 
     def _close_lease(self, lease: OpenLease) -> None:
@@ -352,8 +380,9 @@ class LearnerDialogue:
 
     def _remove(self, actor: Actor, now_s: float, keep: set[int] | None = None) -> list[Action]:
         """Forget an actor; its leases expire but for those in `keep`."""
-        del self.actors[actor.actor_id]
+        del self.actors[actor.actor_id], self._at[actor.peer]
         self._finished[(actor.actor_id, actor.incarnation)] = (actor.received, actor.acknowledged)
+        _shorten(self._finished, REMEMBERED)
         for ordinal in sorted(actor.held - (keep or set()), reverse=True):
             self._expire(ordinal)
         return self._grant(now_s)
@@ -372,3 +401,9 @@ class LearnerDialogue:
             actions.append(Log("lease expired", self.open[ordinal].actor_id, f"ordinal {ordinal}"))
             self._expire(ordinal)
         return actions + self._grant(now_s)
+
+
+def _shorten(memory: dict[Key, Value], limit: int) -> None:
+    """Forget the oldest."""
+    while len(memory) > limit:
+        del memory[next(iter(memory))]

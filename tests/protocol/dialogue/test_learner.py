@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from protocol.dialogue.learner import (
+    REMEMBERED,
+    STRETCHES,
     Action,
     ActorSaid,
     Closing,
@@ -306,3 +308,44 @@ def test_after_closing_nothing_is_granted_and_everybody_is_told(learner: Learner
     assert granted(late) == {}
     assert [peer for peer, _ in said(late, Bye)] == ["rollout-2/0"]
     assert granted(learner.handle(Tick(1.0))) == {}
+
+
+def test_a_connection_speaks_for_one_actor(learner: LearnerDialogue) -> None:
+    offer(learner, [0, 1])
+    join(learner, "rollout-0", capacity=1)
+    say(learner, examples.hello("rollout-1"), peer="rollout-0/0")
+    assert list(learner.actors) == ["rollout-1"]
+    assert learner.actors["rollout-1"].held == {0, 1}, "what it held under its first name is granted again"
+    assert learner.ledger.expired == 1
+    assert learner.ledger.faults() == []
+
+
+def test_what_is_known_of_actors_that_are_gone_is_bounded(learner: LearnerDialogue) -> None:
+    join(learner, "rollout-0", incarnation=7)
+    for number in range(3 * REMEMBERED):
+        join(learner, f"passer-by-{number}")
+        say(learner, Bye(), peer=f"passer-by-{number}/0")
+    assert len(learner._finished) <= REMEMBERED
+    assert len(learner._incarnations) <= REMEMBERED + 2
+    assert said(join(learner, "rollout-0", incarnation=6), Refused), "one that is registered is not forgotten"
+
+
+def test_messages_out_of_any_order_are_rejected(learner: LearnerDialogue) -> None:
+    join(learner)
+    for number in range(STRETCHES + 10):
+        say(learner, GroupResults("rollout-0", 0, 2 * number, [examples.result(number)]))
+    assert learner.actors["rollout-0"].received.stretches == STRETCHES
+    assert learner.ledger.rejected["scattered"] == 10
+    assert learner.ledger.faults() == []
+
+
+def test_groups_go_to_the_actors_with_the_most_room(learner: LearnerDialogue) -> None:
+    for number, capacity in enumerate((1, 4, 2)):
+        join(learner, f"rollout-{number}", capacity)
+    shares = granted(offer(learner, range(9)))
+    assert {peer: [ordinal for ordinal, _ in leased] for peer, leased in shares.items()} == {
+        "rollout-1/0": [0, 1, 2, 5],
+        "rollout-2/0": [3, 6],
+        "rollout-0/0": [4],
+    }
+    assert len(learner.offered) == 2
