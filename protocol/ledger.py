@@ -64,8 +64,8 @@ class Ledger:
 
     def copy(self) -> Ledger:
         """The counts of this moment."""
-        rejected, dropped, pairs = Counter(self.rejected), Counter(self.dropped), Counter(self.pairs_rejected)
-        return replace(self, rejected=rejected, dropped=dropped, pairs_rejected=pairs)
+        reasons = Counter(self.rejected), Counter(self.dropped), Counter(self.pairs_rejected)
+        return replace(self, rejected=reasons[0], dropped=reasons[1], pairs_rejected=reasons[2])
 
     def faults(self) -> list[str]:
         """The identities that do not hold, in words; empty when all do."""
