@@ -215,22 +215,9 @@ def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
     RBA-Group compares two voices, RBA-Single compares the reference with a completion, the hybrid does both.
     """
     group, result = item.group, item.result
-<<<<<<< HEAD
-    for index, completion in enumerate(result.completions):
-        if not 0 <= completion.utterance < len(group.utterances):
-            return f"completion {index} names utterance {completion.utterance}, which the group lacks"
-        if len(completion.token_ids) % 4 or len(completion.logprobs) != len(completion.token_ids):
-            return (
-                f"completion {index} has {len(completion.token_ids)} bytes of token ids and {len(completion.logprobs)} of log-probabilities"
-            )
-        token_ids = np.frombuffer(completion.token_ids, dtype="<u4")  # a negative id reads as a large one
-        if token_ids.max(initial=0) >= vocabulary:
-            return f"completion {index} holds a token id outside the vocabulary"
-=======
     fault = _fault_in_completions(result.completions, len(group.utterances), vocabulary)
     if fault:
         return fault
->>>>>>> 5970a8575882aa5e24801b514758ea06dc5419b9
     if result.pairs and strategy == "sft":
         return "plain SFT has no pairs"
     spoken = any(utterance.audio is not None for utterance in group.utterances)

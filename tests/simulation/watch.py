@@ -123,7 +123,9 @@ class Watch:
         held = exchange.frontier.open_training + queued
         if held > learner.budget_groups:
             # What an earlier life had dropped as stale, behind its checkpoint, is queued again until the next batch is taken.
-            held -= sum(intake._lag(item, learner.step) > intake._max_policy_lag for item in intake._queue)
+            # And what was sampled for an earlier life comes in beside what this one has leased.
+            lag, began = intake._max_policy_lag, learner.life.frontier.lease_epoch
+            held -= sum(item.result.lease_epoch < began or intake._lag(item, learner.step) > lag for item in intake._queue)
             assert held <= learner.budget_groups, f"{held} groups are out or queued: {self._world.describe()}"
 
     def places(self, learner: Learner) -> None:
@@ -144,6 +146,8 @@ class Watch:
         between = [result.ordinal for arrived in learner.exchange._arrived for result in arrived.results]
         between += [result.ordinal for arrived in learner.link.intakes if arrived is not None for result in arrived.results]
         lost = self.acked - held_out - {*queued, *ended, *between}
+        # A group that is set aside is wanted from nobody: what still comes counts as a duplicate.
+        lost = {each for each in lost if frontier.group_at(frontier.position_of(each)).group_id not in frontier._set_aside}
         assert not lost, f"the results of {lost} were acknowledged and are lost"
         settled = learner.link.dialogue.settled
         assert all(ordinal in settled for ordinal in (*queued, *ended)), "a result is there whose ordinal counts as open"
