@@ -12,7 +12,7 @@ help:
 	@echo "make quickstart   set up, then run the main job on the embedded default"
 	@echo "make test         set up, then run every test"
 	@echo "make faults       set up, run the drills of faults, print their table"
-	@echo "make soak         set up, kill processes of a job at random moments for RBA_SOAK_S seconds (1800)"
+	@echo "make soak         set up, throw a million mutated frames at the decoders and at a learner, then kill processes of a job at random moments"
 	@echo "make develop      set up, with what tests and checks need"
 	@echo "make check        lint, types, import rules, formatting"
 	@echo "make format       apply the formatter"
@@ -40,13 +40,14 @@ quickstart: install
 	$(BIN)/rba launch configs/quickstart.yaml
 
 test: develop
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
+
+soak: develop
+	$(BIN)/python -m tests.protocol.fuzz --frames 1000000
+	$(BIN)/python -m pytest -m soak tests/faults
 
 faults: develop
 	$(BIN)/python -m tests.faults
-
-soak: develop
-	$(BIN)/python -m pytest -m soak tests/faults
 
 check: develop
 	$(BIN)/ruff format --check .

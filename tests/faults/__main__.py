@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as tree
 from collections import defaultdict
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 from tests.faults.table import FAULTS
 
@@ -16,7 +16,7 @@ def observed(report: Path) -> tuple[dict[int, list[str]], dict[int, list[float]]
     """What drills saw, and their recovery times in seconds, by fault."""
     seen: dict[int, list[str]] = defaultdict(list)
     recovered: dict[int, list[float]] = defaultdict(list)
-    for entry in tree.parse(report).iter("property"):  # noqa: S314 - our own
+    for entry in ET.parse(report).iter("property"):  # noqa: S314 - our own
         kind, _, number = entry.get("name", "").partition(" ")
         if kind == "fault":
             seen[int(number)].append(entry.get("value", ""))

@@ -38,7 +38,8 @@ class Drill:
         self.pids: dict[str, int] = {}
         self._orders: dict[str, dict[str, Any]] = {}
         self._lineage = 0
-        self.learner_port, self.store_port, self._fetcher_port = ports.free(), ports.free(), ports.free()
+        self.learner_port, self.store_port = ports.free(), ports.free()  # where they come back
+        self._fetcher_at = ""
         self.learner_at, self.store_at = f"tcp://127.0.0.1:{self.learner_port}", f"tcp://127.0.0.1:{self.store_port}"
         """Where actors look for the learner, and the fetcher for the store: a proxy, where there is one."""
         self.rewards: list[str] = []
@@ -60,7 +61,9 @@ class Drill:
         """Start a job and wait until it trains."""
         self.start_learner()
         self.start("weight_store-0", role="weight_store", port=self.store_port, keys=self._keys)
-        self.start("fetcher-0", role="fetcher", store=self.store_at, port=self._fetcher_port, keys=self._keys)
+        self.start("fetcher-0", role="fetcher", store=self.store_at, port=0, keys=self._keys)
+        self.until(self.readiness("fetcher-0"), "the fetcher")
+        self._fetcher_at = self.rows("ready", process="fetcher-0")[-1]["endpoints"]["fetcher"]
         for index in range(actors):
             self.start_actor(index)
         self.until(lambda: self.step() >= 3, "the first steps")
@@ -74,7 +77,7 @@ class Drill:
         """A new one, or one that was there before, as its next incarnation."""
         name = f"rollout-{index}"
         order = {"role": "rollout", "config": self.config, "index": index, "answer_s": self.answer_s, "rewards": self.rewards}
-        places = {"learner": self.learner_at, "fetcher": f"tcp://127.0.0.1:{self._fetcher_port}"}
+        places = {"learner": self.learner_at, "fetcher": self._fetcher_at}
         incarnation = self._orders[name]["incarnation"] + 1 if name in self._orders else 0
         self.start(name, incarnation=incarnation, **order, **places)
 
@@ -154,6 +157,11 @@ class Drill:
             for row in self._reader.rows()
             if (not events or row["event"] in events) and row["at_s"] >= since_s and process in ("", row["process"])
         ]
+
+    def readiness(self, name: str) -> Callable[[], float]:
+        """When the present process of that name was ready; 0 until it is."""
+        pid = self.pids[name]
+        return lambda: next((float(row["at_s"]) for row in self.rows("ready", process=name) if row["pid"] == pid), 0.0)
 
     def step(self) -> int:
         """The last step that was trained."""

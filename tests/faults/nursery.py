@@ -1,4 +1,4 @@
-"""Starts a drill's processes by fork, so that each begins within milliseconds of being asked for: ``python -m tests.faults.nursery FOLDER``.
+"""Starts a drill's processes by fork, each within milliseconds: ``python -m tests.faults.nursery FOLDER``.
 
 Reads one JSON line an order, ``{"role": …, …}`` (see `tests.faults.roles.play`), and writes ``{"pid": …}`` for each in turn. Every process
 leads a group of its own. When the drill's end of the pipe closes, all of them are killed.

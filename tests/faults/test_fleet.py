@@ -7,7 +7,7 @@ import asyncio
 import psutil
 
 from protocol.dialogue.actor import Granted, Registered
-from protocol.link import ActorLink
+from protocol.links.actor import ActorLink
 from protocol.messages import PolicyVersion
 from tests.faults.conftest import Told
 from tests.faults.drill import Drill

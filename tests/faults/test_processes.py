@@ -23,11 +23,11 @@ def granted_again(drill: Drill, ordinals: set[int], since_s: float) -> set[int]:
 def test_a_learner_that_is_killed_over_and_over_loses_nothing(drill: Drill, told: Told) -> None:
     drill.begin()
     worst_s = 0.0
-    for life in range(1, 6):
+    for _ in range(5):
         drill.goes_on(4)
         drill.kill("learner-0")
         drill.start_learner()
-        back_s = drill.until(lambda: drill.rows("ready", process="learner-0")[life:], "its return")[0]["at_s"]
+        back_s = drill.until(drill.readiness("learner-0"), "its return")
         worst_s = max(worst_s, drill.recovery_s(back_s))
     drill.goes_on()
     drill.finish()
