@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -40,7 +41,7 @@ def directory_of(root: Path, version: PolicyVersion) -> Path:
     return root / f"{version.lineage}-{version.step}"
 
 
-def checksum(chunk: bytes | memoryview) -> int:
+def checksum(chunk: bytes | bytearray | memoryview) -> int:
     """xxh3-64 of a chunk."""
     return xxhash.xxh3_64_intdigest(chunk)
 
@@ -102,7 +103,7 @@ def _manifest(path: Path, version: PolicyVersion, entries: list[TensorEntry], si
 
 
 class OpenVersion:
-    """A committed version, mapped read-only. The views that `tensor_bytes` returns must be gone before `close`."""
+    """A committed version, mapped read-only."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -121,10 +122,10 @@ class OpenVersion:
         """The bytes of one tensor, without a copy."""
         return memoryview(self._map)[entry.offset_bytes : entry.offset_bytes + entry.size_bytes]
 
-    def chunk(self, index: int) -> bytes:
-        """One chunk, copied."""
+    def chunk(self, index: int) -> memoryview:
+        """One chunk, without a copy."""
         start = index * self.manifest.chunk_bytes
-        return bytes(self._map[start : start + self.manifest.chunk_bytes])
+        return memoryview(self._map)[start : start + self.manifest.chunk_bytes]
 
     def verify(self) -> None:
         """Compare all bytes with the manifest's digest. Raises `DamagedVersionError`."""
@@ -133,9 +134,10 @@ class OpenVersion:
             raise DamagedVersionError(f"{self.directory}: the bytes have digest {found}, the manifest says {self.manifest.digest}")
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap it; who has a view keeps the bytes until it lets go."""
         if isinstance(self._map, mmap.mmap):
-            self._map.close()
+            with contextlib.suppress(BufferError):
+                self._map.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,263 @@
+"""Weight transfer: the pull beside a bare TCP copy, several nodes at once, deltas beside whole versions, the pause beside vLLM's own loading.
+
+    python -m benchmarks.weights [--only pull nodes actors delta steps pause] [--json FILE]
+
+Store and fetchers are processes of their own, as in a run; versions lie in shared memory. Sides take turns, and the best of some turns
+counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rows import row, table
+from protocol.messages import Fetched, PolicyVersion
+from protocol.weights.fetcher import FetcherClient, NodeFetcher
+from protocol.weights.files import WEIGHTS, directory_of
+from protocol.weights.store import WeightStore
+from protocol.weights.transfer import FolderPublisher
+
+CHUNK_BYTES = 4 << 20
+VERSION_BYTES = 256 << 20
+TENSORS = 16
+REPEATS = 5
+NODES = ACTORS = 4
+SHARES = (0.01, 0.1, 1.0)
+MEMORY = "/dev/shm"
+ANCHOR_EVERY = 1 << 30
+_spawn = multiprocessing.get_context("spawn")
+
+
+def _serve(kind: str, arguments: dict[str, Any], told: Connection) -> None:
+    """A role in this process until the pipe closes; says where it is."""
+    role: Any = {"store": WeightStore, "fetcher": NodeFetcher}[kind](**arguments)
+    told.send(role.describe()["endpoints"])
+
+    def wait() -> None:
+        try:
+            while told.poll(None):
+                told.recv()
+                told.send(role.status() | {"cpu_seconds": time.process_time()})
+        except EOFError:
+            role.stop("measured")
+
+    threading.Thread(target=wait, daemon=True).start()
+    role.run()
+
+
+class Running:
+    """A store or a fetcher in a process of its own."""
+
+    def __init__(self, kind: str, **arguments: Any) -> None:
+        self._pipe, theirs = _spawn.Pipe()
+        self._process = _spawn.Process(target=_serve, args=(kind, arguments, theirs))
+        self._process.start()
+        theirs.close()
+        self.endpoint: str = next(iter(self._pipe.recv().values()))
+
+    def status(self) -> dict[str, Any]:
+        """The role's figures, and its processor time."""
+        self._pipe.send(None)
+        found: dict[str, Any] = self._pipe.recv()
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+
+class Fleet:
+    """A store and some nodes over one folder; publishes versions of made-up weights in bfloat16."""
+
+    def __init__(self, folder: Path, nodes: int, stack: ExitStack, *, deltas: bool = False) -> None:
+        self._published = folder / "published"
+        self._publisher = FolderPublisher(self._published, CHUNK_BYTES)
+        self.store = Running("store", root=self._published, deltas=deltas)
+        stack.callback(self.store.close)
+        self.fetchers = []
+        for node in range(nodes):
+            arguments = {"store_endpoint": self.store.endpoint, "root": folder / f"node-{node}", "index": node}
+            self.fetchers.append(Running("fetcher", **arguments, anchor_every=ANCHOR_EVERY if deltas else 0))
+            stack.callback(self.fetchers[-1].close)
+        self.clients = [FetcherClient(fetcher.endpoint) for fetcher in self.fetchers]
+        for client in self.clients:
+            stack.callback(client.close)
+        self.version = PolicyVersion(0, 0)
+
+    def publish(self, values: np.ndarray) -> PolicyVersion:
+        """One more version."""
+        self.version = PolicyVersion(0, self.version.step + 1)
+        parts = np.array_split(values, TENSORS)
+        self._publisher.publish(self.version, [(f"w{n}", "BF16", [len(each)], memoryview(each).cast("B")) for n, each in enumerate(parts)])
+        return self.version
+
+    @property
+    def file(self) -> Path:
+        """The bytes of the newest version."""
+        return directory_of(self._published, self.version) / WEIGHTS
+
+    def cpu_seconds(self) -> float:
+        """Of the store and the fetchers."""
+        return sum(float(each.status()["cpu_seconds"]) for each in (self.store, *self.fetchers))
+
+
+@contextmanager
+def fleet(nodes: int, *, deltas: bool = False) -> Iterator[Fleet]:
+    """A fleet that ends with the block."""
+    with ExitStack() as stack:
+        yield Fleet(Path(stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY))), nodes, stack, deltas=deltas)
+
+
+def weights(size_bytes: int = VERSION_BYTES) -> np.ndarray:
+    """Random bfloat16 numbers, as their bits."""
+    return np.random.default_rng(0).integers(0, 1 << 16, size_bytes // 2, dtype=np.uint16)
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Wall time."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _send(path: str, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection, Path(path).open("rb") as file:
+        content = np.memmap(file, np.uint8, "r")
+        connection.recv(1)
+        connection.sendall(memoryview(content))
+
+
+def bare_copy(source: Path, target: Path) -> tuple[float, float]:
+    """Seconds to bring a file to another one over a TCP connection of two processes, and the receiver's processor time. Nothing is checked."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = _spawn.Process(target=_send, args=(str(source), server.getsockname()[1]))
+        sender.start()
+        connection, _ = server.accept()
+    buffer, left = memoryview(bytearray(CHUNK_BYTES)), source.stat().st_size
+    started, cpu = time.perf_counter(), time.process_time()
+    with connection, target.open("wb", buffering=0) as file:
+        connection.sendall(b"!")
+        while left:
+            size = connection.recv_into(buffer)
+            file.write(buffer[:size])
+            left -= size
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    sender.join()
+    target.unlink()
+    return seconds, cpu
+
+
+def pull() -> list[dict[str, Any]]:
+    """One node pulls, checksums and digest included, beside a bare copy of the same bytes."""
+    values = weights()
+    with fleet(1) as made:
+        times = []
+        for _ in range(REPEATS):
+            version = made.publish(values)
+            ours = seconds_of(lambda: made.clients[0].fetch(version))
+            times.append((ours, bare_copy(made.file, Path(MEMORY) / f"rba-bare-{time.monotonic_ns()}")[0]))
+    best, theirs = (VERSION_BYTES / min(side) / 1e9 for side in zip(*times, strict=True))
+    return [row("pull, checked", "GB/s", best, "bare TCP copy, unchecked", theirs, 0.5)]
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Four nodes at once beside the same four one after the other."""
+    values = weights()
+    with fleet(NODES) as made:
+        times = []
+        for _ in range(REPEATS):
+            version = made.publish(values)
+            threads = [threading.Thread(target=client.fetch, args=(version,)) for client in made.clients]
+            at_once = seconds_of(lambda: [[each.start() for each in threads], [each.join() for each in threads]])  # noqa: B023
+            version = made.publish(values)
+            times.append((at_once, seconds_of(lambda: [client.fetch(version) for client in made.clients])))
+    best, theirs = (min(side) for side in zip(*times, strict=True))
+    return [row(f"{NODES} nodes at once", "s", best, "one after the other", theirs, 1.3)]
+
+
+def actors() -> list[dict[str, Any]]:
+    """Pulls that four actors of one node cause, beside one actor's."""
+    with fleet(1) as made, ExitStack() as stack:
+        clients = [*made.clients, *(FetcherClient(made.fetchers[0].endpoint) for _ in range(ACTORS - 1))]
+        for client in clients[1:]:
+            stack.callback(client.close)
+        version = made.publish(weights())
+        made.clients[0].fetch(version)
+        alone = made.fetchers[0].status()["pulls"]
+        version = made.publish(weights())
+        threads = [threading.Thread(target=client.fetch, args=(version,)) for client in clients]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        together = made.fetchers[0].status()["pulls"] - alone
+    return [row(f"{ACTORS} actors of a node", "pulls", together, "one actor", alone, 1.0)]
+
+
+def fetched(made: Fleet, values: np.ndarray) -> tuple[float, int, Fetched]:
+    """Publish and fetch: seconds from the one to the other's end, bytes that the store sent."""
+    before = made.store.status()["served_bytes"]
+    version = made.publish(values)
+    started = time.perf_counter()
+    answer = made.clients[0].fetch(version)
+    return time.perf_counter() - started, made.store.status()["served_bytes"] - before, answer
+
+
+def delta() -> list[dict[str, Any]]:
+    """Bytes and seconds of a delta beside the whole version, by the share of elements that changed; making it is included."""
+    rows = []
+    rng = np.random.default_rng(1)
+    with fleet(1, deltas=True) as ours, fleet(1) as whole:
+        values = weights()
+        for each in (ours, whole):
+            each.clients[0].fetch(each.publish(values))
+        for share in SHARES:
+            taken = []
+            for _ in range(REPEATS):
+                values = values.copy()
+                changed = rng.random(len(values)) < share
+                values[changed] ^= rng.integers(1, 8, int(changed.sum()), dtype=np.uint16)
+                taken.append((*fetched(ours, values)[:2], *fetched(whole, values)[:2]))
+            seconds, size, their_seconds, their_size = (min(column) for column in zip(*taken, strict=True))
+            case = f"delta, {share:.0%} changed"
+            rows.append(row(case, "MB", size / 1e6, "whole version", their_size / 1e6, None))
+            rows.append(row(case, "s", seconds, "whole version", their_seconds, None))
+    return rows
+
+
+CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {"pull": pull, "nodes": nodes, "actors": actors, "delta": delta}
+
+
+def measure(only: tuple[str, ...] = tuple(CASES)) -> list[dict[str, Any]]:
+    """Every row."""
+    return [each for name in only for each in CASES[name]()]
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = measure(tuple(options.only))
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps({"bench": "weights", "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
