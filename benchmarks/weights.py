@@ -1,9 +1,9 @@
-"""Weight transfer: the pull beside a bare TCP copy, several nodes at once, deltas beside whole versions, the pause beside vLLM's own loading.
+"""Weight transfer: the pull beside a bare TCP copy, several nodes at once, deltas beside whole versions, the pause beside vLLM's loading.
 
     python -m benchmarks.weights [--only pull nodes actors delta steps pause] [--json FILE]
 
 Store and fetchers are processes of their own, as in a run; versions lie in shared memory. Sides take turns, and the best of some turns
-counts.
+counts. The parts `steps` and `pause` are `benchmarks.weight_steps` and `benchmarks.weight_pause`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import argparse
 import json
 import multiprocessing
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import row, table
-from protocol.messages import Fetched, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.fetcher import FetcherClient, NodeFetcher
 from protocol.weights.files import WEIGHTS, directory_of
 from protocol.weights.store import WeightStore
@@ -36,7 +38,7 @@ TENSORS = 16
 REPEATS = 5
 NODES = ACTORS = 4
 SHARES = (0.01, 0.1, 1.0)
-MEMORY = "/dev/shm"
+MEMORY = "/dev/shm"  # noqa: S108 - where versions lie in a run
 ANCHOR_EVERY = 1 << 30
 _spawn = multiprocessing.get_context("spawn")
 
@@ -84,7 +86,7 @@ class Fleet:
     """A store and some nodes over one folder; publishes versions of made-up weights in bfloat16."""
 
     def __init__(self, folder: Path, nodes: int, stack: ExitStack, *, deltas: bool = False) -> None:
-        self._published = folder / "published"
+        self.folder, self._published = folder, folder / "published"
         self._publisher = FolderPublisher(self._published, CHUNK_BYTES)
         self.store = Running("store", root=self._published, deltas=deltas)
         stack.callback(self.store.close)
@@ -102,7 +104,7 @@ class Fleet:
         """One more version."""
         self.version = PolicyVersion(0, self.version.step + 1)
         parts = np.array_split(values, TENSORS)
-        self._publisher.publish(self.version, [(f"w{n}", "BF16", [len(each)], memoryview(each).cast("B")) for n, each in enumerate(parts)])
+        self._publisher.publish(self.version, [(f"w{n}", "BF16", [len(each)], each.data.cast("B")) for n, each in enumerate(parts)])
         return self.version
 
     @property
@@ -127,10 +129,22 @@ def weights(size_bytes: int = VERSION_BYTES) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 1 << 16, size_bytes // 2, dtype=np.uint16)
 
 
-def seconds_of(work: Callable[[], Any]) -> float:
-    """Wall time."""
+def one_by_one(clients: Sequence[FetcherClient], version: PolicyVersion) -> float:
+    """Seconds until each has fetched, one after the other."""
     started = time.perf_counter()
-    work()
+    for client in clients:
+        client.fetch(version)
+    return time.perf_counter() - started
+
+
+def at_once(clients: Sequence[FetcherClient], version: PolicyVersion) -> float:
+    """Seconds until all have fetched at the same time."""
+    threads = [threading.Thread(target=client.fetch, args=(version,)) for client in clients]
+    started = time.perf_counter()
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
     return time.perf_counter() - started
 
 
@@ -138,53 +152,51 @@ def _send(path: str, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection, Path(path).open("rb") as file:
         content = np.memmap(file, np.uint8, "r")
         connection.recv(1)
-        connection.sendall(memoryview(content))
+        connection.sendall(content.data)
 
 
-def bare_copy(source: Path, target: Path) -> tuple[float, float]:
-    """Seconds to bring a file to another one over a TCP connection of two processes, and the receiver's processor time. Nothing is checked."""
+def bare_copy(source: Path, target: Path) -> float:
+    """Seconds to bring a file to another one over a TCP connection between two processes; nothing is checked."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         sender = _spawn.Process(target=_send, args=(str(source), server.getsockname()[1]))
         sender.start()
         connection, _ = server.accept()
     buffer, left = memoryview(bytearray(CHUNK_BYTES)), source.stat().st_size
-    started, cpu = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
     with connection, target.open("wb", buffering=0) as file:
         connection.sendall(b"!")
         while left:
             size = connection.recv_into(buffer)
             file.write(buffer[:size])
             left -= size
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    seconds = time.perf_counter() - started
     sender.join()
     target.unlink()
-    return seconds, cpu
+    return seconds
 
 
 def pull() -> list[dict[str, Any]]:
-    """One node pulls, checksums and digest included, beside a bare copy of the same bytes."""
+    """One node pulls, checksums and digest included, beside a bare copy of the same bytes; and the processor time of both ends."""
     values = weights()
     with fleet(1) as made:
-        times = []
-        for _ in range(REPEATS):
-            version = made.publish(values)
-            ours = seconds_of(lambda: made.clients[0].fetch(version))
-            times.append((ours, bare_copy(made.file, Path(MEMORY) / f"rba-bare-{time.monotonic_ns()}")[0]))
+        made.clients[0].fetch(made.publish(values))
+        before, times = made.cpu_seconds(), []
+        for turn in range(REPEATS):
+            ours = one_by_one(made.clients, made.publish(values))
+            times.append((ours, bare_copy(made.file, made.folder / f"bare-{turn}")))
+        cpu_seconds = (made.cpu_seconds() - before) / REPEATS
     best, theirs = (VERSION_BYTES / min(side) / 1e9 for side in zip(*times, strict=True))
-    return [row("pull, checked", "GB/s", best, "bare TCP copy, unchecked", theirs, 0.5)]
+    return [
+        row("pull, checked", "GB/s", best, "bare TCP copy, unchecked", theirs, 0.5),
+        row("pull, processor time of both ends", "s/GB", cpu_seconds / VERSION_BYTES * 1e9, "wall time of the bare copy", 1 / theirs, None),
+    ]
 
 
 def nodes() -> list[dict[str, Any]]:
     """Four nodes at once beside the same four one after the other."""
     values = weights()
     with fleet(NODES) as made:
-        times = []
-        for _ in range(REPEATS):
-            version = made.publish(values)
-            threads = [threading.Thread(target=client.fetch, args=(version,)) for client in made.clients]
-            at_once = seconds_of(lambda: [[each.start() for each in threads], [each.join() for each in threads]])  # noqa: B023
-            version = made.publish(values)
-            times.append((at_once, seconds_of(lambda: [client.fetch(version) for client in made.clients])))
+        times = [(at_once(made.clients, made.publish(values)), one_by_one(made.clients, made.publish(values))) for _ in range(REPEATS)]
     best, theirs = (min(side) for side in zip(*times, strict=True))
     return [row(f"{NODES} nodes at once", "s", best, "one after the other", theirs, 1.3)]
 
@@ -195,26 +207,18 @@ def actors() -> list[dict[str, Any]]:
         clients = [*made.clients, *(FetcherClient(made.fetchers[0].endpoint) for _ in range(ACTORS - 1))]
         for client in clients[1:]:
             stack.callback(client.close)
-        version = made.publish(weights())
-        made.clients[0].fetch(version)
+        one_by_one(made.clients, made.publish(weights()))
         alone = made.fetchers[0].status()["pulls"]
-        version = made.publish(weights())
-        threads = [threading.Thread(target=client.fetch, args=(version,)) for client in clients]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        at_once(clients, made.publish(weights()))
         together = made.fetchers[0].status()["pulls"] - alone
     return [row(f"{ACTORS} actors of a node", "pulls", together, "one actor", alone, 1.0)]
 
 
-def fetched(made: Fleet, values: np.ndarray) -> tuple[float, int, Fetched]:
+def fetched(made: Fleet, values: np.ndarray) -> tuple[float, int]:
     """Publish and fetch: seconds from the one to the other's end, bytes that the store sent."""
     before = made.store.status()["served_bytes"]
-    version = made.publish(values)
-    started = time.perf_counter()
-    answer = made.clients[0].fetch(version)
-    return time.perf_counter() - started, made.store.status()["served_bytes"] - before, answer
+    seconds = one_by_one(made.clients, made.publish(values))
+    return seconds, made.store.status()["served_bytes"] - before
 
 
 def delta() -> list[dict[str, Any]]:
@@ -231,7 +235,7 @@ def delta() -> list[dict[str, Any]]:
                 values = values.copy()
                 changed = rng.random(len(values)) < share
                 values[changed] ^= rng.integers(1, 8, int(changed.sum()), dtype=np.uint16)
-                taken.append((*fetched(ours, values)[:2], *fetched(whole, values)[:2]))
+                taken.append((*fetched(ours, values), *fetched(whole, values)))
             seconds, size, their_seconds, their_size = (min(column) for column in zip(*taken, strict=True))
             case = f"delta, {share:.0%} changed"
             rows.append(row(case, "MB", size / 1e6, "whole version", their_size / 1e6, None))
@@ -239,10 +243,25 @@ def delta() -> list[dict[str, Any]]:
     return rows
 
 
-CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {"pull": pull, "nodes": nodes, "actors": actors, "delta": delta}
+def apart(module: str) -> list[dict[str, Any]]:
+    """The rows of another module, from a process of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        subprocess.run([sys.executable, "-m", module, "--json", file.name], check=True, stdout=sys.stderr)
+        rows: list[dict[str, Any]] = json.load(file)["rows"]
+    return rows
 
 
-def measure(only: tuple[str, ...] = tuple(CASES)) -> list[dict[str, Any]]:
+CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "pull": pull,
+    "nodes": nodes,
+    "actors": actors,
+    "delta": delta,
+    "steps": lambda: apart("benchmarks.weight_steps"),
+    "pause": lambda: apart("benchmarks.weight_pause"),
+}
+
+
+def measure(only: Sequence[str] = tuple(CASES)) -> list[dict[str, Any]]:
     """Every row."""
     return [each for name in only for each in CASES[name]()]
 
@@ -253,7 +272,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure(tuple(options.only))
+    rows = measure(options.only)
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps({"bench": "weights", "rows": rows}, indent=1) + "\n", encoding="utf-8")

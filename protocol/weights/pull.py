@@ -1,4 +1,4 @@
-"""Pulls one policy version into a folder, 8 chunks outstanding: deltas against a version that is there, then whatever chunks they leave out.
+"""Pulls one policy version into a folder, 8 chunks outstanding: deltas against a version that is there, then the chunks they leave out.
 
 A chunk that fails its checksum, or does not come, is asked for again; the folder appears only when everything is right. A pull that breaks
 off leaves its chunks to the next one of the same version (see `protocol.weights.partial`).

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from protocol.messages import Fetched, Manifest, PolicyVersion
 from protocol.weights import pull
 from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
-from protocol.weights.files import WEIGHTS, TensorBytes, directory_of, newest, open_version
+from protocol.weights.files import MANIFEST, WEIGHTS, TensorBytes, directory_of, newest, open_version
 from protocol.weights.transfer import FolderPublisher, Publisher, Receiver
 from tests.protocol.weights.roles import Counting, Running, endpoint, until, version
 from tests.protocol.weights.tensors import CHUNK_BYTES
@@ -105,13 +106,18 @@ def test_a_version_is_published_whole_or_not_at_all(subject: Subject) -> None:
     whole(receiver.fetch(version(1), 10), first)
 
 
-def test_wrong_bytes_are_refused_while_the_old_version_stays(subject: Subject) -> None:
+@pytest.mark.parametrize("wrong", ["bytes", "digest"])
+def test_what_is_wrong_is_refused_while_the_old_version_stays(subject: Subject, wrong: str) -> None:
     first = subject.publish(1)
     receiver = subject.receiver()
     old = receiver.fetch(version(1), 10)
-    subject.publish(2)
-    path = directory_of(subject.published, version(2)) / WEIGHTS
-    path.write_bytes(path.read_bytes()[:-4096] + bytes(4096))
+    second = subject.publish(2)
+    folder = directory_of(subject.published, version(2))
+    if wrong == "bytes":
+        (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4096] + bytes(4096))
+    else:
+        second.digest = "xxh128:" + 32 * "0"
+        (folder / MANIFEST).write_bytes(msgspec.msgpack.encode(second))
     with pytest.raises(FetchError):
         receiver.fetch(version(2), 10)
     whole(old, first)
