@@ -87,6 +87,12 @@ class Deltas:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception:  # noqa: BLE001 - whole versions are served all the same
+            self._log.exception("there will be no more deltas")
+
+    def _follow(self) -> None:
         """Consumes: versions in the folder, in their order. Produces: deltas. Waits for: `look`. Unblocked by: `look`, `close`."""
         last: OpenVersion | None = None
         waiting: deque[OpenVersion] = deque()

@@ -104,6 +104,8 @@ class Pull:
             return
         if (base.manifest.size_bytes, base.manifest.chunk_bytes) != (manifest.size_bytes, manifest.chunk_bytes):
             return
+        if sum(delta.size_bytes for delta in manifest.deltas) > manifest.size_bytes:
+            return
         blocks = len(manifest.chunk_checksums)
         try:
             pieces = [split(self._delta(delta, manifest.chunk_bytes), blocks) for delta in manifest.deltas]
@@ -132,6 +134,8 @@ class Pull:
     def _delta(self, delta: Delta, chunk_bytes: int) -> bytearray:
         """Pull one delta into memory."""
         data = bytearray(delta.size_bytes)
+        if len(delta.chunk_checksums) != -(-len(data) // chunk_bytes):
+            raise DamagedDeltaError(f"{len(delta.chunk_checksums)} checksums for {len(data)} bytes")
 
         def put(index: int, chunk: memoryview) -> bool:
             start = index * chunk_bytes
