@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import shutil
@@ -169,11 +170,20 @@ def newest(root: Path) -> PolicyVersion | None:
 def prune(root: Path, keep: int) -> list[PolicyVersion]:
     """Remove all but the newest `keep` versions and return what went. Who has one mapped keeps its bytes.
 
-    What a killed writer left half done goes too, so only the root's one writer may call this, between two writes.
+    What a killed writer left half done goes too, so a writer may call this only between two writes.
     """
-    for partial in root.glob(f"{PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    sweep(root)
     gone = versions(root)[:-keep] if keep else versions(root)
     for version in gone:
         shutil.rmtree(directory_of(root, version), ignore_errors=True)
     return gone
+
+
+def sweep(root: Path) -> None:
+    """Remove what is half done, unless a living process has it locked: Ray may have several nodes on one machine, each with a fetcher."""
+    for partial in root.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError), (partial / WEIGHTS).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(partial, ignore_errors=True)
+        if not (partial / WEIGHTS).exists():
+            shutil.rmtree(partial, ignore_errors=True)

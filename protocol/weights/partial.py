@@ -6,15 +6,17 @@ that are right, and goes on with the others.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import msgspec
 import xxhash
 
 from protocol.messages import Manifest
-from protocol.weights.files import MANIFEST, PARTIAL, WEIGHTS, DamagedVersionError, checksum, commit, directory_of
+from protocol.weights.files import MANIFEST, PARTIAL, WEIGHTS, DamagedVersionError, checksum, commit, directory_of, sweep
 
 READ_BYTES = 4 << 20
 
@@ -27,12 +29,9 @@ class PartialVersion:
         root.mkdir(parents=True, exist_ok=True)
         self.manifest, self._root = manifest, root
         self._folder = folder_of(root, manifest)
-        for other in root.glob(f"{PARTIAL}*"):
-            if other != self._folder:
-                shutil.rmtree(other, ignore_errors=True)
         found = (self._folder / WEIGHTS).exists()
-        self._folder.mkdir(exist_ok=True)
-        self._file = os.open(self._folder / WEIGHTS, os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = self._lock()
+        sweep(root)
         os.ftruncate(self._file, manifest.size_bytes)
         self._whole, self._hashed = xxhash.xxh3_128(), 0
         """Digest of the first chunks, and how many they are; most chunks come in order and are hashed as they come."""
@@ -90,6 +89,18 @@ class PartialVersion:
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
+
+    def _lock(self) -> int:
+        """Open the file; in a folder of its own when another process is at work on the same version here."""
+        self._folder.mkdir(exist_ok=True)
+        file = os.open(self._folder / WEIGHTS, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            self._folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self._root))
+            return self._lock()
+        return file
 
     def _look(self) -> int:
         """Mark the chunks that are right. Reading does not take memory for those that were never written."""

@@ -134,3 +134,22 @@ def test_chunks_that_a_crash_left_wrong_are_pulled_again(running: Running, publi
     assert client_of(fetcher).fetch(version(4), 20).digest == manifest.digest
     assert sorted(index for _, index in store.chunks) == [1, *range(3, len(manifest.chunk_checksums))]
     assert [entry.name for entry in fetched.iterdir()] == ["0-4"]
+
+
+def test_two_fetchers_of_one_folder_do_not_harm_each_other(running: Running, published: Path, fetched: Path, client_of: ClientOf) -> None:
+    """As where several of Ray's nodes are one machine."""
+    manifest = write(published, version(4))
+    store = Counting(published)
+    store.quiet_after = 5
+    running.start(store)
+    first = running.start(NodeFetcher(endpoint(store), fetched))
+    waiting = threading.Thread(target=client_of(first).fetch, args=(version(4), 30))
+    waiting.start()
+    until(lambda: len(store.chunks) > 8)
+    store.quiet_after = 1 << 30
+    second = running.start(NodeFetcher(endpoint(store), fetched, index=1))
+    assert client_of(second).fetch(version(4), 20).digest == manifest.digest
+    waiting.join()
+    assert (first.status()["pulls"], second.status()["pulls"]) == (1, 1)
+    with open_version(directory_of(fetched, version(4))) as found:
+        found.verify()
