@@ -7,9 +7,7 @@ One real engine with the quickstart's model and requests under way; both sides t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -21,7 +19,8 @@ from safetensors import safe_open
 
 from actors.rollout.engine import VllmEngine
 from actors.rollout.generation import GenerationRequest
-from benchmarks.rows import row, table
+from benchmarks.command import command
+from benchmarks.rows import row
 from configs.schema import RolloutSection
 from policies.adapter import adapter
 from protocol.messages import Fetched, PolicyVersion
@@ -93,16 +92,5 @@ def measure() -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = measure()
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "weight_pause", "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command("weight-pause", __doc__, measure)

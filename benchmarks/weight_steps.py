@@ -7,14 +7,13 @@ Random weights at the size's dimensions, groups of four voices, preference loss 
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import command
 from benchmarks.learner import SHORT_S, SIZES, SPOKEN
-from benchmarks.rows import row, table
+from benchmarks.rows import row
 from benchmarks.sides import LOSS, section_for
 from benchmarks.speechlm import batch, write_checkpoint
 from learner.clips import Clips
@@ -67,18 +66,5 @@ def measure(size: str = "26M", steps: int = STEPS, groups: int = 2) -> list[dict
     ]
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="26M")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = measure(options.size, options.steps)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "weight_steps", "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command("weight-steps", __doc__, measure, {"size": {"choices": SIZES, "default": "26M"}, "steps": {"type": int, "default": STEPS}})

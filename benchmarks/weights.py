@@ -8,16 +8,14 @@ counts. The parts `steps` and `pause` are `benchmarks.weight_steps` and `benchma
 
 from __future__ import annotations
 
-import argparse
-import json
+import importlib
 import multiprocessing
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import row, table
+from benchmarks.command import command
+from benchmarks.rows import row
 from protocol.messages import PolicyVersion
 from protocol.weights.fetcher import FetcherClient, NodeFetcher
 from protocol.weights.files import WEIGHTS, directory_of
@@ -243,12 +242,16 @@ def delta() -> list[dict[str, Any]]:
     return rows
 
 
+def rows_of(module: str) -> list[dict[str, Any]]:
+    """What another module measures."""
+    rows: list[dict[str, Any]] = importlib.import_module(module).measure()
+    return rows
+
+
 def apart(module: str) -> list[dict[str, Any]]:
     """The rows of another module, from a process of its own."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        subprocess.run([sys.executable, "-m", module, "--json", file.name], check=True, stdout=sys.stderr)
-        rows: list[dict[str, Any]] = json.load(file)["rows"]
-    return rows
+    with ProcessPoolExecutor(1, _spawn) as process:
+        return process.submit(rows_of, module).result()
 
 
 CASES: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -266,17 +269,5 @@ def measure(only: Sequence[str] = tuple(CASES)) -> list[dict[str, Any]]:
     return [each for name in only for each in CASES[name]()]
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = measure(options.only)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "weights", "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command("weights", __doc__, measure, {"only": {"nargs": "+", "choices": CASES, "default": list(CASES)}})
