@@ -42,6 +42,18 @@ class Subject:
         self._values[step % 100 :: 100] += 1
         return [(f"w{number}", "BF16", [len(part)], part.tobytes()) for number, part in enumerate(np.array_split(self._values, 3))]
 
+    def publish_wrong(self, step: int, wrong: str) -> None:
+        """A version whose bytes, or whose digest, are not right; it was never seen otherwise."""
+        aside = self._folder / "aside"
+        manifest = FolderPublisher(aside, CHUNK_BYTES).publish(version(step), self.tensors(step))
+        folder = directory_of(aside, version(step))
+        if wrong == "bytes":
+            (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4096] + bytes(4096))
+        else:
+            manifest.digest = "xxh128:" + 32 * "0"
+            (folder / MANIFEST).write_bytes(msgspec.msgpack.encode(manifest))
+        folder.rename(directory_of(self.published, version(step)))
+
     def receiver(self, node: int = 0) -> Receiver:
         """An actor on that node; the first one of a node starts what the node needs."""
         if node not in self.nodes:
@@ -111,13 +123,7 @@ def test_what_is_wrong_is_refused_while_the_old_version_stays(subject: Subject, 
     first = subject.publish(1)
     receiver = subject.receiver()
     old = receiver.fetch(version(1), 10)
-    second = subject.publish(2)
-    folder = directory_of(subject.published, version(2))
-    if wrong == "bytes":
-        (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4096] + bytes(4096))
-    else:
-        second.digest = "xxh128:" + 32 * "0"
-        (folder / MANIFEST).write_bytes(msgspec.msgpack.encode(second))
+    subject.publish_wrong(2, wrong)
     with pytest.raises(FetchError):
         receiver.fetch(version(2), 10)
     whole(old, first)
