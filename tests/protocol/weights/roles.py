@@ -14,6 +14,7 @@ import zmq
 
 from protocol.codec import WEIGHTS_CODEC, encode
 from protocol.messages import Chunk, ChunkRequest, Manifest, NotServed, PolicyVersion
+from protocol.weights import pull
 from protocol.weights.fetcher import FetcherClient, NodeFetcher
 from protocol.weights.store import WeightStore
 
@@ -117,6 +118,10 @@ class Counting(WeightStore):
         self.manifests = 0
         self.chunks: list[tuple[PolicyVersion, int]] = []
         self.quiet_after = 1 << 30
+
+    def answered(self, chunks: int) -> bool:
+        """So many chunks have been taken in: as many more than those outstanding have been asked for."""
+        return len({index for _, index in self.chunks}) >= chunks + pull.OUTSTANDING
 
     def _manifest(self, version: PolicyVersion | None) -> Manifest | NotServed:
         self.manifests += 1

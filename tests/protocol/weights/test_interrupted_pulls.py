@@ -39,7 +39,7 @@ def test_a_store_that_restarts_during_a_pull_is_asked_again(
     answers: list[Any] = []
     waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 20)))
     waiting.start()
-    until(lambda: len(store.chunks) > 8)
+    until(lambda: store.answered(5))
     port = int(endpoint(store).rpartition(":")[2])
     running.stop(store)
     second = running.start(Counting(published, port=port, keys=keys))
@@ -62,7 +62,7 @@ def test_a_version_that_is_pruned_during_its_pull_gives_way_to_the_newest(
     answers: list[Any] = []
     waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 20)))
     waiting.start()
-    until(lambda: len(store.chunks) > 8)
+    until(lambda: store.answered(5))
     newer = write(published, version(5), seed=5)
     prune(published, 1)
     store.quiet_after = 1 << 30
@@ -108,7 +108,7 @@ def test_a_fetcher_that_is_killed_leaves_its_chunks_to_the_next(
     process = spawn.Process(target=fetch_in_a_process, args=(endpoint(store), fetched, theirs))
     process.start()
     ours.recv()
-    until(lambda: len(store.chunks) > 15, 30)
+    until(lambda: store.answered(11), 30)
     process.kill()
     process.join()
     assert versions(fetched) == []
@@ -145,7 +145,7 @@ def test_two_fetchers_of_one_folder_do_not_harm_each_other(running: Running, pub
     first = running.start(NodeFetcher(endpoint(store), fetched))
     waiting = threading.Thread(target=client_of(first).fetch, args=(version(4), 30))
     waiting.start()
-    until(lambda: len(store.chunks) > 8)
+    until(lambda: store.answered(5))
     store.quiet_after = 1 << 30
     second = running.start(NodeFetcher(endpoint(store), fetched, index=1))
     assert client_of(second).fetch(version(4), 20).digest == manifest.digest

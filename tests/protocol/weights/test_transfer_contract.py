@@ -157,7 +157,7 @@ def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject
     subject.publish(1)
     subject.store.quiet_after = 4
     thread, answers = in_thread(lambda: receiver.fetch(version(1), 20))
-    until(lambda: len(subject.store.chunks) > 6)
+    until(lambda: subject.store.answered(4))
     for step in (2, 3):
         last = subject.publish(step)
     subject.store.quiet_after = 1 << 30
@@ -172,7 +172,7 @@ def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who:
     manifest = subject.publish(1)
     subject.store.quiet_after = 5
     thread, answers = in_thread(lambda: fetch(receiver))
-    until(lambda: len(subject.store.chunks) > 8)
+    until(lambda: subject.store.answered(5))
     if who == "the node":
         subject.crash(0)
         subject.store.quiet_after, subject.store.chunks = 1 << 30, []
