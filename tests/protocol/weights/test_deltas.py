@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from protocol.weights.fetcher import FetcherClient, NodeFetcher
 from protocol.weights.files import WEIGHTS, directory_of, open_version
 from protocol.weights.store import WeightStore
 from protocol.weights.transfer import FolderPublisher
-from tests.protocol.weights.roles import ClientOf, Running, ask, endpoint, until, version
+from tests.protocol.weights.roles import ClientOf, Counting, Running, ask, endpoint, until, version
 from tests.protocol.weights.tensors import CHUNK_BYTES
 
 SIZES = {"a": 30_000, "b": 5, "c": 20_000}
@@ -43,10 +44,14 @@ class Offering(WeightStore):
         self.whole: list[int] = []
         self.parts: list[int] = []
         self.damage = 0
+        self.silent = False
+        """Chunks of deltas come without their bytes."""
 
     def _chunk(self, request: ChunkRequest) -> tuple[Chunk | NotServed, list[Any]]:
         (self.whole if request.base is None else self.parts).append(request.index)
         answer, payload = super()._chunk(request)
+        if request.base is not None and self.silent:
+            return answer, []
         if request.base is not None and self.damage and payload:
             self.damage -= 1
             flipped = bytearray(payload[0])
@@ -209,6 +214,24 @@ def test_a_store_that_comes_back_has_no_deltas_and_serves_the_whole(
     assert second.parts == []
     same(client, weights.publish(5))
     assert fetcher.status()["deltas"] == 1
+
+
+def test_a_store_that_dies_within_a_delta_is_followed_by_one_that_has_none(
+    running: Running, published: Path, store: Offering, fetcher: NodeFetcher, client_of: ClientOf, weights: Weights
+) -> None:
+    client = client_of(fetcher)
+    same(client, weights.publish(1))
+    manifest = weights.publish(2, 0.2)
+    store.silent = True
+    waiting = threading.Thread(target=same, args=(client, manifest))
+    waiting.start()
+    until(lambda: len(store.parts) > 3)
+    running.stop(store)
+    second = running.start(Counting(published, int(endpoint(store).rpartition(":")[2])))
+    waiting.join()
+    assert fetcher.status()["policy_version"] == str(version(2))
+    assert (fetcher.status()["pulls"], fetcher.status()["deltas"]) == (2, 0)
+    assert {index for _, index in second.chunks} >= set(range(len(manifest.chunk_checksums)))
 
 
 def test_who_names_no_base_is_answered_at_once_and_who_names_an_unknown_one_gets_the_whole(store: Offering, weights: Weights) -> None:
