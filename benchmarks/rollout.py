@@ -43,7 +43,7 @@ from learner.publish import checked
 from ops.assets import resolve
 from policies.adapter import Processing, adapter
 from protocol.dataset import DataSet
-from protocol.link import ActorLink
+from protocol.links.actor import ActorLink
 from protocol.messages import Fetched, InstructionGroup, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.weights.files import directory_of, write_version
@@ -239,7 +239,7 @@ async def compare(case: Case, count: int, folder: Path) -> list[dict[str, Any]]:
                     recorder.requests.clear()
                     sides.loop.append(await loop_tokens_per_s(desk, gauges, data.groups[:count]))
                     sides.alone.append(await vllm_tokens_per_s(engine, recorder.requests))
-                sides.plain.append(await asyncio.to_thread(plain.tokens_per_s, recorder.requests, data.groups[0].prompt))
+                    sides.plain.append(await asyncio.to_thread(plain.tokens_per_s, recorder.requests, data.groups[0].prompt))
                 actor.stop("measured")
                 await working
                 await asyncio.to_thread(link.close)
