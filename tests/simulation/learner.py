@@ -172,8 +172,8 @@ class Learner:
             yield from self._measure_and_keep()
         yield from self._evaluate("after")
         yield from self._checkpoint()
-        self.world.watch.ends(self)
         self.exchange.close("completed")
+        self.world.watch.ends(self)
         assert self.exchange.intake.queued == 0, f"{self.exchange.intake.queued} results are queued at the end"
         self.closed = True
         yield "closed"
