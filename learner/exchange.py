@@ -18,8 +18,8 @@ from learner.journal.records import Dropped, HeldOut, Leased, Received, Skipped,
 from learner.logbook import Logbook
 from protocol.dialogue.learner import Intake as Arrived
 from protocol.errors import RbaError, UserError
-from protocol.link import LearnerLink
-from protocol.logs import get_logger
+from protocol.links.learner import LearnerLink
+from protocol.logs import Sparing, get_logger
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose
 
 POLL_S = 0.2
@@ -174,7 +174,7 @@ class Exchange:
     def _queue(self, leased: LeasedGroup | None, result: GroupResult, actor_id: str) -> None:
         why = self.intake.receive(leased, result, self._unusable(leased, result))
         if why.startswith((Drop.INVALID, Drop.FILTERED)):
-            self._log.warning("group dropped", ordinal=result.ordinal, actor=actor_id, why=why)
+            self._log.warning("group dropped", ordinal=result.ordinal, actor=actor_id, why=why[: Sparing.DETAIL])
 
     # --- what the journal has -------------------------------------------------------------------------------
 

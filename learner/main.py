@@ -38,7 +38,7 @@ from protocol.dialogue.learner import LearnerDialogue
 from protocol.errors import UserError
 from protocol.gate import server_door
 from protocol.keyring import Keyring
-from protocol.link import LearnerLink
+from protocol.links.learner import LearnerLink
 from protocol.logs import configure, get_logger
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
@@ -104,7 +104,7 @@ class Learner:
             )
             keys = config.network.keys
             door = server_door(Keyring(keys), "pairs", self._metrics.refusals("pairs")) if keys is not None else None
-            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door)
+            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door, self._metrics.messages_refused)
             self._link.start()
 
     def _open_journal(self, life: Life) -> History:

@@ -34,17 +34,25 @@ _encoder = msgspec.msgpack.Encoder()
 class BadMagicError(ProtocolError):
     """The frames are not of this protocol at all."""
 
+    reason = "bad_magic"
+
 
 class OtherVersionError(ProtocolError):
     """The peer speaks another major version."""
+
+    reason = "other_version"
 
 
 class TooLargeError(ProtocolError):
     """More bytes than a message may have."""
 
+    reason = "too_large"
+
 
 class BadMessageError(ProtocolError):
     """The header is no message of this boundary."""
+
+    reason = "bad_message"
 
 
 def encode(message: msgspec.Struct, payload: Sequence[bytes | memoryview] = (), cap_bytes: int | None = None) -> list[bytes | memoryview]:

@@ -40,7 +40,7 @@ FLUSH_S = 5.0
 
 
 class Link(Protocol):
-    """The actor's end of the lease dialogue (see `protocol.link.ActorLink`)."""
+    """The actor's end of the lease dialogue (see `protocol.links.actor.ActorLink`)."""
 
     async def next_event(self) -> Notice:
         """What the learner wants."""

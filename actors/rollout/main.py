@@ -27,7 +27,7 @@ from policies.adapter import adapter
 from protocol import logs
 from protocol.dataset import DataSet
 from protocol.keyring import ClientKeys, Keyring
-from protocol.link import ActorLink
+from protocol.links.actor import ActorLink
 from protocol.messages import Fetched, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription

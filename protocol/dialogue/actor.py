@@ -1,8 +1,9 @@
 """The rollout actor's side of the lease dialogue. Pure: events in, actions out.
 
-Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them when the
-learner comes back with another boot id. A learner that falls silent is greeted again; one whose actor is about to leave is greeted
-with a capacity of 0 and what the actor still finishes, so that it leases the rest to others and grants nothing more.
+Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them on a new
+connection, or when the learner comes back with another boot id. A learner is greeted on each new connection, and when it falls silent;
+one whose actor is about to leave is greeted with a capacity of 0 and what the actor still finishes, so that it leases the rest to others
+and grants nothing more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from protocol.messages import (
 
 GREET_EVERY_S = 1.0
 RESEND_AFTER_S = 5.0
+RESEND_LIMIT_S = 60.0
+"""The wait doubles up to this: a learner in a long step acknowledges when it is over, and should not find everything a dozen times."""
 SILENT_HEARTBEATS = 3
 
 # --- events -------------------------------------------------------------------------------------------------
@@ -65,6 +68,13 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Connected:
+    """The connection is up, for the first time or again: another learner may be at its end, and what was on its way may be lost."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class GivingBack:
     """The actor takes no more groups, and gives back all but these ordinals."""
 
@@ -78,7 +88,7 @@ class Leaving:
     reason: str
 
 
-Event = LearnerSaid | Results | Report | Tick | GivingBack | Leaving
+Event = LearnerSaid | Results | Report | Tick | Connected | GivingBack | Leaving
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -129,6 +139,7 @@ class Unacknowledged:
 
     message: GroupResults
     sent_s: float
+    wait_s: float = RESEND_AFTER_S
 
 
 @dataclass(slots=True)
@@ -171,6 +182,8 @@ class ActorDialogue:
                 return []
             case Tick():
                 return self._tick(event.now_s)
+            case Connected():
+                return self._connected(event.now_s)
             case GivingBack():
                 self._give_back(event.keep)
                 return []
@@ -206,7 +219,7 @@ class ActorDialogue:
         actions: list[Action] = [Registered(welcome), *self._know(welcome.policy_version)]
         for waiting in self.unacknowledged.values():
             if again or waiting.sent_s == float("-inf"):
-                waiting.sent_s = now_s
+                waiting.sent_s, waiting.wait_s = now_s, RESEND_AFTER_S
                 actions.append(Send(waiting.message))
         return actions
 
@@ -241,6 +254,12 @@ class ActorDialogue:
         self.unacknowledged[message.sequence] = Unacknowledged(message, now_s if self.registered else float("-inf"))
         return [Send(message)] if self.registered else []
 
+    def _connected(self, now_s: float) -> list[Action]:
+        self.registered, self._greeted_s = False, float("-inf")
+        for waiting in self.unacknowledged.values():
+            waiting.sent_s = float("-inf")
+        return self._tick(now_s)
+
     def _tick(self, now_s: float) -> list[Action]:
         if self.ended:
             return []
@@ -259,7 +278,7 @@ class ActorDialogue:
             self._beat_s = now_s
             actions.append(Send(Heartbeat(self._applied, len(self.held), self._generated_tokens)))
         for waiting in self.unacknowledged.values():
-            if now_s - waiting.sent_s >= RESEND_AFTER_S:
-                waiting.sent_s = now_s
+            if now_s - waiting.sent_s >= waiting.wait_s:
+                waiting.sent_s, waiting.wait_s = now_s, min(2 * waiting.wait_s, RESEND_LIMIT_S)
                 actions.append(Send(waiting.message))
         return actions

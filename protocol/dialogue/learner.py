@@ -20,6 +20,7 @@ import msgspec
 from protocol.codec import PROTOCOL
 from protocol.dialogue.departed import Departed, Mail
 from protocol.dialogue.sequences import SequenceSet
+from protocol.dialogue.sharing import shares
 from protocol.ledger import Ledger
 from protocol.messages import (
     Ack,
@@ -39,6 +40,8 @@ from protocol.messages import (
 
 SILENT_HEARTBEATS = 3
 """An actor that misses this many heartbeats has lost its leases."""
+INTERVALS = 1024
+"""Gaps in the sequence of one actor's messages; more have no cause but malice."""
 
 # --- events -------------------------------------------------------------------------------------------------
 
@@ -197,6 +200,8 @@ class LearnerDialogue:
         self.heartbeat_s, self.lease_deadline_s = heartbeat_s, lease_deadline_s
         self.ledger = ledger or Ledger()
         self.actors: dict[str, Actor] = {}
+        self._at: dict[bytes, Actor] = {}
+        """The registered actors by the peer that they speak from."""
         self.offered: deque[LeasedGroup] = deque()
         self.open: dict[int, OpenLease] = {}
         self.wanted = {leased.ordinal: leased for leased in wanted}
@@ -222,7 +227,7 @@ class LearnerDialogue:
             case Tick():
                 return self._tick(event.now_s)
             case Undelivered():
-                actor = self._actor_at(event.peer)
+                actor = self._at.get(event.peer)
                 return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
             case Closing():
                 self._closing = True
@@ -234,7 +239,7 @@ class LearnerDialogue:
         message = event.message
         if isinstance(message, Hello):
             return self._hello(event.peer, message, event.now_s)
-        actor = self._actor_at(event.peer)
+        actor = self._at.get(event.peer)
         if actor is None:
             if isinstance(message, GroupResults):
                 for result in message.results:
@@ -252,20 +257,19 @@ class LearnerDialogue:
             case Bye():
                 return [Log("actor left", actor.actor_id, message.reason), *self._remove(actor, event.now_s)]
 
-    def _actor_at(self, peer: bytes) -> Actor | None:
-        return next((actor for actor in self.actors.values() if actor.peer == peer), None)
-
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:
             theirs, ours = (".".join(map(str, version)) for version in (hello.protocol, PROTOCOL))
             reason = f"the actor speaks protocol {theirs}, the learner {ours}; use one rba version"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
-        known = self.actors.get(hello.actor_id)
+        known, here = self.actors.get(hello.actor_id), self._at.get(peer)
         mail = known.mail if known is not None else self.departed.get(hello.actor_id)
         if mail is not None and hello.incarnation < mail.incarnation:
             reason = f"incarnation {mail.incarnation} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         actions: list[Action] = []
+        if here is not None and here is not known:
+            actions += self._remove(here, now_s)  # a connection speaks for one actor
         held: set[int] = set()
         if known is not None:
             if known.incarnation == hello.incarnation:
@@ -280,7 +284,7 @@ class LearnerDialogue:
         actor = Actor(
             hello.actor_id, mail, peer, hello.capacity_groups, now_s, now_s, hello.host, hello.pid, hello.engine, held=held, begun=begun
         )
-        self.actors[hello.actor_id] = actor
+        self.actors[hello.actor_id] = self._at[peer] = actor
         if self._closing:
             return [*actions, Send(peer, Bye("the run has ended"))]
         welcome = Welcome(self.run_id, self.boot_id, self.version, self.heartbeat_s, PROTOCOL)
@@ -296,6 +300,10 @@ class LearnerDialogue:
             for result in message.results:
                 self.ledger.reject(result, "foreign")
             return [Log("results under another actor's name", actor.actor_id, message.actor_id)]
+        if actor.mail.received.intervals >= INTERVALS and message.sequence not in actor.mail.received:
+            for result in message.results:
+                self.ledger.reject(result, "scattered")
+            return [Log("messages out of any order", actor.actor_id)]
         if not actor.mail.received.add(message.sequence):
             for result in message.results:
                 self.ledger.repeat(result)
@@ -348,14 +356,11 @@ class LearnerDialogue:
             self.wanted.pop(ordinal, None)
 
     def _grant(self, now_s: float) -> list[Action]:
-        """Lease what is offered to the actors with the most room, one group at a time; what one has begun goes to it."""
+        """Lease what is offered, as far as the actors have room."""
+        if self._closing:
+            return []
         grants: dict[str, list[LeasedGroup]] = {}
-        while self.offered and not self._closing:
-            roomy = [actor for actor in self.actors.values() if actor.room > 0]
-            if not roomy:
-                break
-            leased = self.offered.popleft()
-            actor = max(roomy, key=lambda actor: (leased.ordinal in actor.begun, actor.room))
+        for actor, leased in shares(self.offered, self.actors.values()):
             actor.begun -= {leased.ordinal}
             actor.held.add(leased.ordinal)
             self.open[leased.ordinal] = OpenLease(leased, actor.actor_id, now_s + self.lease_deadline_s)
@@ -379,7 +384,7 @@ class LearnerDialogue:
 
     def _remove(self, actor: Actor, now_s: float, keep: set[int] | None = None) -> list[Action]:
         """Forget an actor; its leases expire but for those in `keep`."""
-        del self.actors[actor.actor_id]
+        del self.actors[actor.actor_id], self._at[actor.peer]
         self.departed.put(actor.actor_id, actor.mail)
         for ordinal in sorted(actor.held - (keep or set()), reverse=True):
             self._expire(ordinal)

@@ -6,45 +6,46 @@ from bisect import bisect_right
 
 
 class SequenceSet:
-    """Numbers from 0 up, as intervals: it is as large as it has gaps."""
+    """Stretches of numbers without a gap, wherever they begin: an actor may be met in the middle of its sequence."""
 
-    __slots__ = ("_ends", "_starts")
+    __slots__ = ("_ends", "_size", "_starts")
 
     def __init__(self, below: int = 0) -> None:
         """All numbers from 0 to `below` - 1."""
-        self._starts = [0] if below > 0 else []
-        self._ends = [below] if below > 0 else []
-        """The first number behind each interval. Between two intervals there is a gap."""
+        self._starts, self._ends = ([0], [below]) if below > 0 else ([], [])
+        self._size = max(0, below)
 
     def __contains__(self, number: int) -> bool:
-        place = bisect_right(self._starts, number)
-        return place > 0 and number < self._ends[place - 1]
+        place = bisect_right(self._starts, number) - 1
+        return place >= 0 and number < self._ends[place]
 
     def __len__(self) -> int:
-        return sum(self._ends) - sum(self._starts)
+        return self._size
 
     @property
     def intervals(self) -> int:
-        """Stretches without a gap."""
+        """Stretches without a gap; what the set needs in memory grows with them alone."""
         return len(self._starts)
 
     def add(self, number: int) -> bool:
         """Put it in; False when it was there."""
-        if number in self:
+        after = bisect_right(self._starts, number)
+        before = after - 1
+        if before >= 0 and number < self._ends[before]:
             return False
-        starts, ends = self._starts, self._ends
-        place = bisect_right(starts, number)
-        joins_left, joins_right = place > 0 and ends[place - 1] == number, place < len(starts) and starts[place] == number + 1
-        if joins_left and joins_right:
-            ends[place - 1] = ends.pop(place)
-            del starts[place]
-        elif joins_left:
-            ends[place - 1] = number + 1
-        elif joins_right:
-            starts[place] = number
+        self._size += 1
+        follows = before >= 0 and self._ends[before] == number
+        precedes = after < len(self._starts) and self._starts[after] == number + 1
+        if follows and precedes:
+            self._ends[before] = self._ends.pop(after)
+            del self._starts[after]
+        elif follows:
+            self._ends[before] = number + 1
+        elif precedes:
+            self._starts[after] = number
         else:
-            starts.insert(place, number)
-            ends.insert(place, number + 1)
+            self._starts.insert(after, number)
+            self._ends.insert(after, number + 1)
         return True
 
     def fill(self, below: int) -> None:
@@ -54,3 +55,4 @@ class SequenceSet:
         place = bisect_right(self._starts, below)
         end = max([below, *self._ends[place - 1 : place]])
         self._starts[:place], self._ends[:place] = [0], [end]
+        self._size = sum(self._ends) - sum(self._starts)

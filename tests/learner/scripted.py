@@ -17,7 +17,7 @@ from protocol.audio import Samples
 from protocol.dataset import ManifestWriter
 from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
 from protocol.keyring import Keyring
-from protocol.link import ActorLink
+from protocol.links.actor import ActorLink
 from protocol.measures import GroupMeasures
 from protocol.messages import (
     REFERENCE,

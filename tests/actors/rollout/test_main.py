@@ -20,7 +20,7 @@ from protocol.dataset import ManifestWriter
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.gate import server_door
 from protocol.keyring import Keyring
-from protocol.link import LearnerLink
+from protocol.links.learner import LearnerLink
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
 from protocol.weights.fetcher import NodeFetcher
 from protocol.weights.store import WeightStore

@@ -10,6 +10,7 @@ from protocol.dialogue.actor import (
     RESEND_AFTER_S,
     Action,
     ActorDialogue,
+    Connected,
     Ended,
     GivingBack,
     Granted,
@@ -160,6 +161,36 @@ def test_it_says_goodbye(actor: ActorDialogue) -> None:
     assert actor.handle(Leaving("drained")) == [], "nobody knows it yet"
     welcome(actor)
     assert said(actor.handle(Leaving("drained")), Bye) == [Bye("drained")]
+
+
+def test_a_new_connection_is_greeted_at_once_and_what_was_on_its_way_goes_again(actor: ActorDialogue) -> None:
+    welcome(actor)
+    lease(actor, [0, 1])
+    assert sequences(finish(actor, 0, 1.0)) == [0]
+    greeting = said(actor.handle(Connected(1.1)), Hello)
+    assert [hello.held for hello in greeting if isinstance(hello, Hello)] == [[(1, 0)]]
+    assert not actor.registered
+    assert sequences(welcome(actor, 1.2)) == [0], "of the same boot too: the old connection may have lost it"
+    assert sequences(actor.handle(Tick(1.3))) == []
+
+
+def test_one_that_has_ended_greets_no_new_connection(actor: ActorDialogue) -> None:
+    welcome(actor)
+    hear(actor, Bye("completed"))
+    assert actor.handle(Connected(1.0)) == []
+
+
+def test_the_wait_before_results_go_again_doubles_up_to_a_limit(actor: ActorDialogue) -> None:
+    welcome(actor)
+    finish(actor, 0)
+    sent_s = []
+    for now_s in range(300):
+        hear(actor, Heartbeat(VERSION), now_s)
+        if sequences(actor.handle(Tick(now_s))):
+            sent_s.append(now_s)
+    assert sent_s == [5, 15, 35, 75, 135, 195, 255]
+    hear(actor, Ack(2, 0, VERSION), 300.0)
+    assert not actor.unacknowledged
 
 
 def test_its_greeting_tells_which_messages_are_done(actor: ActorDialogue) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from protocol.codec import PROTOCOL
 from protocol.dialogue.learner import (
+    INTERVALS,
     Action,
     ActorSaid,
     Closing,
@@ -308,6 +309,37 @@ def test_after_closing_nothing_is_granted_and_everybody_is_told(learner: Learner
     assert granted(late) == {}
     assert [peer for peer, _ in said(late, Bye)] == ["rollout-2/0"]
     assert granted(learner.handle(Tick(1.0))) == {}
+
+
+def test_a_connection_speaks_for_one_actor(learner: LearnerDialogue) -> None:
+    offer(learner, [0, 1])
+    join(learner, "rollout-0", capacity=1)
+    say(learner, examples.hello("rollout-1"), peer="rollout-0/0")
+    assert list(learner.actors) == ["rollout-1"]
+    assert learner.actors["rollout-1"].held == {0, 1}, "what it held under its first name is granted again"
+    assert learner.ledger.expired == 1
+    assert learner.ledger.faults() == []
+
+
+def test_messages_out_of_any_order_are_rejected(learner: LearnerDialogue) -> None:
+    join(learner)
+    for number in range(INTERVALS + 10):
+        say(learner, GroupResults("rollout-0", 0, 2 * number, [examples.result(number)]))
+    assert learner.actors["rollout-0"].mail.received.intervals == INTERVALS
+    assert learner.ledger.rejected["scattered"] == 10
+    assert learner.ledger.faults() == []
+
+
+def test_groups_go_to_the_actors_with_the_most_room(learner: LearnerDialogue) -> None:
+    for number, capacity in enumerate((1, 4, 2)):
+        join(learner, f"rollout-{number}", capacity)
+    shares = granted(offer(learner, range(9)))
+    assert {peer: [ordinal for ordinal, _ in leased] for peer, leased in shares.items()} == {
+        "rollout-1/0": [0, 1, 2, 5],
+        "rollout-2/0": [3, 6],
+        "rollout-0/0": [4],
+    }
+    assert len(learner.offered) == 2
 
 
 def test_an_actor_that_leaves_finishes_what_it_keeps_and_is_granted_nothing(learner: LearnerDialogue) -> None:

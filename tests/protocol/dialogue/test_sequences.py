@@ -26,6 +26,20 @@ def test_it_is_as_large_as_it_has_gaps() -> None:
     for number in reversed(range(10_000)):
         found.add(number)
     assert found.intervals == 1
+    assert 9_999 in found
+    assert 10_000 not in found
+
+
+def test_it_stays_small_when_it_begins_in_the_middle() -> None:
+    found = SequenceSet()
+    for number in range(50_000, 60_000):
+        found.add(number)
+    assert (found.intervals, len(found)) == (1, 10_000)
+    assert 0 not in found
+
+
+def test_numbers_are_filled_in_from_below() -> None:
+    found = SequenceSet(10_000)
     found.add(20_000)
     assert found.intervals == 2
     found.fill(20_000)
