@@ -39,7 +39,7 @@ quickstart: install
 	$(BIN)/rba launch configs/quickstart.yaml
 
 test: develop
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 soak: develop
 	$(BIN)/python -m tests.protocol.fuzz --frames 1000000
