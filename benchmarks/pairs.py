@@ -29,7 +29,7 @@ from protocol.logs import configure
 
 GOAL = 20_000
 """Pairs a second, at eight pairs a message."""
-ACTORS, CAPACITY, BATCH, LAG = 4, 32, 32, 3
+ACTORS, CAPACITY, BATCH, LAG = 4, 32, 256, 3
 OUTSTANDING = ACTORS * CAPACITY
 """Messages on their way, of either side."""
 WARM_S, MEASURED_S, TURNS = 1.0, 3.0, 3
