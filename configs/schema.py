@@ -365,7 +365,8 @@ class FleetSection(Section):
     start_timeout_s: PositiveFloat = 1800.0
     """The same for a process that is built, or that starts its engine."""
     drain_s: PositiveFloat = 30.0
-    """A rollout actor that leaves while the run goes on has so long to give back its groups and to have its results acknowledged."""
+    """A rollout actor that leaves, for a smaller fleet or after `rba stop`, has so long to finish the groups that it samples; what it has
+    not begun is leased to others at once, what it does not finish then."""
     autoscale: bool = False
     """Let the number of rollout actors follow the learner, between `min_actors` and `max_actors`."""
     min_actors: PositiveInt = 1

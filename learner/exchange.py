@@ -14,7 +14,7 @@ from learner.evaluation import Evaluation
 from learner.frontier import Frontier
 from learner.gauges import Gauges
 from learner.intake import Batch, Drop, Intake
-from learner.journal.records import Dropped, HeldOut, Received, Skipped, Taken, Trained
+from learner.journal.records import Dropped, HeldOut, Leased, Received, Skipped, Taken, Trained
 from learner.logbook import Logbook
 from protocol.dialogue.learner import Intake as Arrived
 from protocol.errors import RbaError, UserError
@@ -46,7 +46,7 @@ class Exchange:
         self._arrived: deque[Arrived] = deque()
         """What came in and is not durable yet."""
         self._to_offer: list[LeasedGroup] = []
-        """Held-out groups that are not offered yet."""
+        """Groups that are not offered yet: a later life may not know what their ordinals stand for."""
         self._taken: Batch | None = None
         """A batch that is not durable yet."""
         self.evaluation: Evaluation | None = None
@@ -62,7 +62,7 @@ class Exchange:
         leased = self.frontier.hold_out(groups)
         self._logbook.note(HeldOut(leased[0].ordinal, len(leased)))
         self.evaluation = Evaluation(label, version, leased)
-        self._to_offer += leased  # once it is durable that these ordinals are held out
+        self._to_offer += leased
         return self.evaluation
 
     def top_up(self, step: int) -> None:
@@ -71,7 +71,18 @@ class Exchange:
         held = self.frontier.open_training + self.intake.queued
         room = min(self._config.budget_groups, (section.steps - step) * section.batch_groups) - held
         if room > 0 and not self._logbook.stalled:
-            self._link.offer(self.frontier.take(room))
+            self._to_offer += self.frontier.take(room)
+            if (below := self.frontier.reserve(self._config.budget_groups)) is not None:
+                self._logbook.note(Leased(below))
+            if self._logbook.commit():
+                self._offer()
+
+    def _offer(self) -> None:
+        """What the ordinals stand for is durable."""
+        passed = self.frontier.passed()
+        if self._to_offer or passed:
+            self._link.offer(self._to_offer, passed)
+            self._to_offer = []
 
     def set_aside(self, groups: Sequence[str], step: int) -> None:
         """The weights of `step` are older ones again; `groups`, by id, are left out now. Raises `RbaError` when no other is left."""
@@ -95,9 +106,7 @@ class Exchange:
             block = False
             self._note(arrived)
         if self._logbook.commit():
-            if self._to_offer:
-                self._link.offer(self._to_offer)
-                self._to_offer = []
+            self._offer()
             while self._arrived:
                 arrived = self._arrived.popleft()
                 self._take_in(arrived)
@@ -149,7 +158,7 @@ class Exchange:
     def _note(self, arrived: Arrived) -> None:
         self._arrived.append(arrived)
         for result in arrived.results:
-            leased = self.frontier.standing_for(result.ordinal)
+            leased = self.frontier.answered(result.ordinal, result.purpose)
             position = self.frontier.position_of(result.ordinal) if result.purpose is Purpose.TRAIN else None
             self._logbook.note(Received(result, position, leased.seed if leased else 0, arrived.actor_id))
 

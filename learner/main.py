@@ -84,11 +84,14 @@ class Learner:
         self._salvage = salvage
         self._replay_of = Path(replay_of) if replay_of is not None else None
         self._journal: Journal | None = None
+        self._frontier: Frontier | None = None
         self._history = History(Life(lineage=lineage))
         if rank == 0:
             life = Life.read(self._checkpoint, lineage) if self._checkpoint is not None else Life(lineage=lineage)
             self._history = self._open_journal(life)
             section, life = config.learner, self._history.life
+            sources = [Source(data.groups, weight) for data, weight in self._train]
+            self._frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
             dialogue = LearnerDialogue(
                 config.run.name,
                 uuid.uuid4().hex,
@@ -97,6 +100,7 @@ class Learner:
                 section.lease_deadline_s,
                 ledger=life.ledger(self._history.results),
                 settled=life.settled(),
+                wanted=self._frontier.wanted(),
             )
             keys = config.network.keys
             door = server_door(Keyring(keys), "pairs", self._metrics.refusals("pairs")) if keys is not None else None
@@ -173,11 +177,9 @@ class Learner:
         )
         if self._link is None:
             return follow(engine, ranks, config.model.dtype)
-        if self._journal is None:
-            raise AssertionError("rank 0 has a journal")
+        if self._journal is None or self._frontier is None:
+            raise AssertionError("rank 0 has a journal and a frontier")
         gauges = Gauges(self._metrics)
-        sources = [Source(data.groups, weight) for data, weight in self._train]
-        frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
         intake = Intake(
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )
@@ -191,7 +193,7 @@ class Learner:
             engine=engine,
             ranks=ranks,
             family=self._family,
-            exchange=Exchange(config, self._link, frontier, intake, clips, gauges, logbook),
+            exchange=Exchange(config, self._link, self._frontier, intake, clips, gauges, logbook),
             gauges=gauges,
             validation=by_topic(self._validation.groups, config.validation.groups_per_topic) if self._validation is not None else [],
             held_out=self._test.groups[: config.evaluation.groups] if self._test is not None else [],

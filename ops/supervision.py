@@ -1,7 +1,7 @@
 """When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
     events (Placed, Built, Ended, Failed, Hung, Gone, StopRequested, Scale, Tick)
-        ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
+        ──▶ Supervision ──▶ actions (Place, Build, Run, Drain, Stop, Kill, Finish)
 
 No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
 built, and runs at once. One that fails comes back under its own id once nothing of it is left, until its budget is spent
@@ -19,11 +19,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from configs.schema import FleetSection
-from ops.ending import Ending
+from ops.ending import FAREWELL_S, Ending
 from ops.orders import (
     Action,
     Build,
     Built,
+    Drain,
     Ended,
     Event,
     Failed,
@@ -37,7 +38,6 @@ from ops.orders import (
     Run,
     Scale,
     State,
-    Stop,
     StopRequested,
     Tick,
 )
@@ -68,7 +68,7 @@ class Supervision:
         self._optional = frozenset(optional)
         self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
         self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
-        self._ending = Ending(self._processes)
+        self._ending = Ending(self._processes, section.drain_s)
         self._drain_s = section.drain_s
         self.wanted_actors = len(self._processes.members("rollout"))
         self.state = State.STARTING
@@ -240,7 +240,7 @@ class Supervision:
     # --- growing and shrinking ------------------------------------------------------------------------------
 
     def _scale(self, actors: int, now_s: float) -> list[Action]:
-        """More actors as Ray finds room for them; fewer by those that do least, which give back what they work on."""
+        """More actors as Ray finds room for them; fewer by those that do least, which finish what they work on."""
         if self._ending.outcome is not None:
             return []
         self.wanted_actors = actors
@@ -257,8 +257,8 @@ class Supervision:
                 process.phase = Phase.ENDED
                 return []
             case Phase.RUNNING:
-                process.phase, process.leaves_until_s = Phase.STOPPING, now_s + self._drain_s
-                return [Stop(name, "the fleet is made smaller")]
+                process.phase, process.leaves_until_s = Phase.STOPPING, now_s + self._drain_s + FAREWELL_S
+                return [Drain(name, "the fleet is made smaller")]
             case _:
                 return [self._ending.kill(name)]
 
@@ -304,7 +304,7 @@ class Supervision:
             return [self._ending.kill(name) for name in late]
         slow = [name for name in self._processes.living("rollout") if now_s >= (self._processes[name].leaves_until_s or math.inf)]
         if slow and self._ending.outcome is None:
-            self.notes.extend(f"{name} did not leave within {self._drain_s:g} s and was killed" for name in slow)
+            self.notes.extend(f"{name} did not leave within {self._drain_s + FAREWELL_S:g} s and was killed" for name in slow)
             return [self._ending.kill(name) for name in slow]
         due = self._processes.due(now_s)
         for name in due:

@@ -110,6 +110,10 @@ class Fleet:
         """Run its role; `poll` reports `Ended` or `Failed`."""
         self._pending[self._workers[name].run.remote()] = (name, "run")
 
+    def drain(self, name: str, reason: str) -> None:
+        """Ask its role to leave once what it works on is done; `poll` reports its end."""
+        self._pending[self._workers[name].drain.remote(reason)] = (name, "drain")
+
     def stop(self, name: str, reason: str) -> None:
         """Ask its role to end; `poll` reports it."""
         self._pending[self._workers[name].stop.remote(reason)] = (name, "stop")
@@ -175,7 +179,7 @@ class Fleet:
         except self._ray.exceptions.ActorUnavailableError:
             return None  # a hiccup between Ray's processes; if the worker is dead, its `run` says so
         except self._ray.exceptions.RayError as error:
-            if method in {"status", "stop"} and isinstance(error, self._ray.exceptions.ActorDiedError):
+            if method in {"status", "drain", "stop"} and isinstance(error, self._ray.exceptions.ActorDiedError):
                 return None  # its `run` says so
             if method == "sweep":
                 self._sweeping.pop(name, None)
@@ -242,10 +246,18 @@ def _sweep(process: str) -> None:
 
 
 def _grouped(role_worker: type[RoleWorker]) -> type[RoleWorker]:
-    """`build` and `run` share one thread; `status` and `stop` have others, so that they are answered meanwhile."""
+    """`build` and `run` share one thread; `status` and what ends it have others, so that they are answered meanwhile."""
     import ray
 
-    for method, group in {"warm": "work", "build": "work", "run": "work", "where": "watch", "status": "watch", "stop": "watch"}.items():
+    for method, group in {
+        "warm": "work",
+        "build": "work",
+        "run": "work",
+        "where": "watch",
+        "status": "watch",
+        "drain": "watch",
+        "stop": "watch",
+    }.items():
         setattr(role_worker, method, ray.method(concurrency_group=group)(getattr(role_worker, method)))
     return role_worker
 

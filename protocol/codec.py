@@ -18,7 +18,7 @@ import msgspec
 from protocol.errors import ProtocolError
 from protocol.messages import ActorMessage, LearnerMessage, WeightMessage
 
-PROTOCOL = (1, 0)
+PROTOCOL = (1, 1)
 """Version of the protocol that this code speaks: (major, minor)."""
 MAGIC = b"RBA"
 PREFIX = MAGIC + bytes(PROTOCOL)

@@ -124,6 +124,8 @@ class Hello(msgspec.Struct, tag="hello"):
     engine: Name = ""
     held: list[tuple[int, int]] = []
     """(ordinal, lease epoch) of each group that the actor still works on, after a reconnect."""
+    done_below: int = 0
+    """Since 1.1: messages of results with a lower sequence are acknowledged, and never sent again."""
 
 
 class Welcome(msgspec.Struct, tag="welcome"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 
 class RoleDescription(TypedDict):
@@ -41,4 +41,13 @@ class Role(Protocol):
 
     def stop(self, reason: str) -> None:
         """Ask `run` to finish what it must and return."""
+        ...
+
+
+@runtime_checkable
+class Leaver(Role, Protocol):
+    """A role that can leave while the others go on."""
+
+    def drain(self, reason: str) -> None:
+        """Ask `run` to take no new work, to finish what is under way within `fleet.drain_s`, and to return. `stop` ends it at once."""
         ...

@@ -1,7 +1,9 @@
 """The rollout actor's side of the lease dialogue. Pure: events in, actions out.
 
 Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them on a new
-connection, or when the learner comes back with another boot id. A learner is greeted on each new connection, and when it falls silent.
+connection, or when the learner comes back with another boot id. A learner is greeted on each new connection, and when it falls silent;
+one whose actor is about to leave is greeted with a capacity of 0 and what the actor still finishes, so that it leases the rest to others
+and grants nothing more.
 """
 
 from __future__ import annotations
@@ -73,13 +75,20 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class GivingBack:
+    """The actor takes no more groups, and gives back all but these ordinals."""
+
+    keep: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """The actor ends."""
 
     reason: str
 
 
-Event = LearnerSaid | Results | Report | Tick | Connected | Leaving
+Event = LearnerSaid | Results | Report | Tick | Connected | GivingBack | Leaving
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -175,6 +184,9 @@ class ActorDialogue:
                 return self._tick(event.now_s)
             case Connected():
                 return self._connected(event.now_s)
+            case GivingBack():
+                self._give_back(event.keep)
+                return []
             case Leaving():
                 return [Send(Bye(event.reason))] if self.registered else []
 
@@ -211,8 +223,16 @@ class ActorDialogue:
                 actions.append(Send(waiting.message))
         return actions
 
+    def _give_back(self, keep: frozenset[int]) -> None:
+        self.capacity_groups = 0
+        self.held = {ordinal: epoch for ordinal, epoch in self.held.items() if ordinal in keep}
+        self.groups = {ordinal: group for ordinal, group in self.groups.items() if ordinal in keep}
+        self.registered, self._greeted_s = False, float("-inf")  # the next tick greets
+
     def _take(self, leased: LeasedGroup) -> bool:
-        """Note a leased group; False when the actor works on it already."""
+        """Note a leased group; False when the actor works on it already, or takes no more."""
+        if not self.capacity_groups:
+            return False
         known = leased.ordinal in self.held and self.groups.get(leased.ordinal) == leased.group.group_id
         self.groups[leased.ordinal] = leased.group.group_id
         self.held[leased.ordinal] = max(leased.lease_epoch, self.held.get(leased.ordinal, 0))
@@ -250,7 +270,9 @@ class ActorDialogue:
                 return []
             self._greeted_s = now_s
             held = sorted(self.held.items())
-            return [Send(Hello(self.actor_id, self.incarnation, self.capacity_groups, PROTOCOL, self.host, self.pid, self.engine, held))]
+            done_below = min(self.unacknowledged, default=self._sequence)
+            whoami = (self.actor_id, self.incarnation, self.capacity_groups, PROTOCOL, self.host, self.pid, self.engine)
+            return [Send(Hello(*whoami, held, done_below))]
         actions: list[Action] = []
         if now_s - self._beat_s >= self.heartbeat_s:
             self._beat_s = now_s

@@ -23,8 +23,8 @@ class SequenceSet:
         return self._size
 
     @property
-    def stretches(self) -> int:
-        """How many there are; what the set needs in memory grows with them alone."""
+    def intervals(self) -> int:
+        """Stretches without a gap; what the set needs in memory grows with them alone."""
         return len(self._starts)
 
     def add(self, number: int) -> bool:
@@ -47,3 +47,12 @@ class SequenceSet:
             self._starts.insert(after, number)
             self._ends.insert(after, number + 1)
         return True
+
+    def fill(self, below: int) -> None:
+        """Put all numbers from 0 to `below` - 1 in."""
+        if below <= 0:
+            return
+        place = bisect_right(self._starts, below)
+        end = max([below, *self._ends[place - 1 : place]])
+        self._starts[:place], self._ends[:place] = [0], [end]
+        self._size = sum(self._ends) - sum(self._starts)

@@ -67,6 +67,10 @@ class ActorLink(Loop):
         """What the next heartbeats tell."""
         self._mailbox.put(acting.Report(applied, generated_tokens))
 
+    def give_back(self, keep: Sequence[int]) -> None:
+        """Take no more groups, and give back all but these ordinals."""
+        self._mailbox.put(acting.GivingBack(frozenset(keep)))
+
     @property
     def unacknowledged(self) -> int:
         """Messages of results without an acknowledgement."""

@@ -53,9 +53,9 @@ class LearnerLink(Loop):
         self._lock = threading.Lock()
         """Of the dialogue's state: the thread changes it, anybody may look."""
 
-    def offer(self, groups: Sequence[LeasedGroup]) -> None:
-        """Groups that may be leased now."""
-        self._mailbox.put(learning.Offer(groups, time.monotonic()))
+    def offer(self, groups: Sequence[LeasedGroup], passed: Sequence[int] = ()) -> None:
+        """Groups that may be leased now, and ordinals that nobody is asked for."""
+        self._mailbox.put(learning.Offer(groups, time.monotonic(), passed))
 
     def publish(self, version: PolicyVersion) -> None:
         """A newer version is served; actors hear of it with their next message."""

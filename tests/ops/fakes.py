@@ -111,6 +111,11 @@ class FakeReward(FakeRole):
 class FakeRollout(FakeRole):
     role, socket = "rollout", "none"
 
+    def drain(self, reason: str) -> None:
+        print(f"told to leave: {reason}", flush=True)
+        if self.script != "busy":
+            self.told.set()
+
 
 class FakeLearner(FakeRole):
     """Takes its steps, or runs until stopped when its script says ``forever``; leaves what a learner leaves.

@@ -1,4 +1,4 @@
-"""Any order of loss, doubling, reordering, crashes and silence keeps the promises of the dialogue."""
+"""Any order of loss, doubling, reordering, crashes of either side and silence keeps the promises of the dialogue."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ class Fleet(RuleBasedStateMachine):
         if node is not None:
             self.network.act(node, acting.Leaving("drained"))
             self.network.start(actor_id, self.capacity)
+
+    @rule()
+    def restart_learner(self) -> None:
+        self.network.restart_learner()
+
+    @rule()
+    def offer_again(self) -> None:
+        self.network.offer_again()
+
+    @rule(actor_id=st.sampled_from(ACTORS), share=st.integers(0, 3))
+    def give_back(self, actor_id: str, share: int) -> None:
+        node = self.network.nodes.get(actor_id)
+        if node is not None:
+            node.working = dict(list(node.working.items())[:share])
+            self.network.act(node, acting.GivingBack(frozenset(node.working)))
 
     @rule(index=indices)
     def finish(self, index: int) -> None:
@@ -100,14 +115,16 @@ class Fleet(RuleBasedStateMachine):
         learner = self.network.learner
         waiting = [leased.ordinal for leased in learner.offered]
         entered = [result.ordinal for result in self.network.entered]
-        assert sorted([*waiting, *learner.open, *entered]) == list(range(self.network.offered))
+        owed = {leased.ordinal for leased in self.network.owed} - set(entered)
+        assert sorted([*waiting, *learner.open, *owed, *entered]) == list(range(self.network.offered))
+        assert sorted([*learner.wanted, *entered]) == list(range(self.network.offered))
         assert learner.ledger.outstanding == len(learner.open)
 
     @invariant()
     def nobody_holds_more_than_it_can(self) -> None:
         learner = self.network.learner
         for actor in learner.actors.values():
-            assert len(actor.held) <= actor.capacity_groups
+            assert len(actor.held) <= self.capacity
             assert actor.held == {ordinal for ordinal, lease in learner.open.items() if lease.actor_id == actor.actor_id}
         assert {lease.actor_id for lease in learner.open.values()} <= set(learner.actors)
 
@@ -128,6 +145,12 @@ class Fleet(RuleBasedStateMachine):
         network = self.network
         if not network.nodes:
             return
+        network.offer_again()
+        for name, node in list(network.nodes.items()):
+            if node.dialogue.capacity_groups == 0:
+                network.run()  # what it has finished gets through, and then it leaves
+                network.act(node, acting.Leaving("drained"))
+                network.start(name, self.capacity)
         for _ in range(120 + network.offered):
             network.run()
         assert len(network.entered) == network.offered
