@@ -23,7 +23,7 @@ from typing import Any
 
 from learner.journal import JOURNAL
 from learner.journal.disk import PosixDisk
-from learner.journal.records import Dropped, Received, Record, Taken, Trained
+from learner.journal.records import Began, Dropped, Received, Record, Taken, Trained
 from learner.journal.recovery import read_all
 from protocol.ledger import IDENTITIES
 from protocol.messages import REFERENCE, PolicyVersion, Purpose
@@ -39,6 +39,8 @@ class Journalled:
     """What the journal says, by ordinal."""
 
     received: Counter[int] = field(default_factory=Counter)
+    life_of: dict[int, int] = field(default_factory=dict)
+    """Lineage of the life that received it."""
     group_of: dict[int, str] = field(default_factory=dict)
     oldest: dict[int, PolicyVersion] = field(default_factory=dict)
     """Oldest version that wrote a token of any pair of the result."""
@@ -50,16 +52,19 @@ class Journalled:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Journalled:
-        found = cls()
+        found, life = cls(), 0
         for each in records:
             match each:
                 case Received(result=result) if result.purpose is Purpose.TRAIN:
                     found.received[result.ordinal] += 1
+                    found.life_of.setdefault(result.ordinal, life)
                     found.group_of[result.ordinal] = result.group_id
                     sides = {index for pair in result.pairs for index in (pair.chosen, pair.rejected) if index != REFERENCE}
                     versions = [span.version for index in sides for span in result.completions[index].spans]
                     if versions:
                         found.oldest[result.ordinal] = min(versions)
+                case Began():
+                    life = each.lineage
                 case Taken():
                     found.taken.setdefault(each.step, []).append(list(each.ordinals))
                 case Trained():
@@ -97,6 +102,11 @@ def _results(rows: Sequence[Row], journal: Journalled) -> Iterator[str]:
     acked = {ordinal for row in rows if row["event"] == "acked" for ordinal in row["ordinals"]}
     if lost := sorted(acked - journal.received.keys()):
         yield f"acknowledged and lost: the results of the ordinals {lost}"
+    life = 0
+    for row in rows:
+        life = row["lineage"] if row["event"] == "began" else life
+        if early := [each for each in row.get("ordinals", []) if row["event"] == "acked" and journal.life_of.get(each, 0) > life]:
+            yield f"acknowledged in life {life}, durable in a later one: the results of the ordinals {early}"
     if twice := sorted(ordinal for ordinal, count in journal.received.items() if count > 1):
         yield f"entered more than once: the ordinals {twice}"
     uses = Counter(ordinal for batches in journal.taken.values() for ordinal in batches[-1])
