@@ -166,8 +166,11 @@ def _versions(rows: Sequence[Row]) -> Iterator[str]:
     published: dict[str, str] = {}
     by_step: dict[int, str] = {}
     applied: dict[int, PolicyVersion] = {}
+    announced: set[str] = set()
     for row in rows:
-        if row["event"] == "published":
+        if row["event"] == "publishing":
+            announced.add(row["version"])
+        elif row["event"] == "published":
             version = PolicyVersion.parse(row["version"])
             if published.setdefault(row["version"], row["digest"]) != row["digest"]:
                 yield f"policy version {version} was published with two digests"
@@ -175,6 +178,8 @@ def _versions(rows: Sequence[Row]) -> Iterator[str]:
                 yield f"step {version.step} has other weights in lineage {version.lineage} than before"
         elif row["event"] == "applied":
             version = PolicyVersion.parse(row["version"])
+            if row["version"] in announced:  # its learner may have died as soon as it was there to be fetched
+                published.setdefault(row["version"], by_step.setdefault(version.step, row["digest"]))
             if published.get(row["version"]) != row["digest"]:
                 yield f"{row['process']} applied {version} with digest {row['digest']}, published was {published.get(row['version'])}"
             if version < applied.get(row["pid"], version):
@@ -183,7 +188,7 @@ def _versions(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _lags(rows: Sequence[Row], journal: Journalled, max_policy_lag: int) -> Iterator[str]:
-    published = {row["version"] for row in rows if row["event"] == "published"}
+    published = {row["version"] for row in rows if row["event"] in ("published", "publishing")}
     for step, batches in journal.taken.items():
         for ordinal in batches[-1]:
             oldest = journal.oldest.get(ordinal)

@@ -126,6 +126,7 @@ def _note_versions(recorder: Recorder) -> None:
     publish = learner.session.publish
 
     def noted(engine: Any, root: Path, version: PolicyVersion, *rest: Any) -> Manifest:
+        recorder.write("publishing", version=str(version))
         manifest = publish(engine, root, version, *rest)
         recorder.write("published", version=str(version), digest=manifest.digest)
         return manifest
