@@ -48,6 +48,7 @@ class ScriptedOptimiser:
 
     def step(self, items: Sequence[TrainingGroup], number: int) -> StepFigures:
         """See `learner.engine.Engine`."""
+        self.recorder.write("stepping", step=number)
         time.sleep(self.step_s)  # it computes
         seen = xxhash.xxh3_64(str(number).encode())
         for item in items:
