@@ -210,6 +210,7 @@ class LearnerSection(Section):
             "checkpoint_every",
             "keep_checkpoints",
             "keep_every",
+            "journal_limit_bytes",
             "checkpoint_copies",
             "sampler_gap_alarm",
             "nonfinite_steps",
@@ -261,11 +262,14 @@ class LearnerSection(Section):
     nonfinite_rollbacks: NonNegativeInt = 3
     """Such rollbacks; where another one would be due the run stops."""
     checkpoint_every: NonNegativeInt = 0
-    """Steps between checkpoints; 0 writes one at the end only."""
+    """Steps between checkpoints; 0 writes one at the end, and where `journal_limit_bytes` asks for one."""
     keep_checkpoints: NonNegativeInt = 0
     """The newest ones that are kept; 0 keeps all. The best one by `validation` and the one that a rollback would need always stay."""
     keep_every: NonNegativeInt = 0
     """Of the older ones, those of each multiple of this step stay too; 0 for none."""
+    journal_limit_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    """Size that the journal is held to. A checkpoint is written, whatever `checkpoint_every` says, when half of this has come behind the
+    last one; and the journal then reaches back to the last two checkpoints, where it would be larger if it reached back to all."""
     checkpoint_copies: str | None = None
     """URL that every checkpoint is copied to, of any kind that fsspec knows (s3://…, gs://…, hdfs://…, file:///…); credentials come from
     where that library looks. The copy lies in `<URL>/<folder of the run>/step-N`."""
@@ -333,6 +337,18 @@ class NetworkSection(Section):
     def leaves_the_machine(self) -> bool:
         """True when the sockets listen to other machines too."""
         return self.bind not in {"127.0.0.1", "::1", "localhost"}
+
+
+class WeightsSection(Section):
+    """How policy versions get from the learner to the rollout actors."""
+
+    changeable = frozenset({"*"})
+
+    backend: Literal["zmq", "delta"] = "zmq"
+    """`zmq`: every version whole; `delta`: what changed since the version that a machine holds, with the same weights as a result, bit for
+    bit. It pays on networks slower than some 10 Gbit/s, with `model.dtype: bfloat16` and small learning rates."""
+    anchor_every: PositiveInt = 16
+    """Of so many versions in a row a machine takes one whole (`delta` only)."""
 
 
 class RaySection(Section):
@@ -405,6 +421,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
     validation: ValidationSection = ValidationSection()
     network: NetworkSection = NetworkSection()
+    weights: WeightsSection = WeightsSection()
     ray: RaySection = RaySection()
     fleet: FleetSection = FleetSection()
 

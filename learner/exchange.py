@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from configs.schema import RunConfig
@@ -15,6 +15,7 @@ from learner.frontier import Frontier
 from learner.gauges import Gauges
 from learner.intake import Batch, Drop, Intake
 from learner.journal.records import Dropped, HeldOut, Leased, Received, Skipped, Taken, Trained
+from learner.life import account
 from learner.logbook import Logbook
 from protocol.dialogue.learner import Intake as Arrived
 from protocol.errors import RbaError, UserError
@@ -40,7 +41,9 @@ class Exchange:
         clips: Clips,
         gauges: Gauges,
         logbook: Logbook,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._config, self._link, self._clips, self._gauges, self._logbook = config, link, clips, gauges, logbook
         self.frontier, self.intake = frontier, intake
         self._arrived: deque[Arrived] = deque()
@@ -111,7 +114,7 @@ class Exchange:
                 arrived = self._arrived.popleft()
                 self._take_in(arrived)
                 self._link.settle(arrived)
-        if time.monotonic() - self._accounted_s > ACCOUNT_EVERY_S:
+        if self._clock() - self._accounted_s > ACCOUNT_EVERY_S:
             self.account()
 
     def close(self, reason: str) -> None:
@@ -223,9 +226,16 @@ class Exchange:
         ledger.queued = ledger.unique - trained - dropped.total()
         return ledger.as_dict(), self._link.status()["actors"]
 
+    def left(self) -> dict[str, Any]:
+        """The fields of a `Life` that lie between link and queue: what a later life of the run needs of them."""
+        frontier = self.frontier.state(self.intake.queued_ordinals)
+        durable, needs = self._logbook.position(frontier.untrained)
+        kept = account(self.accounts()[0], self.intake.counts)
+        return {"frontier": frontier, "journal_at": durable, "journal_needs": needs, **kept}
+
     def account(self) -> dict[str, Any]:
         """The ledger, with its metrics brought up to date."""
-        self._accounted_s = time.monotonic()
+        self._accounted_s = self._clock()
         ledger, actors = self.accounts()
         self._gauges.accounts(ledger, self.intake.counts, len(actors))
         return ledger

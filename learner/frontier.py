@@ -15,6 +15,7 @@ from protocol.errors import RbaError
 from protocol.messages import InstructionGroup, LeasedGroup, Purpose
 
 SEED_MASK = 0x7FFF_FFFF
+Order = np.ndarray[tuple[int], np.dtype[np.int64]]
 EPOCHS_A_LIFE = 1 << 16
 """Lease epochs of one life of a run: more than an ordinal is ever granted again in it."""
 
@@ -88,8 +89,9 @@ class Frontier:
         self._held_out = list(state.held_out)
         self._again = deque(state.untrained)
         self._position = state.ordinal - sum(count for _, count in state.held_out)
-        self._orders: dict[int, tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]]] = {}
+        self._orders: dict[int, tuple[int, Order]] = {}
         self._open: dict[int, LeasedGroup] = {}
+        self._open_training = 0
         self._passed: list[int] = []
         self._set_aside: set[str] = set()
         self.set_aside(state.set_aside)
@@ -102,7 +104,7 @@ class Frontier:
     @property
     def open_training(self) -> int:
         """Training groups that were taken and not closed yet."""
-        return sum(leased.purpose is Purpose.TRAIN for leased in self._open.values())
+        return self._open_training
 
     def take(self, count: int) -> list[LeasedGroup]:
         """The next `count` training groups."""
@@ -136,7 +138,7 @@ class Frontier:
     def set_aside(self, groups: Iterable[str]) -> None:
         """Leave groups, by id, out of what is still to come. Raises `RbaError` when no group of any source remains."""
         self._set_aside.update(groups)
-        if all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
+        if self._set_aside and all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
             raise RbaError(
                 f"all {len(self._set_aside)} training groups are set aside, for no step on any of them had a finite loss and gradient; "
                 "set-aside/ in the run's folder has them, and a lower learner.learning_rate may help"
@@ -164,7 +166,9 @@ class Frontier:
 
     def close(self, ordinal: int) -> LeasedGroup | None:
         """What `ordinal` stands for, which now has its outcome. None when it is not open."""
-        return self._open.pop(ordinal, None)
+        leased = self._open.pop(ordinal, None)
+        self._open_training -= leased is not None and leased.purpose is Purpose.TRAIN
+        return leased
 
     def group_at(self, position: int) -> InstructionGroup:
         """The training group at a position of the stream: a function of the seed alone."""
@@ -174,7 +178,7 @@ class Frontier:
         if not self._shuffle:
             return groups[offset]
         if self._orders.get(number, (-1,))[0] != epoch:
-            self._orders[number] = (epoch, np.random.default_rng([self._seed, epoch, number]).permutation(len(groups)))
+            self._orders[number] = (epoch, order_of_epoch(self._seed, epoch, number, len(groups)))
         return groups[int(self._orders[number][1][offset])]
 
     def _next(self) -> LeasedGroup:
@@ -197,8 +201,18 @@ class Frontier:
 
     def _lease(self, ordinal: int, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
         leased = self._open[ordinal] = self._leased(ordinal, group, purpose)
+        self._open_training += purpose is Purpose.TRAIN
         return leased
 
     def _leased(self, ordinal: int, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
-        seed = int(np.random.SeedSequence([self._seed, ordinal]).generate_state(1)[0]) & SEED_MASK
-        return LeasedGroup(ordinal, self._epoch, group, purpose, seed)
+        return LeasedGroup(ordinal, self._epoch, group, purpose, sampling_seed(self._seed, ordinal))
+
+
+def order_of_epoch(seed: int, epoch: int, source: int, groups: int) -> Order:
+    """In which order a source's groups come in an epoch."""
+    return np.random.default_rng([seed, epoch, source]).permutation(groups)
+
+
+def sampling_seed(seed: int, ordinal: int) -> int:
+    """That the lease of an ordinal names, of a run's seed."""
+    return int(np.random.SeedSequence([seed, ordinal]).generate_state(1)[0]) & SEED_MASK

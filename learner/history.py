@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from learner.frontier import EPOCHS_A_LIFE
-from learner.journal.records import Began, HeldOut, Leased, Received, Record, Taken
+from learner.journal.records import Began, HeldOut, Leased, Received, Record, RolledBack, Taken
 from learner.life import Life
 from protocol.messages import Purpose
 
@@ -37,6 +37,8 @@ class History:
     """Groups without a result, of ordinals up to the last one that is known to have been leased."""
     sequences: dict[int, int] = field(default_factory=dict)
     """Ordinal → place in the journal of the results among them."""
+    rollbacks: dict[int, RolledBack] = field(default_factory=dict)
+    """Where the weights went back to, by the step after which they did."""
 
     @property
     def results(self) -> int:
@@ -50,6 +52,7 @@ def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
     """Of the checkpoint's ordinals, those without an outcome that counts."""
     told: list[Received | Taken] = []
     sequences: dict[int, int] = {}
+    rollbacks: dict[int, RolledBack] = {}
     ordinal, held_out, reserved = life.frontier.ordinal, list(life.frontier.held_out), life.frontier.reserved
     epoch, ancestry, step = life.frontier.lease_epoch, dict(life.ancestry), life.step
     for sequence, record in records:
@@ -62,6 +65,8 @@ def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
             case Taken() if record.step == step + 1:
                 told.append(record)
                 step += 1
+            case RolledBack() if record.step > life.step:
+                rollbacks[record.step] = record
             case HeldOut() if record.first >= life.frontier.ordinal:
                 held_out.append((record.first, record.count))
                 ordinal = max(ordinal, record.first + record.count)
@@ -78,4 +83,5 @@ def fold(life: Life, records: Iterable[tuple[int, Record]]) -> History:
         life.frontier, ordinal=ordinal, held_out=held_out, untrained=untrained, lease_epoch=epoch, reserved=ordinal
     )
     again = sum(each < known for each in untrained)
-    return History(msgspec.structs.replace(life, frontier=frontier, ancestry=ancestry), deque(told), step - life.step, again, sequences)
+    life = msgspec.structs.replace(life, frontier=frontier, ancestry=ancestry)
+    return History(life, deque(told), step - life.step, again, sequences, rollbacks)

@@ -20,7 +20,7 @@ from learner.history import History, fold
 from learner.intake import Intake
 from learner.journal import JOURNAL
 from learner.journal.disk import Disk, PosixDisk
-from learner.journal.journal import Journal
+from learner.journal.journal import SEGMENT_BYTES, Journal
 from learner.journal.records import Began
 from learner.journal.recovery import read_all
 from learner.life import Life
@@ -118,7 +118,8 @@ class Learner:
         if life.journal_at and not disk.names():
             self._log.warning("no journal", at="a checkpoint without one is gone on from: what it had not trained is leased again")
             needs["salvage"] = True  # so that no sequence is given twice
-        self._journal, found = Journal.open(disk, **{"salvage": self._salvage, **needs})
+        segment_bytes = min(SEGMENT_BYTES, self._config.learner.journal_limit_bytes // 8)  # only whole files are freed
+        self._journal, found = Journal.open(disk, segment_bytes=segment_bytes, **{"salvage": self._salvage, **needs})
         return fold(life, found.records())
 
     def _disk(self) -> Disk:
@@ -184,7 +185,8 @@ class Learner:
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )
         intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
-        logbook = Logbook(self._journal, gauges, self._history.sequences)
+        limit_bytes = config.learner.journal_limit_bytes
+        logbook = Logbook(self._journal, gauges, self._history.sequences, limit_bytes=limit_bytes, known=life.journal_at)
         logbook.note(Began(life.lineage, life.step, str(self._checkpoint or ""), life.frontier.lease_epoch))
         self._session = Session(
             config,

@@ -81,9 +81,12 @@ def ask(socket: Socket, frames: list[bytes | memoryview], wait_ms: int) -> bool:
 
 
 def send(socket: Socket, frames: list[bytes | memoryview]) -> bool:
-    """Send without waiting; False when the peer is gone or its queue is full. What matters is sent again."""
+    """Send without waiting; False when the peer is gone or its queue is full. What matters is sent again.
+
+    Frames of 64 KiB and more are not copied, so whoever made them leaves them as they are.
+    """
     try:
-        socket.send_multipart(frames, flags=zmq.DONTWAIT, copy=True)
+        socket.send_multipart(frames, flags=zmq.DONTWAIT, copy=all(len(frame) < zmq.COPY_THRESHOLD for frame in frames))
     except zmq.Again:
         return False
     except zmq.ZMQError as error:

@@ -8,11 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Ray reads this once, when it is imported, and vLLM imports Ray: a cluster that a later test starts would be locked out.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+# How long an example takes says more about what else the machine does.
+hypothesis.settings.register_profile("rba", deadline=None)
+hypothesis.settings.load_profile("rba")
 
 WHOLE_MACHINE = re.compile(r"pytest\.mark\.(engine|ray|e2e)\b")
 """Marks of tests that start engines, clusters and jobs."""

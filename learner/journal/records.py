@@ -64,6 +64,14 @@ class Skipped(msgspec.Struct, tag="skipped", frozen=True):
     step: int
 
 
+class RolledBack(msgspec.Struct, tag="rolled_back", frozen=True):
+    """After `step` the weights are those of an earlier checkpoint again."""
+
+    step: int
+    to: int | None
+    """Step of that checkpoint; None for the start."""
+
+
 class Dropped(msgspec.Struct, tag="dropped", frozen=True):
     """A received group trains nobody."""
 
@@ -86,7 +94,7 @@ class Salvaged(msgspec.Struct, tag="salvaged", frozen=True):
     last: int
 
 
-Record = Began | Leased | HeldOut | Received | Taken | Trained | Skipped | Dropped | Checkpointed | Salvaged
+Record = Began | Leased | HeldOut | Received | Taken | Trained | Skipped | RolledBack | Dropped | Checkpointed | Salvaged
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

@@ -231,6 +231,8 @@ class LearnerDialogue:
                 return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
             case Closing():
                 self._closing = True
+                for ordinal in list(self.open):
+                    self._expire(ordinal)  # nobody works on it any more; what still comes is taken in all the same
                 return [Send(actor.peer, Bye(event.reason)) for actor in self.actors.values()]
 
     # --- what actors say ---

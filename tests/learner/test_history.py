@@ -14,7 +14,7 @@ from learner.collate import TrainingGroup
 from learner.frontier import EPOCHS_A_LIFE, Frontier, Source
 from learner.history import History, fold
 from learner.intake import Intake
-from learner.journal.records import Began, HeldOut, Leased, Received, Record, Taken
+from learner.journal.records import Began, HeldOut, Leased, Received, Record, RolledBack, Taken
 from learner.life import Life
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
 from tests.learner.groups import completion
@@ -207,3 +207,9 @@ def test_wherever_a_life_ends_the_next_one_stands_there(
         assert run.intake.counts.dropped["invalid"] == 0
         heard += [leased for _, leased in run.offered]
         trained, places, whole = {**trained, **run.trained}, run.places(), True
+
+
+def test_a_later_life_knows_where_the_weights_went_back_to() -> None:
+    records = [RolledBack(3, None), RolledBack(7, 4), RolledBack(9, 8)]
+    history = fold(Life(step=5), enumerate(records, 1))
+    assert history.rollbacks == {7: records[1], 9: records[2]}

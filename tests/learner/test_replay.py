@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from learner.checkpoint import steps_of
 from learner.history import fold
 from learner.journal import JOURNAL
 from learner.journal.disk import Disk, PosixDisk
@@ -134,6 +135,20 @@ def test_two_crashes_cost_nothing(checkpoint: Path, tmp_path: Path) -> None:
     assert closing["policy_version"] == {"lineage": 2, "step": STEPS}
     first = {leased.ordinal: leased.lease_epoch for leased in actor.leases}
     assert min(first.values()) >= 2 << 16  # above those of both earlier lives
+
+
+def test_a_run_without_regular_checkpoints_writes_one_when_its_journal_grows(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_of(checkpoint, tmp_path, checkpoint_every=0)
+    small = config.learner.model_copy(update={"journal_limit_bytes": 6000})  # no room for the results of six steps
+    config = config.model_copy(update={"learner": small})
+    carry_out(config, tmp_path / "run")
+    kept = steps_of(tmp_path / "run")
+    assert kept[-1] == STEPS
+    assert 1 < len(kept) < STEPS
+    last, replay = tmp_path / "run" / "checkpoints" / f"step-{kept[-2]}", tmp_path / "replay"
+    digests = Learner(config, replay, replay / "weights", lineage=1, checkpoint=last, replay_of=tmp_path / "run").run()["digests"]
+    (published,) = (row["digest"] for row in events(tmp_path / "run", "publish") if row["policy_version"] == f"0.{STEPS}")
+    assert digests[STEPS] == published
 
 
 @pytest.mark.parametrize("from_checkpoint", [True, False])

@@ -207,7 +207,7 @@ def test_actors_join_and_leave_while_the_run_goes_on(launched: Callable[..., Scr
     subprocess.run(rba("scale", str(run.path), "--actors", "1"), capture_output=True, check=True, timeout=60)
     run.until(lambda: not marked(f"{run.run_id}/rollout-1", guard.PROCESS))
     assert "rollout-1" not in targets()
-    assert "told to stop: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
+    assert "told to leave: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
     assert processes(run.status() or {})["rollout-1"]["phase"] == "ended"
     subprocess.run(rba("scale", str(run.path), "--actors", "2", "--wait"), capture_output=True, check=True, timeout=60)
     run.process.send_signal(signal.SIGTERM)

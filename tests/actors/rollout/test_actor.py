@@ -199,6 +199,26 @@ async def test_answers_under_way_span_both_versions(bench: Bench) -> None:
     assert bench.actor.figures()["pushes"] == 2
 
 
+async def test_groups_are_sampled_while_a_version_is_on_its_way(bench: Bench) -> None:
+    bench.newer(0)
+    coming, fetch = asyncio.Event(), bench.actor._fetch
+
+    async def slow(version: PolicyVersion) -> Fetched:
+        if version.step:
+            await coming.wait()
+        return await fetch(version)
+
+    bench.actor._fetch = slow
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 0))
+        bench.newer(1)
+        bench.learner.lease(0, 1, 2)
+        await bench.until(lambda: len(bench.learner.results) == 3)
+        assert bench.actor.applied == PolicyVersion(0, 0)
+        coming.set()
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 1))
+
+
 async def test_only_the_newest_version_is_fetched(bench: Bench) -> None:
     for step in range(4):
         bench.newer(step)

@@ -311,6 +311,16 @@ def test_after_closing_nothing_is_granted_and_everybody_is_told(learner: Learner
     assert granted(learner.handle(Tick(1.0))) == {}
 
 
+def test_leases_end_with_the_run_and_what_still_comes_counts(learner: LearnerDialogue) -> None:
+    join(learner)
+    offer(learner, [0, 1])
+    learner.handle(Closing("completed"))
+    assert (learner.ledger.outstanding, learner.ledger.expired) == (0, 2)
+    assert len(intakes(say(learner, examples.results([0], 0)))[0].results) == 1
+    assert (learner.ledger.unique, learner.ledger.settled) == (1, 0)
+    assert learner.ledger.faults() == []
+
+
 def test_a_connection_speaks_for_one_actor(learner: LearnerDialogue) -> None:
     offer(learner, [0, 1])
     join(learner, "rollout-0", capacity=1)
