@@ -19,6 +19,7 @@ from learner.journal.journal import Journal
 from learner.journal.records import HeldOut, Record
 from learner.life import Life
 from learner.logbook import Logbook
+from protocol.dialogue import learner as dialogue
 from protocol.dialogue import learner_events as learning
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.dialogue.leaseholder import Actor
@@ -188,7 +189,7 @@ def held_out_ordinals_are_not_noted(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_silent_actor_keeps_its_place(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(learning, "SILENT_HEARTBEATS", 1 << 40)
+    patch.setattr(dialogue, "SILENT_HEARTBEATS", 1 << 40)
     patch.setattr(LearnerDialogue, "_expire", lambda self, ordinal: None)
 
 
