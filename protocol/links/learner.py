@@ -12,8 +12,10 @@ import zmq
 
 from protocol import logs, sockets
 from protocol.codec import ACTOR_CODEC, DIALOGUE_CAP_BYTES, OtherVersionError, encode
-from protocol.dialogue import learner as learning
-from protocol.dialogue.learner import Intake, LearnerDialogue
+from protocol.dialogue import learner_events as learning
+from protocol.dialogue.learner import LearnerDialogue
+from protocol.dialogue.learner_events import Intake
+from protocol.dialogue.leaseholder import Actor
 from protocol.errors import ProtocolError, UserError
 from protocol.gate import Door, Gate, RevokedError, listen, receive
 from protocol.ledger import Ledger
@@ -157,7 +159,7 @@ class LearnerLink(Loop):
         self.intakes.put(None)
 
 
-def _figures(actor: learning.Actor, now_s: float) -> dict[str, Any]:
+def _figures(actor: Actor, now_s: float) -> dict[str, Any]:
     return {
         "id": actor.actor_id,
         "incarnation": actor.incarnation,

@@ -21,7 +21,7 @@ from learner.collate import TrainingGroup
 from learner.figures import Figures, StepFigures
 from learner.journal.disk import PosixDisk
 from learner.ranks import Order
-from protocol.dialogue import learner as dialogue
+from protocol.dialogue import learner_events as dialogue
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.messages import Lease, Manifest, PolicyVersion
 from tests.faults.history import FREED

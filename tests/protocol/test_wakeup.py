@@ -29,3 +29,31 @@ def test_no_event_waits_for_the_next_one() -> None:
     mailbox.put(2)
     assert mailbox.waiting(int) == 0
     context.destroy(linger=0)
+
+
+class Meddling:
+    """A lock at whose release somebody is quick to put an event in, once."""
+
+    def __init__(self, mailbox: Mailbox[int]) -> None:
+        self._mailbox, self._lock, self._done = mailbox, threading.Lock(), False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if not self._done:
+            self._done = True
+            self._mailbox.put(2)
+
+
+def test_what_comes_right_behind_a_taking_wakes_the_owner() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    mailbox: Mailbox[int] = Mailbox(context)
+    mailbox.put(1)
+    mailbox._lock = Meddling(mailbox)  # type: ignore[assignment]
+    assert mailbox.take() == [1]
+    assert mailbox.socket.poll(1_000)
+    assert mailbox.take() == [2]
+    mailbox.close()
+    context.destroy(linger=0)

@@ -6,20 +6,8 @@ import msgspec
 import pytest
 
 from protocol.codec import PROTOCOL
-from protocol.dialogue.learner import (
-    INTERVALS,
-    Action,
-    ActorSaid,
-    Closing,
-    Intake,
-    LearnerDialogue,
-    Offer,
-    Published,
-    Send,
-    Settled,
-    Tick,
-    Undelivered,
-)
+from protocol.dialogue.learner import INTERVALS, LearnerDialogue
+from protocol.dialogue.learner_events import Action, ActorSaid, Closing, Intake, Offer, Published, Send, Settled, Tick, Undelivered
 from protocol.dialogue.sequences import SequenceSet
 from protocol.messages import Ack, ActorMessage, Bye, GroupResults, Heartbeat, Lease, LeasedGroup, PolicyVersion, Purpose, Refused, Welcome
 from tests.protocol import examples
