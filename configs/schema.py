@@ -366,6 +366,9 @@ class FleetSection(Section):
     """The same for a process that is built, or that starts its engine."""
     drain_s: PositiveFloat = 30.0
     """A rollout actor that leaves while the run goes on has so long to give back its groups and to have its results acknowledged."""
+    spare_actors: NonNegativeInt = 0
+    """Rollout actors beyond those that work, with their engine loaded and the latest policy version in it; one takes over at once when
+    another one fails."""
     autoscale: bool = False
     """Let the number of rollout actors follow the learner, between `min_actors` and `max_actors`."""
     min_actors: PositiveInt = 1

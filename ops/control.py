@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Response
 from pydantic import BaseModel, Field
 
+from ops.orders import Scale
 from protocol.errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -26,7 +27,7 @@ class ControlServer:
     """Serves from a thread of its own until `close`.
 
     `status` returns the run's status, `stop` asks for its end (the second time at once), `scale` for another number of
-    rollout actors, and `metrics` returns the supervisor's own exposition; all are called from the server's threads.
+    rollout actors or reward servers, and `metrics` returns the supervisor's own exposition; all are called from the server's threads.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class ControlServer:
         *,
         status: Callable[[], dict[str, Any]],
         stop: Callable[[str], None],
-        scale: Callable[[int], None],
+        scale: Callable[[Scale], None],
         metrics: Callable[[], bytes],
         port: int = 0,
     ) -> None:
@@ -61,14 +62,15 @@ class ControlServer:
 class Wanted(BaseModel):
     """The body of ``/v1/scale``."""
 
-    actors: int = Field(ge=1, le=4096)
+    actors: int | None = Field(default=None, ge=1, le=4096)
+    rewards: int | None = Field(default=None, ge=1, le=4096)
 
 
 def application(
     *,
     status: Callable[[], dict[str, Any]],
     stop: Callable[[str], None],
-    scale: Callable[[int], None],
+    scale: Callable[[Scale], None],
     metrics: Callable[[], bytes],
     token: str,
 ) -> FastAPI:
@@ -91,10 +93,10 @@ def application(
     @app.post("/v1/scale", dependencies=[Depends(authorised)])
     def post_scale(wanted: Wanted) -> dict[str, Any]:
         try:
-            scale(wanted.actors)
+            scale(Scale(wanted.actors, wanted.rewards))
         except UserError as error:
             raise HTTPException(409, str(error)) from error
-        return {"actors": wanted.actors}
+        return {name: count for name, count in wanted.model_dump().items() if count is not None}
 
     @app.get("/v1/targets")
     def get_targets() -> list[dict[str, Any]]:

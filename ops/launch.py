@@ -180,6 +180,7 @@ class Supervisor:
         asked_at_s, fleet = 0.0, hands.fleet
         actions = self.supervision.start()
         while (finish := hands.act(actions)) is None:
+            hands.inform()
             happened = [*self._signals.take(), *hands.hear(LOOP_S), Tick()]
             now_s = time.monotonic()
             actions = [action for event in happened for action in self.supervision.handle(event, now_s)]
@@ -241,11 +242,14 @@ class Supervisor:
         )
         return control
 
-    def _scale(self, actors: int) -> None:
-        """From the control server's threads. Raises `UserError` when the run ends."""
+    def _scale(self, wanted: Scale) -> None:
+        """From the control server's threads. Raises `UserError` when the run ends, or starts no reward servers."""
         if self.supervision.state not in {State.STARTING, State.RUNNING}:
             raise UserError(f"the run is {self.supervision.state}", where=str(self.run.path), fix="only a run that goes on can be scaled")
-        self._signals.put(Scale(actors))
+        if wanted.rewards is not None and not self.supervision.wanted["reward"]:
+            why = f"asks those at {', '.join(self.config.rewards.urls)}" if self.config.rewards.urls else "needs none"
+            raise UserError(f"the run starts no reward servers: it {why}", where=str(self.run.path), fix="leave --rewards out")
+        self._signals.put(wanted)
 
     def _tell(self) -> None:
         for note in self.supervision.notes[self._told :]:

@@ -107,9 +107,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Scale:
-    """There are to be so many rollout actors."""
+    """There are to be so many rollout actors, spares not counted, or reward servers; None for as many as before."""
 
-    actors: int
+    actors: int | None = None
+    rewards: int | None = None
 
 
 Event = Placed | Built | Ended | Failed | Hung | Gone | StopRequested | Scale | Tick

@@ -34,6 +34,8 @@ class ProcessView(msgspec.Struct, kw_only=True):
     status: Mapping[str, Any] = {}
     last_heartbeat_s: float | None = None
     """Seconds since its last answer."""
+    spare: bool = False
+    """True for a rollout actor that waits to take over from another one."""
     restarts: int = 0
     """How often it was started again after a failure."""
 
@@ -49,9 +51,9 @@ def assemble(
     control: str,
     processes: list[ProcessView],
     pace: Mapping[str, float],
-    wanted_actors: int = 0,
+    wanted: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Everything that `rba status --json` prints.
+    """Everything that `rba status --json` prints. `wanted`: how many there are to be of each role, "spare" being one of them.
 
     The learner's rank 0 says how far the run is, and `pace` (see `ops.pace`) how fast; figures that nobody has yet are left out or None.
     """
@@ -72,10 +74,9 @@ def assemble(
         "steps": int(learner.get("steps", steps)),
         "policy_version": version_of(learner.get("policy_version")),
         "elapsed_s": round(elapsed_s, 1),
-        "actors": {
-            "wanted": wanted_actors,
-            "running": sum(each.role == "rollout" and each.phase is Phase.RUNNING for each in processes),
-        },
+        "actors": _count(processes, "rollout", wanted["rollout"], spare=False),
+        "spares": _count(processes, "rollout", wanted["spare"], spare=True),
+        "rewards": _count(processes, "reward", wanted["reward"], spare=False),
         "ledger": dict(learner.get("ledger", {})),
         "figures": {**figures_of(learner), **pace},
         "evaluation": dict(learner.get("evaluations", {})),
@@ -206,6 +207,11 @@ def _vanished(run: RunDir, reason: str) -> dict[str, Any]:
     }
 
 
+def _count(processes: list[ProcessView], role: str, wanted: int, *, spare: bool) -> dict[str, int]:
+    running = sum((each.role, each.phase, each.spare) == (role, Phase.RUNNING, spare) for each in processes)
+    return {"wanted": wanted, "running": running}
+
+
 def _process(view: ProcessView) -> dict[str, Any]:
     return {
         "role": view.role,
@@ -214,6 +220,7 @@ def _process(view: ProcessView) -> dict[str, Any]:
         "host": view.host,
         "phase": str(view.phase),
         "restarts": view.restarts,
+        "spare": view.spare,
         "policy_version": version_of(view.status.get("policy_version")),
         "last_heartbeat_s": None if view.last_heartbeat_s is None else round(view.last_heartbeat_s, 2),
         "endpoints": dict(view.description["endpoints"]) if view.description else {},

@@ -8,6 +8,8 @@ built, and runs at once. One that fails comes back under its own id once nothing
 (`ops.restarts`); then it is quarantined, and the run goes on with what is left. The learner's ranks come back together, or not
 at all. The run is over when the learner has ended; what is left then stops in waves, the ones that ask before the ones that
 answer, each wave with a deadline.
+
+Spares join once everything runs. One that runs takes the place of an actor that does not, which is the spare when it is back.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ from ops.restarts import Restarts
 
 OWN_FETCHER = "fetcher-0"
 """On the supervisor's machine. Other machines may be lost with what runs there."""
+SCALABLE = ("rollout", "reward")
+"""Roles of which there may be more or fewer while the run goes on."""
 LONELY_LIMIT_S = 60.0
 """A learner without a single actor left may still write its checkpoint this long."""
 
@@ -70,7 +74,9 @@ class Supervision:
         self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
         self._ending = Ending(self._processes)
         self._drain_s = section.drain_s
-        self.wanted_actors = len(self._processes.members("rollout"))
+        self.wanted = {role: len(self._processes.members(role)) for role in SCALABLE}
+        """How many of each role there are to be, spares not counted."""
+        self.wanted_spares = section.spare_actors
         self.state = State.STARTING
         self.notes: list[str] = []
         """What people should hear of, though it need not end the run."""
@@ -80,6 +86,10 @@ class Supervision:
         """How often each process was ended since it did no work."""
         self.restarted: Counter[str] = Counter()
         """How often each process was restarted."""
+        self._stocked = False
+        """True once the spares that are wanted were asked for."""
+        self._vacant = 0
+        """Places of actors that are quarantined, and that no spare has taken."""
         self._lonely_since_s: float | None = None
 
     @property
@@ -89,8 +99,18 @@ class Supervision:
 
     @property
     def present_actors(self) -> int:
-        """Rollout actors that run, or are going to: fewer than are wanted once one is quarantined."""
+        """Rollout actors that run, or are going to, spares not counted: fewer than are wanted once one is quarantined."""
         return len(self._processes.members("rollout"))
+
+    @property
+    def spares(self) -> list[str]:
+        """The rollout actors that are spares, or are going to be."""
+        return self._processes.spares()
+
+    @property
+    def rewards(self) -> list[str]:
+        """The reward servers that may be asked: those that run, or come back."""
+        return self._processes.members("reward")
 
     @property
     def phases(self) -> dict[str, Phase]:
@@ -129,11 +149,12 @@ class Supervision:
                 actions = []
             case StopRequested(reason, hurried):
                 actions = self._stop_requested(reason, now_s if hurried else None)
-            case Scale(actors):
-                actions = self._scale(actors, now_s)
+            case Scale(actors, rewards):
+                actions = [*self._scale("rollout", actors, now_s), *self._scale("reward", rewards, now_s)]
             case Tick():
                 actions = self._tick(now_s)
         self._watch(now_s)
+        actions += self._relieve()
         actions += self._ending.advance(now_s)
         if actions and isinstance(finish := actions[-1], Finish):
             self.state = finish.state
@@ -231,24 +252,49 @@ class Supervision:
         process = self._processes[failed.id]
         process.phase = Phase.QUARANTINED
         self.notes.append(f"{failed.id} failed too often and is quarantined: {failed.reason}")
-        # An actor that ended by itself was told that the run is over; then the learner's end decides.
-        lost = not any(each.present or each.phase is Phase.ENDED for _, each in self._processes.role(process.role))
+        lost = not self._processes.members(process.role)
+        if process.role == "rollout":
+            self._vacant += not process.spare
+            # An actor that ended by itself was told that the run is over; then the learner's end decides.
+            ended = any(each.phase is Phase.ENDED for _, each in self._processes.role("rollout"))
+            lost = lost and not ended and not self._processes.spares()
         if failed.id == OWN_FETCHER or (lost and process.role not in self._optional):
             self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
         return [Kill(failed.id), *self._buildable()]
 
     # --- growing and shrinking ------------------------------------------------------------------------------
 
-    def _scale(self, actors: int, now_s: float) -> list[Action]:
-        """More actors as Ray finds room for them; fewer by those that do least, which give back what they work on."""
-        if self._ending.outcome is not None:
+    def _relieve(self) -> list[Action]:
+        """Have as many spares as are wanted join, once everything runs, and let those that run do the work of actors that do not."""
+        if self._ending.outcome is not None or self.state is not State.RUNNING:
             return []
-        self.wanted_actors = actors
-        spare = len(self._processes.members("rollout")) - actors
-        self.notes.append(f"rollout actors wanted: {actors} ({max(0, -spare)} join, {max(0, spare)} leave)")
-        if spare <= 0:
-            return [Place(self._processes.add("rollout")) for _ in range(-spare)]
-        return [action for name in self._processes.dispensable("rollout")[:spare] for action in self._leave(name, now_s)]
+        actions: list[Action] = []
+        if not self._stocked:
+            self._stocked = True
+            missing = self.wanted_spares - len(self._processes.spares())
+            actions = [Place(self._processes.add("rollout", spare=True)) for _ in range(missing)]
+        ready = [name for name in self._processes.spares() if self._processes[name].phase is Phase.RUNNING]
+        away = [name for name in self._processes.members("rollout") if self._processes[name].phase not in {Phase.RUNNING, Phase.STOPPING}]
+        for spare, actor in zip(ready, away, strict=False):
+            self._processes[spare].spare, self._processes[actor].spare = False, True
+            self.notes.append(f"{spare}, a spare, takes the place of {actor}")
+        for spare in ready[len(away) :][: self._vacant]:
+            self._processes[spare].spare = False
+            self._vacant -= 1
+            self.notes.append(f"{spare}, a spare, takes the place of one that does not come back")
+        return actions
+
+    def _scale(self, role: str, wanted: int | None, now_s: float) -> list[Action]:
+        """More of a role as Ray finds room for them; fewer by those that do least, which finish or give back what they work on."""
+        if wanted is None or self._ending.outcome is not None:
+            return []
+        self.wanted[role], self._stocked, self._vacant = wanted, False, 0
+        surplus = len(self._processes.members(role)) - wanted
+        called = "rollout actors" if role == "rollout" else "reward servers"
+        self.notes.append(f"{called} wanted: {wanted} ({max(0, -surplus)} join, {max(0, surplus)} leave)")
+        if surplus <= 0:
+            return [Place(self._processes.add(role)) for _ in range(-surplus)]
+        return [action for name in self._processes.dispensable(role)[:surplus] for action in self._leave(name, now_s)]
 
     def _leave(self, name: str, now_s: float) -> list[Action]:
         process = self._processes[name]
@@ -268,7 +314,7 @@ class Supervision:
         process = self._processes[name]
         if not process.alive:
             return []  # it was killed meanwhile
-        if self._ending.outcome is None and process.role not in {"learner", "rollout"}:
+        if self._ending.outcome is None and process.leaves_until_s is None and process.role not in {"learner", "rollout"}:
             return self._failed(Failed(name, "it ended while it was still needed"), now_s)
         process.phase = Phase.ENDED
         self.figures[name] = dict(figures)
@@ -302,7 +348,7 @@ class Supervision:
         if late := self._ending.late(now_s):
             self.notes.extend(f"{name} did not stop in time and was killed" for name in late)
             return [self._ending.kill(name) for name in late]
-        slow = [name for name in self._processes.living("rollout") if now_s >= (self._processes[name].leaves_until_s or math.inf)]
+        slow = [name for name in self._processes.living(*SCALABLE) if now_s >= (self._processes[name].leaves_until_s or math.inf)]
         if slow and self._ending.outcome is None:
             self.notes.extend(f"{name} did not leave within {self._drain_s:g} s and was killed" for name in slow)
             return [self._ending.kill(name) for name in slow]

@@ -70,6 +70,8 @@ class Fleet:
         self.statuses: dict[str, dict[str, Any]] = {}
         self.answered_at: dict[str, float] = {}
         """When each process last answered (`time.monotonic`)."""
+        self.told: dict[str, dict[str, Any]] = {}
+        """What each process was built with, or told last, of what may change while it runs."""
         self.places: dict[str, tuple[str, int]] = {}
         """(IP address, pid) of each process; of one that is being placed again, those it had."""
 
@@ -88,7 +90,7 @@ class Fleet:
         self._specs[spec.id] = spec
         self.answered_at.pop(spec.id, None)
         self.statuses.pop(spec.id, None)
-        if spec.node is not None and spec.node not in self._nodes():
+        if spec.node is not None and spec.node not in self.nodes():
             self.report(Failed(spec.id, f"its machine {spec.node} has left the cluster"))
             return
         self._workers[spec.id] = worker = self._create(spec)
@@ -109,6 +111,11 @@ class Fleet:
     def run(self, name: str) -> None:
         """Run its role; `poll` reports `Ended` or `Failed`."""
         self._pending[self._workers[name].run.remote()] = (name, "run")
+
+    def adjust(self, name: str, settings: dict[str, Any]) -> None:
+        """Tell its role of settings that have changed; `told` forgets what did not arrive."""
+        self.told[name] = settings
+        self._pending[self._workers[name].adjust.remote(settings)] = (name, "adjust")
 
     def stop(self, name: str, reason: str) -> None:
         """Ask its role to end; `poll` reports it."""
@@ -173,9 +180,11 @@ class Fleet:
         try:
             answer = self._ray.get(ref)
         except self._ray.exceptions.ActorUnavailableError:
+            if method == "adjust":
+                self.told.pop(name, None)
             return None  # a hiccup between Ray's processes; if the worker is dead, its `run` says so
         except self._ray.exceptions.RayError as error:
-            if method in {"status", "stop"} and isinstance(error, self._ray.exceptions.ActorDiedError):
+            if method in {"status", "stop", "adjust"} and isinstance(error, self._ray.exceptions.ActorDiedError):
                 return None  # its `run` says so
             if method == "sweep":
                 self._sweeping.pop(name, None)
@@ -209,7 +218,8 @@ class Fleet:
         output = self._output(name)
         return Failed(name, f"its process was killed or crashed; its output is in {output}", detail=_tail(output))
 
-    def _nodes(self) -> set[str]:
+    def nodes(self) -> set[str]:
+        """IP addresses of the machines that are there."""
         return {str(node["NodeManagerAddress"]) for node in self._ray.nodes() if node["Alive"]}
 
     def _output(self, name: str) -> Path:
@@ -245,7 +255,15 @@ def _grouped(role_worker: type[RoleWorker]) -> type[RoleWorker]:
     """`build` and `run` share one thread; `status` and `stop` have others, so that they are answered meanwhile."""
     import ray
 
-    for method, group in {"warm": "work", "build": "work", "run": "work", "where": "watch", "status": "watch", "stop": "watch"}.items():
+    for method, group in {
+        "warm": "work",
+        "build": "work",
+        "run": "work",
+        "where": "watch",
+        "status": "watch",
+        "stop": "watch",
+        "adjust": "watch",
+    }.items():
         setattr(role_worker, method, ray.method(concurrency_group=group)(getattr(role_worker, method)))
     return role_worker
 

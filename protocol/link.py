@@ -26,7 +26,7 @@ from protocol.errors import ProtocolError, RbaError, UserError
 from protocol.gate import Door, Gate, RevokedError, listen, receive
 from protocol.keyring import ClientKeys
 from protocol.ledger import Ledger
-from protocol.messages import Bye, GroupResult, Lease, LeasedGroup, Outcome, PolicyVersion, Refused
+from protocol.messages import Bye, GroupResult, Heartbeat, Lease, LeasedGroup, Outcome, PolicyVersion, Refused
 from protocol.wakeup import Mailbox
 
 TICK_MS = 200
@@ -191,7 +191,8 @@ class LearnerLink(_Loop):
             for action in self._dialogue.handle(event):
                 match action:
                     case learning.Send():
-                        if not sockets.send(self._socket, [action.peer, *encode(action.message)]) and isinstance(action.message, Lease):
+                        sent = sockets.send(self._socket, [action.peer, *encode(action.message)])
+                        if not sent and isinstance(action.message, Lease | Heartbeat):
                             unsent.append(learning.Undelivered(action.peer, time.monotonic()))
                     case learning.Intake():
                         # The counts are current before the learner sees what they count.
@@ -213,6 +214,7 @@ class LearnerLink(_Loop):
                 "engine": actor.engine,
                 "policy_version": str(actor.applied) if actor.applied else None,
                 "last_heartbeat_s": round(now_s - actor.last_heard_s, 3),
+                "capacity_groups": actor.capacity_groups,
                 "held_groups": len(actor.held),
                 "generated_tokens": actor.generated_tokens,
             }
@@ -279,6 +281,10 @@ class ActorLink(_Loop):
     def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
         """What the next heartbeats tell."""
         self._mailbox.put(acting.Report(applied, generated_tokens))
+
+    def resize(self, capacity_groups: int) -> None:
+        """From now on the actor can hold so many groups."""
+        self._mailbox.put(acting.Resized(capacity_groups))
 
     @property
     def unacknowledged(self) -> int:

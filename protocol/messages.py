@@ -111,7 +111,7 @@ class Hello(msgspec.Struct, tag="hello"):
     incarnation: int
     """Rises with every start of the actor's process; a lower one is fenced off."""
     capacity_groups: int
-    """Groups that the actor can hold at once."""
+    """Groups that the actor can hold at once; a spare has none, and hears of policy versions all the same."""
     protocol: tuple[int, int]
     host: str = ""
     pid: int = 0
@@ -233,6 +233,8 @@ class Heartbeat(msgspec.Struct, tag="heartbeat"):
     held_groups: int = 0
     generated_tokens: int = 0
     """Since the actor's start; shows that the working loop works."""
+    capacity_groups: int | None = None
+    """Of the actor, from now on (see `Hello`)."""
 
 
 class Bye(msgspec.Struct, tag="bye"):

@@ -42,3 +42,11 @@ class Role(Protocol):
     def stop(self, reason: str) -> None:
         """Ask `run` to finish what it must and return."""
         ...
+
+
+class Adjustable(Role, Protocol):
+    """A role with settings that may change while it runs; the constructor takes them too."""
+
+    def adjust(self, **settings: Any) -> None:
+        """All of them, as they are from now on. Thread-safe."""
+        ...

@@ -57,6 +57,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """The actor can hold so many groups from now on."""
+
+    capacity_groups: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passes."""
 
@@ -70,7 +77,7 @@ class Leaving:
     reason: str
 
 
-Event = LearnerSaid | Results | Report | Tick | Leaving
+Event = LearnerSaid | Results | Report | Resized | Tick | Leaving
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -161,6 +168,9 @@ class ActorDialogue:
             case Report():
                 self._applied, self._generated_tokens = event.applied, event.generated_tokens
                 return []
+            case Resized():
+                self.capacity_groups = event.capacity_groups
+                return [self._beat()] if self.registered else []
             case Tick():
                 return self._tick(event.now_s)
             case Leaving():
@@ -236,9 +246,12 @@ class ActorDialogue:
         actions: list[Action] = []
         if now_s - self._beat_s >= self.heartbeat_s:
             self._beat_s = now_s
-            actions.append(Send(Heartbeat(self._applied, len(self.held), self._generated_tokens)))
+            actions.append(self._beat())
         for waiting in self.unacknowledged.values():
             if now_s - waiting.sent_s >= RESEND_AFTER_S:
                 waiting.sent_s = now_s
                 actions.append(Send(waiting.message))
         return actions
+
+    def _beat(self) -> Send:
+        return Send(Heartbeat(self._applied, len(self.held), self._generated_tokens, self.capacity_groups))

@@ -70,11 +70,11 @@ class Job:
         self.urls = [self.rewards.url]
         self.services.append(self.threads.submit(self.rewards.run))
 
-    def actor(self, engine: ScriptedEngine | None = None) -> RolloutActor:
+    def actor(self, engine: ScriptedEngine | None = None, *, spare: bool = False, reward_urls: list[str] | None = None) -> RolloutActor:
         from actors.rollout.main import RolloutActor
 
         fetcher = self.fetcher.describe()["endpoints"]["fetcher"]
-        return RolloutActor(self.config, 0, self.link.endpoint, fetcher, self.urls, self.folder, engine)
+        return RolloutActor(self.config, 0, self.link.endpoint, fetcher, reward_urls or self.urls, self.folder, engine, spare=spare)
 
     def start(self, actor: RolloutActor) -> Future[dict[str, Any]]:
         """Runs it, as Ray does, in a thread that is not the main one."""
@@ -210,6 +210,39 @@ def test_an_engine_that_dies_fails_the_role(job: Job) -> None:
     with pytest.raises(Exception, match="killed"):
         running.result(20)
     job.until(lambda: not job.link.status()["actors"], 5)
+
+
+def test_a_spare_takes_over_and_asks_other_reward_servers_when_it_is_told(job: Job) -> None:
+    job.serve_rewards()
+    words = itertools.cycle(["abcd efgh", "abcd", "zzzz"])
+    actor = job.actor(ScriptedEngine(lambda _: next(words)), spare=True, reward_urls=["http://127.0.0.1:1"])
+    running = job.start(actor)
+    version = job.publish()
+    job.offer(0, 1)
+    job.until(lambda: [each["policy_version"] for each in job.link.status()["actors"]] == [str(version)])
+    assert job.link.status()["offered"] == 2
+    actor.adjust(spare=False, reward_urls=job.urls)
+    assert {result.outcome for result in job.collect(2)} == {Outcome.PAIRS}
+    actor.adjust(spare=True, reward_urls=[])
+    job.until(lambda: job.link.status()["actors"][0]["capacity_groups"] == 0)
+    actor.stop("enough")
+    assert running.result(20)["groups"] == 2
+
+
+def test_what_a_spare_is_told_while_its_engine_starts_holds(job: Job) -> None:
+    engine = ScriptedEngine()
+    engine.starting = asyncio.Event()
+    job.config.strategy = "single"
+    running = job.start(actor := job.actor(engine, spare=True))
+    job.until(lambda: actor.status()["state"] == "starting the engine")
+    actor.adjust(spare=False, reward_urls=[])
+    assert actor._loop is not None
+    actor._loop.call_soon_threadsafe(engine.starting.set)
+    job.publish()
+    job.offer(0)
+    job.collect(1)
+    actor.stop("enough")
+    running.result(20)
 
 
 @pytest.mark.engine

@@ -44,6 +44,12 @@ class Fleet(RuleBasedStateMachine):
             self.network.act(node, acting.Leaving("drained"))
             self.network.start(actor_id, self.capacity)
 
+    @rule(actor_id=st.sampled_from(ACTORS), spare=st.booleans())
+    def rest(self, actor_id: str, spare: bool) -> None:
+        node = self.network.nodes.get(actor_id)
+        if node is not None:
+            self.network.act(node, acting.Resized(0 if spare else self.capacity))
+
     @rule(index=indices)
     def finish(self, index: int) -> None:
         held = [(node, ordinal) for node in self.network.nodes.values() for ordinal in node.working]
@@ -107,7 +113,7 @@ class Fleet(RuleBasedStateMachine):
     def nobody_holds_more_than_it_can(self) -> None:
         learner = self.network.learner
         for actor in learner.actors.values():
-            assert len(actor.held) <= actor.capacity_groups
+            assert len(actor.held) <= self.capacity
             assert actor.held == {ordinal for ordinal, lease in learner.open.items() if lease.actor_id == actor.actor_id}
         assert {lease.actor_id for lease in learner.open.values()} <= set(learner.actors)
 
@@ -128,6 +134,9 @@ class Fleet(RuleBasedStateMachine):
         network = self.network
         if not network.nodes:
             return
+        for node in network.nodes.values():
+            network.act(node, acting.Resized(self.capacity))
+            network.to_learner.clear()  # the next heartbeat says it again
         for _ in range(120 + network.offered):
             network.run()
         assert len(network.entered) == network.offered
