@@ -81,13 +81,13 @@ def process_of(run_dir: Path, name: str) -> dict[str, Any]:
     return next((each for each in status(run_dir).get("processes", []) if each["id"] == name), {})
 
 
-def wait_until(probe: Callable[[], Any], timeout_s: float, what: str) -> Any:
+def wait_until(probe: Callable[[], Any], timeout_s: float, what: str, every_s: float = POLL_S) -> Any:
     """The first true answer of `probe`; fails the test after `timeout_s`."""
     give_up_at_s = time.monotonic() + timeout_s
     while time.monotonic() < give_up_at_s:
         if found := probe():
             return found
-        threading.Event().wait(POLL_S)
+        threading.Event().wait(every_s)
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
 
