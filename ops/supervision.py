@@ -1,6 +1,6 @@
 """When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
-    events (Placed, Built, Ended, Failed, Hung, Gone, StopRequested, Scale, Tick)
+    events (Placed, Built, Ended, Failed, Hung, Homeless, Gone, StopRequested, Scale, Tick)
         ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
 
 No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
@@ -31,6 +31,7 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Homeless,
     Hung,
     Kill,
     Phase,
@@ -144,6 +145,8 @@ class Supervision:
                 actions = self._failed(event, now_s)
             case Hung(name, reason):
                 actions = self._hung(name, reason, now_s)
+            case Homeless(name, machine):
+                actions = self._homeless(name, machine, now_s)
             case Gone(name):
                 self._processes[name].gone = True
                 actions = []
@@ -168,12 +171,17 @@ class Supervision:
             return []  # it was killed meanwhile
         process.phase = Phase.WAITING
         actions: list[Action] = []
-        if self._ending.outcome is None and fetcher and fetcher not in self._processes:
+        if self._ending.outcome is None and fetcher and self._lacks(fetcher):
             # Ray found room on a machine that the run had nothing on.
             self._processes[fetcher] = Process("fetcher", self._processes[OWN_FETCHER].needs, Phase.PLACING, added=True)
             actions = [Place(fetcher)]
         process.needs |= {fetcher} if fetcher else set()
         return [*actions, *self._buildable()]
+
+    def _lacks(self, fetcher: str) -> bool:
+        """True when it is not there, or left with its machine, which is back."""
+        known = self._processes.get(fetcher)
+        return known is None or known.phase is Phase.ENDED
 
     def _buildable(self) -> list[Action]:
         ready = self._processes.buildable() if self._ending.outcome is None else []
@@ -230,6 +238,15 @@ class Supervision:
         self.hung[name] += 1
         actions = self._failed(Failed(name, reason), now_s)
         return actions if Kill(name) in actions else [Kill(name), *actions]
+
+    def _homeless(self, name: str, machine: str, now_s: float) -> list[Action]:
+        """A fetcher is wanted where actors are, and comes back with the machine. Others fail for the lack of it."""
+        process = self._processes[name]
+        if process.role != "fetcher" or not process.alive or self._ending.outcome is not None:
+            return self._failed(Failed(name, f"its machine {machine} has left the cluster"), now_s)
+        process.phase, process.gone = Phase.ENDED, True
+        self.notes.append(f"{name} has left with its machine {machine}")
+        return self._buildable()
 
     def _learner_failed(self, failed: Failed, now_s: float) -> list[Action]:
         """The other ranks wait in a collective for the one that failed: all come back from the last checkpoint, or none."""

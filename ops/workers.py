@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ops import guard
-from ops.orders import Built, Ended, Event, Failed, Gone, Placed
+from ops.orders import Built, Ended, Event, Failed, Gone, Homeless, Placed
 from ops.worker import RoleError, RoleWorker
 from protocol.errors import RbaError
 from protocol.role import RoleDescription
@@ -91,7 +91,8 @@ class Fleet:
         self.answered_at.pop(spec.id, None)
         self.statuses.pop(spec.id, None)
         if spec.node is not None and spec.node not in self.nodes():
-            self.report(Failed(spec.id, f"its machine {spec.node} has left the cluster"))
+            self.descriptions.pop(spec.id, None)
+            self.report(Homeless(spec.id, spec.node))
             return
         self._workers[spec.id] = worker = self._create(spec)
         self._pending[worker.where.remote()] = (spec.id, "place")
@@ -164,7 +165,9 @@ class Fleet:
         here = [name for name in self._ending if guard.end(self._specs[name].env.get(guard.PROCESS, ""))]
         self._ending -= set(here)
         now_s = time.monotonic()
-        lost = [name for name, since_s in self._sweeping.items() if now_s - since_s > SWEEP_LIMIT_S]
+        machines = self.nodes() if self._sweeping else set()
+        late = (name for name, since_s in self._sweeping.items() if now_s - since_s > SWEEP_LIMIT_S)
+        lost = {*late, *(name for name in self._sweeping if self.places[name][0] not in machines)}
         for name in lost:
             self._forget_calls(name)
         return [Gone(name) for name in (*here, *lost)]
@@ -179,7 +182,10 @@ class Fleet:
             self._asked.pop(name, None)
         try:
             answer = self._ray.get(ref)
-        except self._ray.exceptions.ActorUnavailableError:
+        except self._ray.exceptions.ActorUnavailableError as error:
+            if method in {"place", "build", "run"}:  # its answer would be lost, and so may its machine be, which Ray finds out later
+                self._forget_calls(name)
+                return Failed(name, f"it cannot be reached: {error}")
             if method == "adjust":
                 self.told.pop(name, None)
             return None  # a hiccup between Ray's processes; if the worker is dead, its `run` says so

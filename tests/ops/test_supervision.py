@@ -16,6 +16,7 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Homeless,
     Hung,
     Kill,
     Phase,
@@ -241,6 +242,24 @@ def test_an_actor_on_a_new_machine_waits_for_a_fetcher_there() -> None:
     assert feed(machine, Placed("rollout-1", "fetcher-1")) == [Place("fetcher-1")]
     assert feed(machine, Placed("fetcher-1")) == [Build("fetcher-1")]
     assert feed(machine, Built("fetcher-1")) == [Run("fetcher-1"), Build("rollout-1")]
+
+
+def test_a_fetcher_leaves_with_its_machine_and_comes_back_with_it() -> None:
+    machine = started()
+    feed(machine, Scale(2), Placed("rollout-1", "fetcher-1"), Placed("fetcher-1"), Built("fetcher-1"), Built("rollout-1"))
+    feed(machine, Failed("rollout-1", "killed"), Failed("fetcher-1", "killed"), Gone("fetcher-1"), Gone("rollout-1"))
+    assert ids(feed(machine, Tick(), now_s=5.0), Place) == {"rollout-1", "fetcher-1"}
+    assert feed(machine, Homeless("fetcher-1", "10.0.0.2")) == []
+    assert (machine.phases["fetcher-1"], machine.phases["rollout-1"]) == (Phase.ENDED, Phase.PLACING), "Ray looks for another machine"
+    assert feed(machine, Placed("rollout-1", "fetcher-1")) == [Place("fetcher-1")], "it is back"
+    assert feed(machine, Placed("fetcher-1"), Built("fetcher-1")) == [Build("fetcher-1"), Run("fetcher-1"), Build("rollout-1", attempt=1)]
+
+
+def test_a_server_without_its_machine_has_failed() -> None:
+    machine = started(section=FleetSection(restarts=1))
+    feed(machine, Failed("reward-0", "killed"), Gone("reward-0"))
+    feed(machine, Tick(), Homeless("reward-0", "10.0.0.2"), now_s=5.0)
+    assert machine.phases["reward-0"] is Phase.QUARANTINED
 
 
 def test_those_leave_first_that_do_least_and_the_rest_drains() -> None:

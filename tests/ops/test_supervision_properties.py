@@ -18,6 +18,7 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Homeless,
     Hung,
     Kill,
     Phase,
@@ -103,6 +104,10 @@ class World:
                 if name in self.machine.phases:  # the process itself goes on
                     self.tell(event)
                 return
+            case Homeless():
+                possible, after = self.stage.get(name) == "placing", ""
+                if possible:
+                    self.left.discard(name)
             case Failed():
                 possible, after = name in self.stage, ""
             case Gone():
@@ -146,6 +151,7 @@ EVENTS: Any = st.one_of(
     NAMES.map(Ended),
     NAMES.map(lambda name: Failed(name, "boom")),
     NAMES.map(Gone),
+    st.builds(Homeless, NAMES, st.just("10.0.0.2")),
     NAMES.map(lambda name: Hung(name, "it does nothing")),
     NAMES.map(lambda name: Failed(name, "wrong", user_error=True)),
     st.builds(StopRequested, st.just("SIGTERM"), st.booleans()),
