@@ -429,6 +429,12 @@ class RunConfig(Section):
         return {key: path for key, path in (("train", data.train), *mixed, ("test", test), ("validation", validation)) if path}
 
     @property
+    def checkpoints(self) -> dict[str, str]:
+        """The checkpoints that the run starts from, and that its own reward servers load, by key."""
+        scores = self.uses_rewards and not self.rewards.urls and self.rewards.scorer != "bleu" and self.rewards.model
+        return {"model.path": self.model.path, **({"rewards.model": scores} if scores else {})}
+
+    @property
     def budget_groups(self) -> int:
         """Most groups leased, queued and in the current step together: the bound on staleness."""
         return (self.learner.max_policy_lag + 1) * self.learner.batch_groups

@@ -6,6 +6,7 @@ Listens on loopback only. ``/v1/status``, ``/v1/stop`` and ``/v1/scale`` want th
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import threading
@@ -18,6 +19,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Response
 from pydantic import BaseModel, Field
 
 from ops.orders import Scale
+from ops.rundir import BEAT_S
 from protocol.errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -37,13 +39,30 @@ class ControlServer:
         stop: Callable[[str], None],
         scale: Callable[[Scale], None],
         metrics: Callable[[], bytes],
+        beat: Callable[[], object] = lambda: None,
         port: int = 0,
     ) -> None:
+        """`beat` is called every `BEAT_S` for as long as it serves; what goes wrong in it is no matter."""
         self.token = secrets.token_urlsafe(24)
         self._socket = _listen(port)
         self.url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
         app = application(status=status, stop=stop, scale=scale, metrics=metrics, token=self.token)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1))
+
+        async def notify() -> None:
+            with contextlib.suppress(OSError):
+                beat()
+
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="error",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+                callback_notify=notify,
+                timeout_notify=BEAT_S,
+            )
+        )
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="control", daemon=True)
         self._thread.start()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import socket
 import sys
 import time
 import traceback
@@ -59,10 +60,10 @@ def launch(
         asked = loader.load(source, overrides)
         with console.status("checking", spinner="dots"):
             config = preflight.check(asked, lambda text: console.print(text, style="dim", highlight=False))
-        known = rundir.provenance(source, list(overrides), config.manifests)
+        known = rundir.provenance(source, list(overrides), config.manifests, config.checkpoints)
         if resume:
             run = rundir.reopen(config, run_dir)
-            origin = find_origin(run, config, known["data_digests"])._replace(salvage=salvage)
+            origin = find_origin(run, config, known)._replace(salvage=salvage)
             tell_origin(origin, console)
             run.summary.unlink(missing_ok=True)
         else:
@@ -234,11 +235,19 @@ class Supervisor:
             stop=lambda reason: self._signals.put(StopRequested(reason, hurried=False)),
             scale=self._scale,
             metrics=self._metrics.render,
+            beat=lambda: os.utime(self.run.control),
             port=self.config.network.control_port,
         )
         self.overview.control_url = control.url
         rundir.write_private_json(
-            self.run.control, {"url": control.url, "token": control.token, "pid": os.getpid(), "run_id": self.run.run_id}
+            self.run.control,
+            {
+                "url": control.url,
+                "token": control.token,
+                "pid": os.getpid(),
+                "run_id": self.run.run_id,
+                "host": socket.gethostname(),
+            },
         )
         return control
 

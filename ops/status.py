@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ops.orders import Phase, State
-from ops.rundir import RunDir
+from ops.rundir import BEAT_S, RunDir
 from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 from protocol.role import RoleDescription
@@ -141,12 +144,41 @@ def is_alive(run: RunDir) -> bool:
     return True
 
 
+def writer_elsewhere(run: RunDir) -> str:
+    """The other machine whose supervisor keeps the run's folder alive; "" when none does. Watches for three beats where one may.
+
+    The control server answers on its own machine alone, and two clocks need not agree, so what counts is that the file's time moves.
+    """
+    try:
+        host = json.loads(run.control.read_text()).get("host", "")
+    except (OSError, ValueError):
+        return ""
+    if host in {"", socket.gethostname()}:
+        return ""
+    first_ns, give_up_s = _written_ns(run.control), time.monotonic() + 3 * BEAT_S
+    while time.monotonic() < give_up_s:
+        if _written_ns(run.control) != first_ns:
+            return str(host)
+        time.sleep(0.1)
+    return ""
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        with path.open() as file:  # opening it has a network file system look again
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return 0
+
+
 def ask(run: RunDir, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One call to the run's control server. Raises `RbaError` when it does not answer, `UserError` when it refuses."""
     import httpx
 
     try:
         control = json.loads(run.control.read_text())
+        if control.get("host", socket.gethostname()) != socket.gethostname():
+            raise RbaError(f"the supervisor of {run.path} runs, or ran, on {control['host']}, and answers there alone")
         answer = httpx.request(
             method,
             control["url"] + path,

@@ -124,8 +124,8 @@ class Cloud(_Apart):
 def _autoscaling(head: dict[str, int], machine: dict[str, int], address: str) -> dict[str, Any]:
     types = {
         "ray.head.default": {"resources": head, "node_config": {}, "max_workers": 0},
-        "machine": {"resources": machine | {"object_store_memory": OBJECT_STORE_BYTES}, "node_config": {}, "min_workers": 0, "max_workers": 1},
-    }  # fmt: skip
+        "machine": {"resources": machine | {"object_store_memory": OBJECT_STORE_BYTES}, "node_config": {}, "max_workers": 1},
+    }
     provider = {
         "type": "fake_multinode",
         "use_node_id_as_ip": True,
