@@ -104,7 +104,7 @@ class Overview:
     def _wanted(self) -> dict[str, int]:
         if self._watched is None:
             return {"rollout": self._config.rollout.actors, "reward": 0, "spare": self._config.fleet.spare_actors}
-        return {**self._watched[0].wanted, "spare": self._watched[0].wanted_spares}
+        return self._watched[0].wanted
 
     def _count_up(self, metric: str, counts: Mapping[str, int]) -> None:
         for role in topology.FACTORIES:

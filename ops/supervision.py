@@ -40,17 +40,15 @@ from ops.orders import (
     Run,
     Scale,
     State,
-    Stop,
     StopRequested,
     Tick,
 )
 from ops.processes import RETIRED, Process, Processes
 from ops.restarts import Restarts
+from ops.sizing import Sizing
 
 OWN_FETCHER = "fetcher-0"
 """On the supervisor's machine. Other machines may be lost with what runs there."""
-SCALABLE = ("rollout", "reward")
-"""Roles of which there may be more or fewer while the run goes on."""
 LONELY_LIMIT_S = 60.0
 """A learner without a single actor left may still write its checkpoint this long."""
 
@@ -74,29 +72,27 @@ class Supervision:
         self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
         self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
         self._ending = Ending(self._processes)
-        self._drain_s = section.drain_s
-        self.wanted = {role: len(self._processes.members(role)) for role in SCALABLE}
-        """How many of each role there are to be, spares not counted."""
-        self.wanted_spares = section.spare_actors
         self.state = State.STARTING
         self.notes: list[str] = []
         """What people should hear of, though it need not end the run."""
+        self._sizing = Sizing(self._processes, section, self.notes, self._ending.kill)
         self.figures: dict[str, dict[str, Any]] = {}
         """Closing figures by process."""
         self.hung: Counter[str] = Counter()
         """How often each process was ended since it did no work."""
         self.restarted: Counter[str] = Counter()
         """How often each process was restarted."""
-        self._stocked = False
-        """True once the spares that are wanted were asked for."""
-        self._vacant = 0
-        """Places of actors that are quarantined, and that no spare has taken."""
         self._lonely_since_s: float | None = None
 
     @property
     def reason(self) -> str:
         """Why the run ends, or ended."""
         return self._ending.reason
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """How many of each role there are to be, by role, and "spare"."""
+        return {**self._sizing.wanted, "spare": self._sizing.wanted_spares}
 
     @property
     def present_actors(self) -> int:
@@ -153,11 +149,13 @@ class Supervision:
             case StopRequested(reason, hurried):
                 actions = self._stop_requested(reason, now_s if hurried else None)
             case Scale(actors, rewards):
-                actions = [*self._scale("rollout", actors, now_s), *self._scale("reward", rewards, now_s)]
+                sizes = {"rollout": actors, "reward": rewards} if self._ending.outcome is None else {}
+                actions = [action for role, wanted in sizes.items() for action in self._sizing.scale(role, wanted, now_s)]
             case Tick():
                 actions = self._tick(now_s)
         self._watch(now_s)
-        actions += self._relieve()
+        if self._ending.outcome is None and self.state is State.RUNNING:
+            actions += self._sizing.relieve()
         actions += self._ending.advance(now_s)
         if actions and isinstance(finish := actions[-1], Finish):
             self.state = finish.state
@@ -270,60 +268,14 @@ class Supervision:
         process.phase = Phase.QUARANTINED
         self.notes.append(f"{failed.id} failed too often and is quarantined: {failed.reason}")
         lost = not self._processes.members(process.role)
+        self._sizing.vacate(failed.id)
         if process.role == "rollout":
-            self._vacant += not process.spare
             # An actor that ended by itself was told that the run is over; then the learner's end decides.
             ended = any(each.phase is Phase.ENDED for _, each in self._processes.role("rollout"))
             lost = lost and not ended and not self._processes.spares()
         if failed.id == OWN_FETCHER or (lost and process.role not in self._optional):
             self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
         return [Kill(failed.id), *self._buildable()]
-
-    # --- growing and shrinking ------------------------------------------------------------------------------
-
-    def _relieve(self) -> list[Action]:
-        """Have as many spares as are wanted join, once everything runs, and let those that run do the work of actors that do not."""
-        if self._ending.outcome is not None or self.state is not State.RUNNING:
-            return []
-        actions: list[Action] = []
-        if not self._stocked:
-            self._stocked = True
-            missing = self.wanted_spares - len(self._processes.spares())
-            actions = [Place(self._processes.add("rollout", spare=True)) for _ in range(missing)]
-        ready = [name for name in self._processes.spares() if self._processes[name].phase is Phase.RUNNING]
-        away = [name for name in self._processes.members("rollout") if self._processes[name].phase not in {Phase.RUNNING, Phase.STOPPING}]
-        for spare, actor in zip(ready, away, strict=False):
-            self._processes[spare].spare, self._processes[actor].spare = False, True
-            self.notes.append(f"{spare}, a spare, takes the place of {actor}")
-        for spare in ready[len(away) :][: self._vacant]:
-            self._processes[spare].spare = False
-            self._vacant -= 1
-            self.notes.append(f"{spare}, a spare, takes the place of one that does not come back")
-        return actions
-
-    def _scale(self, role: str, wanted: int | None, now_s: float) -> list[Action]:
-        """More of a role as Ray finds room for them; fewer by those that do least, which finish or give back what they work on."""
-        if wanted is None or self._ending.outcome is not None:
-            return []
-        self.wanted[role], self._stocked, self._vacant = wanted, False, 0
-        surplus = len(self._processes.members(role)) - wanted
-        called = "rollout actors" if role == "rollout" else "reward servers"
-        self.notes.append(f"{called} wanted: {wanted} ({max(0, -surplus)} join, {max(0, surplus)} leave)")
-        if surplus <= 0:
-            return [Place(self._processes.add(role)) for _ in range(-surplus)]
-        return [action for name in self._processes.dispensable(role)[:surplus] for action in self._leave(name, now_s)]
-
-    def _leave(self, name: str, now_s: float) -> list[Action]:
-        process = self._processes[name]
-        match process.phase:
-            case Phase.RESTARTING:
-                process.phase = Phase.ENDED
-                return []
-            case Phase.RUNNING:
-                process.phase, process.leaves_until_s = Phase.STOPPING, now_s + self._drain_s
-                return [Stop(name, "the fleet is made smaller")]
-            case _:
-                return [self._ending.kill(name)]
 
     # --- ending ---------------------------------------------------------------------------------------------
 
@@ -365,10 +317,8 @@ class Supervision:
         if late := self._ending.late(now_s):
             self.notes.extend(f"{name} did not stop in time and was killed" for name in late)
             return [self._ending.kill(name) for name in late]
-        slow = [name for name in self._processes.living(*SCALABLE) if now_s >= (self._processes[name].leaves_until_s or math.inf)]
-        if slow and self._ending.outcome is None:
-            self.notes.extend(f"{name} did not leave within {self._drain_s:g} s and was killed" for name in slow)
-            return [self._ending.kill(name) for name in slow]
+        if self._ending.outcome is None and (slow := self._sizing.overdue(now_s)):
+            return slow
         due = self._processes.due(now_s)
         for name in due:
             self._processes[name].place()

@@ -373,7 +373,7 @@ def test_at_the_end_spares_stop_with_the_actors_and_take_nobodys_place() -> None
 def test_reward_servers_join_and_leave_and_the_last_words_are_heard() -> None:
     machine = started()
     assert feed(machine, Scale(rewards=3)) == [Place("reward-1"), Place("reward-2")]
-    assert machine.wanted == {"rollout": 1, "reward": 3}
+    assert machine.wanted == {"rollout": 1, "reward": 3, "spare": 0}
     assert feed(machine, Placed("reward-1"), Built("reward-1")) == [Build("reward-1"), Run("reward-1")]
     assert machine.rewards == ["reward-0", "reward-1", "reward-2"]
     assert feed(machine, Scale(rewards=1)) == [Kill("reward-2"), Stop("reward-1", "the fleet is made smaller")]
