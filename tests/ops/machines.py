@@ -31,12 +31,13 @@ class _Apart:
 
     def __init__(self) -> None:
         self.folder = Path(f"/tmp/rba-t-{secrets.token_hex(3)}")
-        self.folder.mkdir()
+        (self.folder / "ray").mkdir(parents=True)
         self.environment = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_TMPDIR": str(self.folder),
+            "RAY_TMPDIR": str(self.folder),  # it puts "ray" behind it
+            "RBA_FAKE_LEARNER": "forever",  # workers have the environment of their machine, not that of the run
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         self._mark = secrets.token_hex(4)
@@ -66,7 +67,7 @@ class Machines(_Apart):
 
     def __init__(self) -> None:
         super().__init__()
-        self._process = self.spawn(sys.executable, "-m", "tests.ops.machines", str(self.folder))
+        self._process = self.spawn(sys.executable, "-m", "tests.ops.machines", str(self.folder / "ray"))
         self.address = self._answer()
 
     def add(self, address: str) -> None:
@@ -103,7 +104,7 @@ class Cloud(_Apart):
             "port": port,
             "node-ip-address": "127.0.0.1",
             "ray-client-server-port": ports.free(),
-            "temp-dir": self.folder,
+            "temp-dir": self.folder / "ray",
             "object-store-memory": OBJECT_STORE_BYTES,
             "include-dashboard": "false",
             "autoscaling-config": config,

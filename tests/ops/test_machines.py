@@ -38,7 +38,7 @@ def machines() -> Iterator[Machines]:
 def launched(folder: Path, cluster: Machines | Cloud, monkeypatch: pytest.MonkeyPatch, *options: str) -> ScriptedRun:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR"):
         monkeypatch.setenv(name, cluster.environment[name])
-    return ScriptedRun(folder, {"learner": "forever"}, *QUICK, *UNSCORED, "-o", f"ray.address={cluster.address}", *options)
+    return ScriptedRun(folder, {}, *QUICK, *UNSCORED, "-o", f"ray.address={cluster.address}", *options)
 
 
 def where(run: ScriptedRun, phase: str = "running") -> dict[str, str]:

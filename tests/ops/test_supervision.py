@@ -353,6 +353,14 @@ def test_a_spare_takes_the_place_of_one_that_is_quarantined_and_leaves_none_behi
     assert machine.state is State.STOPPING, "a spare that is quarantined takes no place"
 
 
+def test_a_spare_that_is_quarantined_leaves_no_work_behind() -> None:
+    machine = started(two_of_each(), FleetSection(spare_actors=2, restarts=0))
+    for name in ("rollout-2", "rollout-3"):
+        feed(machine, Placed(name, "fetcher-0"), Built(name))
+    feed(machine, Failed("rollout-2", "no memory"))
+    assert (machine.spares, machine.present_actors) == (["rollout-3"], 2)
+
+
 def test_a_larger_fleet_has_the_spare_to_begin_with_and_a_smaller_one_keeps_it() -> None:
     machine = with_spare()
     assert feed(machine, Scale(3)) == [Place("rollout-3")]
