@@ -124,7 +124,7 @@ def panel(status: Mapping[str, Any]) -> Panel:
     colours |= {"placing": "dim", "restarting": "bold yellow", "quarantined": "bold red"}
     for each in status["processes"]:
         processes.append("● ", style=colours.get(each["phase"], ""))
-        processes.append(f"{each['id']}  ")
+        processes.append(f"{each['id']}{' (spare)' if each.get('spare') else ''}  ")
     problems = [Text(f"! {problem}", style="bold red") for problem in status["problems"]]
     return Panel(Group(head, bar, shown, processes, *problems), title=f"rba · {status['run']}", border_style="red" if problems else "blue")
 
