@@ -38,7 +38,7 @@ quickstart: install
 	$(BIN)/rba launch configs/quickstart.yaml
 
 test: develop
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: develop
 	$(BIN)/ruff format --check .

@@ -7,7 +7,6 @@ Sender and receiver share the machine, so both sides' work counts.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import threading
@@ -17,7 +16,8 @@ from typing import Any
 
 import zmq
 
-from benchmarks.rows import row, table
+from benchmarks.command import command
+from benchmarks.rows import row
 from protocol import sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, WEIGHTS_CAP_BYTES
 from protocol.gate import listen, receive, server_door
@@ -110,11 +110,5 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Measure and print the table."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print(table(measure()))
-
-
 if __name__ == "__main__":
-    main()
+    command("curve", __doc__, measure)

@@ -7,8 +7,6 @@ All sides train the same batch with the same collation, take turns in one proces
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from benchmarks.command import command
 from benchmarks.learner import SHORT_S, SIZES, SPOKEN, Side, ours, times
-from benchmarks.rows import row, table
+from benchmarks.rows import row
 from benchmarks.sides import LOSS, RATE
 from benchmarks.speechlm import batch, write_checkpoint
 from configs.schema import LearnerSection
@@ -90,17 +89,5 @@ def measure(sizes: Sequence[str] = DEFAULT) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(DEFAULT))
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = measure(options.sizes)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "deepspeed", "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command("deepspeed", __doc__, measure, {"sizes": {"nargs": "+", "choices": SIZES, "default": list(DEFAULT)}})

@@ -8,15 +8,14 @@ what counts. The journal's side includes encoding and checksums. Without `--fold
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import row, table
+from benchmarks.command import command
+from benchmarks.rows import row
 from learner.journal.disk import PosixDisk
 from learner.journal.journal import Journal
 from learner.journal.records import Received, encode
@@ -119,17 +118,5 @@ def measure(folder: Path | None = None) -> list[dict[str, Any]]:
         return [*rows, recovery(Path(inside), 5000)]
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = measure(options.folder)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "journal", "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command("journal", __doc__, measure, {"folder": {"type": Path}})

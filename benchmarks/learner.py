@@ -9,19 +9,19 @@ to give the same loss. Memory is measured in a process per side: the peak above 
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import command
 from benchmarks.rows import row, table
 from benchmarks.sides import LOSS, Ours, PlainLoop, section_for
 from benchmarks.speechlm import Size, batch, noise, write_checkpoint
@@ -105,16 +105,18 @@ def resident_bytes(key: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def extra_bytes(name: str, side: str, folder: Path) -> int:
+def extra_bytes(name: str, side: str) -> int:
     """Peak of two steps above what the process had before, weights, gradients and two moments in float32 taken off."""
+    prepare_environment(LearnerSection(cpu_threads=0))
     case = SIZES[name]
     items = batch(case.groups)
-    checkpoint = write_checkpoint(folder / side, case.size, LONG_S if side == "plain" else SHORT_S)
-    parameters = sum(each.numel() for each in adapter("qwen2_audio").load_model(checkpoint, "float32").parameters())
-    ranks = Ranks(0, 1, "")
-    gc.collect()
-    before = resident_bytes("VmRSS")
-    step = plain(checkpoint, items).step if side == "plain" else ours(checkpoint, items, ranks).step
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_checkpoint(Path(folder), case.size, LONG_S if side == "plain" else SHORT_S)
+        parameters = sum(each.numel() for each in adapter("qwen2_audio").load_model(checkpoint, "float32").parameters())
+        ranks = Ranks(0, 1, "")
+        gc.collect()
+        before = resident_bytes("VmRSS")
+        step = plain(checkpoint, items).step if side == "plain" else ours(checkpoint, items, ranks).step
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far was that of loading
     step()
     step()
@@ -125,8 +127,8 @@ def memory(name: str) -> dict[str, Any]:
     """The memory row of one size, each side in a process of its own."""
     found = {}
     for side in ("ours", "plain"):
-        command = [sys.executable, "-m", "benchmarks.learner", "--memory-of", side, "--sizes", name]
-        found[side] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            found[side] = process.submit(extra_bytes, name, side).result()
     return row(f"{name}, memory of a step", "bytes", found["ours"], "plain loop, 30 s window", found["plain"], 0.6)
 
 
@@ -142,23 +144,5 @@ def measure(sizes: Sequence[str] = tuple(SIZES)) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--memory-of", choices=("ours", "plain"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.memory_of:
-        prepare_environment(LearnerSection(cpu_threads=0))
-        with tempfile.TemporaryDirectory() as folder:
-            print(extra_bytes(options.sizes[0], options.memory_of, Path(folder)))
-        return
-    rows = measure(options.sizes)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "learner", "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command("learner", __doc__, measure, {"sizes": {"nargs": "+", "choices": SIZES, "default": list(SIZES)}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -19,6 +20,8 @@ MIN_SAMPLES = 400
 """One window of the spectrogram; anything shorter has no frame of its own."""
 FRAME_STEP = 16
 """Frames are cut to a multiple of this: few different shapes, and whole embeddings (4 frames each)."""
+PROMPTS = 1024
+"""Prompts of tasks whose token ids are remembered."""
 
 
 class WhisperProcessing:
@@ -45,6 +48,7 @@ class WhisperProcessing:
         self.audio_token_id = self._id(AUDIO_PLACEHOLDER)
         self.pad_token_id = self._id(END_OF_TEXT)
         self.stop_token_ids = [self._id(END_OF_TURN), self.pad_token_id]
+        self._spoken_ids = functools.lru_cache(PROMPTS)(self._compact_ids)
 
     def chat_template(self) -> Any:
         """The checkpoint's chat template, a Jinja text."""
@@ -70,6 +74,10 @@ class WhisperProcessing:
 
     def compact_ids(self, prompt: str, instruction: str | None = None) -> list[int]:
         """Token ids of `render` with the placeholder as one token."""
+        # Of all spoken instructions of a task the prompt is the same.
+        return self._compact_ids(prompt, instruction) if instruction is not None else list(self._spoken_ids(prompt, None))
+
+    def _compact_ids(self, prompt: str, instruction: str | None) -> list[int]:
         ids = self._tokenizer.encode(self.render(prompt, instruction), add_special_tokens=False)
         wanted = 0 if instruction is not None else 1
         if ids.count(self.audio_token_id) != wanted:
