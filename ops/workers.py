@@ -19,6 +19,8 @@ from protocol.role import RoleDescription
 
 TAIL_LINES = 8
 """Lines of a dead process's output that its failure quotes."""
+RESERVE_S = 10.0
+"""A group that finds no room within this waits beside the others: machines may have to be started for all of them."""
 SWEEP_S = 0.1
 """Between two looks for what is left of a process that was killed here."""
 SWEEP_LIMIT_S = 30.0
@@ -275,7 +277,7 @@ def _grouped(role_worker: type[RoleWorker]) -> type[RoleWorker]:
 
 
 def _placement_groups(specs: list[WorkerSpec]) -> dict[str, tuple[Any, int]]:
-    """(placement group, bundle) of each worker that belongs to a group."""
+    """(placement group, bundle) of each worker that belongs to a group. Groups choose before others, who may run anywhere."""
     import ray
 
     placed: dict[str, tuple[Any, int]] = {}
@@ -286,6 +288,7 @@ def _placement_groups(specs: list[WorkerSpec]) -> dict[str, tuple[Any, int]]:
             for spec in members
         ]
         reserved = ray.util.placement_group(bundles, strategy="PACK")
+        reserved.wait(RESERVE_S)
         placed |= {spec.id: (reserved, bundle) for bundle, spec in enumerate(members)}
     return placed
 
