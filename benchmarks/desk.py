@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from protocol.dialogue.learner import LearnerDialogue
-from protocol.link import LearnerLink
+from protocol.links.learner import LearnerLink
 from protocol.messages import InstructionGroup, LeasedGroup, PolicyVersion
 
 HEARTBEAT_S = 2.0

@@ -43,7 +43,7 @@ from learner.publish import checked
 from ops.assets import resolve
 from policies.adapter import Processing, adapter
 from protocol.dataset import DataSet
-from protocol.link import ActorLink
+from protocol.links.actor import ActorLink
 from protocol.messages import Fetched, InstructionGroup, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.weights.files import directory_of, write_version

@@ -210,6 +210,7 @@ class LearnerSection(Section):
             "checkpoint_every",
             "keep_checkpoints",
             "keep_every",
+            "journal_limit_bytes",
             "checkpoint_copies",
             "sampler_gap_alarm",
             "nonfinite_steps",
@@ -261,11 +262,14 @@ class LearnerSection(Section):
     nonfinite_rollbacks: NonNegativeInt = 3
     """Such rollbacks; where another one would be due the run stops."""
     checkpoint_every: NonNegativeInt = 0
-    """Steps between checkpoints; 0 writes one at the end only."""
+    """Steps between checkpoints; 0 writes one at the end, and where `journal_limit_bytes` asks for one."""
     keep_checkpoints: NonNegativeInt = 0
     """The newest ones that are kept; 0 keeps all. The best one by `validation` and the one that a rollback would need always stay."""
     keep_every: NonNegativeInt = 0
     """Of the older ones, those of each multiple of this step stay too; 0 for none."""
+    journal_limit_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    """Size that the journal is held to. A checkpoint is written, whatever `checkpoint_every` says, when half of this has come behind the
+    last one; and the journal then reaches back to the last two checkpoints, where it would be larger if it reached back to all."""
     checkpoint_copies: str | None = None
     """URL that every checkpoint is copied to, of any kind that fsspec knows (s3://…, gs://…, hdfs://…, file:///…); credentials come from
     where that library looks. The copy lies in `<URL>/<folder of the run>/step-N`."""
@@ -365,7 +369,8 @@ class FleetSection(Section):
     start_timeout_s: PositiveFloat = 1800.0
     """The same for a process that is built, or that starts its engine."""
     drain_s: PositiveFloat = 30.0
-    """A rollout actor that leaves while the run goes on has so long to give back its groups and to have its results acknowledged."""
+    """A rollout actor that leaves, for a smaller fleet or after `rba stop`, has so long to finish the groups that it samples; what it has
+    not begun is leased to others at once, what it does not finish then."""
     spare_actors: NonNegativeInt = 0
     """Rollout actors beyond those that work, with their engine loaded and the latest policy version in it; one takes over at once when
     another one fails."""

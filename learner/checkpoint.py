@@ -118,7 +118,12 @@ def remove_superfluous(
 
 def steps_of(run_dir: Path) -> list[int]:
     """Steps of the run's checkpoints, ascending."""
-    return sorted(int(path.name.removeprefix("step-")) for path in (run_dir / CHECKPOINTS).glob("step-*"))
+    return sorted(step_of(path) for path in (run_dir / CHECKPOINTS).glob("step-*"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def digest(file: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from configs.schema import RunConfig
@@ -14,12 +14,13 @@ from learner.evaluation import Evaluation
 from learner.frontier import Frontier
 from learner.gauges import Gauges
 from learner.intake import Batch, Drop, Intake
-from learner.journal.records import Dropped, HeldOut, Received, Skipped, Taken, Trained
+from learner.journal.records import Dropped, HeldOut, Leased, Received, Skipped, Taken, Trained
+from learner.life import account
 from learner.logbook import Logbook
 from protocol.dialogue.learner import Intake as Arrived
 from protocol.errors import RbaError, UserError
-from protocol.link import LearnerLink
-from protocol.logs import get_logger
+from protocol.links.learner import LearnerLink
+from protocol.logs import Sparing, get_logger
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose
 
 POLL_S = 0.2
@@ -40,13 +41,15 @@ class Exchange:
         clips: Clips,
         gauges: Gauges,
         logbook: Logbook,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._config, self._link, self._clips, self._gauges, self._logbook = config, link, clips, gauges, logbook
         self.frontier, self.intake = frontier, intake
         self._arrived: deque[Arrived] = deque()
         """What came in and is not durable yet."""
         self._to_offer: list[LeasedGroup] = []
-        """Held-out groups that are not offered yet."""
+        """Groups that are not offered yet: a later life may not know what their ordinals stand for."""
         self._taken: Batch | None = None
         """A batch that is not durable yet."""
         self.evaluation: Evaluation | None = None
@@ -62,7 +65,7 @@ class Exchange:
         leased = self.frontier.hold_out(groups)
         self._logbook.note(HeldOut(leased[0].ordinal, len(leased)))
         self.evaluation = Evaluation(label, version, leased)
-        self._to_offer += leased  # once it is durable that these ordinals are held out
+        self._to_offer += leased
         return self.evaluation
 
     def top_up(self, step: int) -> None:
@@ -71,7 +74,18 @@ class Exchange:
         held = self.frontier.open_training + self.intake.queued
         room = min(self._config.budget_groups, (section.steps - step) * section.batch_groups) - held
         if room > 0 and not self._logbook.stalled:
-            self._link.offer(self.frontier.take(room))
+            self._to_offer += self.frontier.take(room)
+            if (below := self.frontier.reserve(self._config.budget_groups)) is not None:
+                self._logbook.note(Leased(below))
+            if self._logbook.commit():
+                self._offer()
+
+    def _offer(self) -> None:
+        """What the ordinals stand for is durable."""
+        passed = self.frontier.passed()
+        if self._to_offer or passed:
+            self._link.offer(self._to_offer, passed)
+            self._to_offer = []
 
     def set_aside(self, groups: Sequence[str], step: int) -> None:
         """The weights of `step` are older ones again; `groups`, by id, are left out now. Raises `RbaError` when no other is left."""
@@ -95,14 +109,12 @@ class Exchange:
             block = False
             self._note(arrived)
         if self._logbook.commit():
-            if self._to_offer:
-                self._link.offer(self._to_offer)
-                self._to_offer = []
+            self._offer()
             while self._arrived:
                 arrived = self._arrived.popleft()
                 self._take_in(arrived)
                 self._link.settle(arrived)
-        if time.monotonic() - self._accounted_s > ACCOUNT_EVERY_S:
+        if self._clock() - self._accounted_s > ACCOUNT_EVERY_S:
             self.account()
 
     def close(self, reason: str) -> None:
@@ -149,7 +161,7 @@ class Exchange:
     def _note(self, arrived: Arrived) -> None:
         self._arrived.append(arrived)
         for result in arrived.results:
-            leased = self.frontier.standing_for(result.ordinal)
+            leased = self.frontier.answered(result.ordinal, result.purpose)
             position = self.frontier.position_of(result.ordinal) if result.purpose is Purpose.TRAIN else None
             self._logbook.note(Received(result, position, leased.seed if leased else 0, arrived.actor_id))
 
@@ -165,7 +177,7 @@ class Exchange:
     def _queue(self, leased: LeasedGroup | None, result: GroupResult, actor_id: str) -> None:
         why = self.intake.receive(leased, result, self._unusable(leased, result))
         if why.startswith((Drop.INVALID, Drop.FILTERED)):
-            self._log.warning("group dropped", ordinal=result.ordinal, actor=actor_id, why=why)
+            self._log.warning("group dropped", ordinal=result.ordinal, actor=actor_id, why=why[: Sparing.DETAIL])
 
     # --- what the journal has -------------------------------------------------------------------------------
 
@@ -214,9 +226,16 @@ class Exchange:
         ledger.queued = ledger.unique - trained - dropped.total()
         return ledger.as_dict(), self._link.status()["actors"]
 
+    def left(self) -> dict[str, Any]:
+        """The fields of a `Life` that lie between link and queue: what a later life of the run needs of them."""
+        frontier = self.frontier.state(self.intake.queued_ordinals)
+        durable, needs = self._logbook.position(frontier.untrained)
+        kept = account(self.accounts()[0], self.intake.counts)
+        return {"frontier": frontier, "journal_at": durable, "journal_needs": needs, **kept}
+
     def account(self) -> dict[str, Any]:
         """The ledger, with its metrics brought up to date."""
-        self._accounted_s = time.monotonic()
+        self._accounted_s = self._clock()
         ledger, actors = self.accounts()
         self._gauges.accounts(ledger, self.intake.counts, len(actors))
         return ledger

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +15,7 @@ from protocol.errors import RbaError
 from protocol.messages import InstructionGroup, LeasedGroup, Purpose
 
 SEED_MASK = 0x7FFF_FFFF
+Order = np.ndarray[tuple[int], np.dtype[np.int64]]
 EPOCHS_A_LIFE = 1 << 16
 """Lease epochs of one life of a run: more than an ordinal is ever granted again in it."""
 
@@ -58,6 +60,8 @@ class FrontierState(msgspec.Struct):
     """Ordinals below `ordinal` that were taken and neither trained nor dropped."""
     set_aside: list[str] = []
     """Ids of the groups that do not come again."""
+    reserved: int = 0
+    """From here on nobody has been leased a training group; what lies between `ordinal` and this may have been leased."""
 
 
 class Frontier:
@@ -69,6 +73,9 @@ class Frontier:
 
     A group that was set aside keeps its places in the stream, and each of them its ordinal, but nobody is leased it: so ordinals stand for
     the same groups whatever was set aside, and when.
+
+    A later life takes every ordinal below the reserve for one that was leased. So it knows what a result stands for that an actor has
+    sampled for an earlier life, and no held-out group comes to have the ordinal of a training group.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int, *, shuffle: bool, state: FrontierState | None = None) -> None:
@@ -78,28 +85,50 @@ class Frontier:
         self._sources, self._seed, self._shuffle = sources, seed, shuffle
         self._turns = Turns([source.weight for source in sources])
         state = state or FrontierState()
-        self._ordinal, self._epoch = state.ordinal, state.lease_epoch
+        self._ordinal, self._epoch, self._reserved = state.ordinal, state.lease_epoch, max(state.ordinal, state.reserved)
         self._held_out = list(state.held_out)
         self._again = deque(state.untrained)
         self._position = state.ordinal - sum(count for _, count in state.held_out)
-        self._orders: dict[int, tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]]] = {}
+        self._orders: dict[int, tuple[int, Order]] = {}
         self._open: dict[int, LeasedGroup] = {}
+        self._open_training = 0
+        self._passed: list[int] = []
         self._set_aside: set[str] = set()
         self.set_aside(state.set_aside)
 
     @property
     def epochs(self) -> float:
         """How often as many groups have been handed out as all sources have."""
-        return self._position / sum(len(source.groups) for source in self._sources)
+        return (self._position - len(self.wanted())) / sum(len(source.groups) for source in self._sources)
 
     @property
     def open_training(self) -> int:
         """Training groups that were taken and not closed yet."""
-        return sum(leased.purpose is Purpose.TRAIN for leased in self._open.values())
+        return self._open_training
 
     def take(self, count: int) -> list[LeasedGroup]:
         """The next `count` training groups."""
         return [self._next() for _ in range(count)]
+
+    def reserve(self, ahead: int) -> int | None:
+        """The first ordinal behind a new reserve of `ahead`, where what was taken has used the old one up; else None.
+
+        It has to be durable before anybody hears of what was taken.
+        """
+        if self._ordinal <= self._reserved:
+            return None
+        self._reserved = self._ordinal + ahead
+        return self._reserved
+
+    def wanted(self) -> list[LeasedGroup]:
+        """What an earlier life may have leased and nobody has answered: it comes first, but its results may be there before."""
+        again = ((ordinal, self.group_at(self.position_of(ordinal))) for ordinal in self._again)
+        return [self._leased(ordinal, group, Purpose.TRAIN) for ordinal, group in again if group.group_id not in self._set_aside]
+
+    def passed(self) -> list[int]:
+        """Ordinals that were passed over since the last call, for their groups are set aside."""
+        passed, self._passed = self._passed, []
+        return passed
 
     def hold_out(self, groups: Sequence[InstructionGroup]) -> list[LeasedGroup]:
         """Ordinals for held-out groups, to be measured."""
@@ -109,7 +138,7 @@ class Frontier:
     def set_aside(self, groups: Iterable[str]) -> None:
         """Leave groups, by id, out of what is still to come. Raises `RbaError` when no group of any source remains."""
         self._set_aside.update(groups)
-        if all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
+        if self._set_aside and all(group.group_id in self._set_aside for source in self._sources for group in source.groups):
             raise RbaError(
                 f"all {len(self._set_aside)} training groups are set aside, for no step on any of them had a finite loss and gradient; "
                 "set-aside/ in the run's folder has them, and a lower learner.learning_rate may help"
@@ -119,11 +148,17 @@ class Frontier:
         """What a later life of the run needs; `queued` are ordinals that are closed and not trained yet."""
         open_ones = (ordinal for ordinal, leased in self._open.items() if leased.purpose is Purpose.TRAIN)
         untrained = sorted({*open_ones, *queued, *self._again})
-        return FrontierState(self._ordinal, self._epoch + EPOCHS_A_LIFE, list(self._held_out), untrained, sorted(self._set_aside))
+        epoch, set_aside = self._epoch + EPOCHS_A_LIFE, sorted(self._set_aside)
+        return FrontierState(self._ordinal, epoch, list(self._held_out), untrained, set_aside, self._reserved)
 
-    def standing_for(self, ordinal: int) -> LeasedGroup | None:
-        """What `ordinal` stands for while it is open."""
-        return self._open.get(ordinal)
+    def answered(self, ordinal: int, purpose: Purpose) -> LeasedGroup | None:
+        """What `ordinal` stands for, of which a result has come; a training group that an earlier life leased is open with it."""
+        leased = self._open.get(ordinal)
+        if leased is None and purpose is Purpose.TRAIN:
+            with suppress(ValueError):  # it was passed over
+                self._again.remove(ordinal)
+            leased = self._lease(ordinal, self.group_at(self.position_of(ordinal)), purpose)
+        return leased
 
     def position_of(self, ordinal: int) -> int:
         """Of the training group that `ordinal` stands for, in the training stream."""
@@ -131,7 +166,9 @@ class Frontier:
 
     def close(self, ordinal: int) -> LeasedGroup | None:
         """What `ordinal` stands for, which now has its outcome. None when it is not open."""
-        return self._open.pop(ordinal, None)
+        leased = self._open.pop(ordinal, None)
+        self._open_training -= leased is not None and leased.purpose is Purpose.TRAIN
+        return leased
 
     def group_at(self, position: int) -> InstructionGroup:
         """The training group at a position of the stream: a function of the seed alone."""
@@ -141,7 +178,7 @@ class Frontier:
         if not self._shuffle:
             return groups[offset]
         if self._orders.get(number, (-1,))[0] != epoch:
-            self._orders[number] = (epoch, np.random.default_rng([self._seed, epoch, number]).permutation(len(groups)))
+            self._orders[number] = (epoch, order_of_epoch(self._seed, epoch, number, len(groups)))
         return groups[int(self._orders[number][1][offset])]
 
     def _next(self) -> LeasedGroup:
@@ -149,6 +186,7 @@ class Frontier:
             ordinal, group = self._again_or_new()
             if group.group_id not in self._set_aside:
                 return self._lease(ordinal, group, Purpose.TRAIN)
+            self._passed.append(ordinal)
 
     def _again_or_new(self) -> tuple[int, InstructionGroup]:
         if self._again:
@@ -162,7 +200,19 @@ class Frontier:
         return self._ordinal - 1
 
     def _lease(self, ordinal: int, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
-        seed = int(np.random.SeedSequence([self._seed, ordinal]).generate_state(1)[0]) & SEED_MASK
-        leased = LeasedGroup(ordinal, self._epoch, group, purpose, seed)
-        self._open[ordinal] = leased
+        leased = self._open[ordinal] = self._leased(ordinal, group, purpose)
+        self._open_training += purpose is Purpose.TRAIN
         return leased
+
+    def _leased(self, ordinal: int, group: InstructionGroup, purpose: Purpose) -> LeasedGroup:
+        return LeasedGroup(ordinal, self._epoch, group, purpose, sampling_seed(self._seed, ordinal))
+
+
+def order_of_epoch(seed: int, epoch: int, source: int, groups: int) -> Order:
+    """In which order a source's groups come in an epoch."""
+    return np.random.default_rng([seed, epoch, source]).permutation(groups)
+
+
+def sampling_seed(seed: int, ordinal: int) -> int:
+    """That the lease of an ordinal names, of a run's seed."""
+    return int(np.random.SeedSequence([seed, ordinal]).generate_state(1)[0]) & SEED_MASK

@@ -14,7 +14,7 @@ import numpy as np
 
 from configs.schema import LossSection, Strategy
 from learner.collate import TrainingGroup, ce_voices
-from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome, PolicyVersion
+from protocol.messages import REFERENCE, Completion, GroupResult, LeasedGroup, Outcome, PolicyVersion
 
 
 class Drop(StrEnum):
@@ -78,6 +78,8 @@ class Intake:
         self._trains_ce = strategy == "sft" or loss.lambda_ce > 0
         self._queue: deque[TrainingGroup] = deque()
         self._in_training: list[TrainingGroup] = []
+        self._fresh, self._fresh_at = 0, -1
+        """So many of the queue, from its head, are known not to be stale at that step."""
         self._set_aside: set[str] = set()
         self._oldest_step = 0
         """Versions of earlier steps come from weights that are given up."""
@@ -126,23 +128,26 @@ class Intake:
 
         Stale groups are dropped on the way. What is taken counts as queued until `trained` or `skipped`.
         """
-        fresh: deque[TrainingGroup] = deque()
-        for item in self._queue:
+        if learner_step != self._fresh_at:
+            self._fresh, self._fresh_at = 0, learner_step
+        unknown = [self._queue.pop() for _ in range(len(self._queue) - self._fresh)]
+        for item in reversed(unknown):
             if self._lag(item, learner_step) > self._max_policy_lag:
                 self._drop(item.result, Drop.STALE)
             else:
-                fresh.append(item)
-        self._queue = fresh
-        if len(fresh) < groups:
+                self._queue.append(item)
+        self._fresh = len(self._queue)
+        if self._fresh < groups:
             return None
-        self._in_training = [fresh.popleft() for _ in range(groups)]
+        self._in_training = [self._queue.popleft() for _ in range(groups)]
+        self._fresh -= groups
         return Batch(self._in_training, [self._lag(item, learner_step) for item in self._in_training if item.result.pairs])
 
     def take_again(self, ordinals: Sequence[int], learner_step: int) -> Batch:
         """The batch of these groups, which an earlier life took. Raises `KeyError` for one that is not in the queue."""
         held = {item.result.ordinal: item for item in self._queue}
         taken = [held.pop(ordinal) for ordinal in ordinals]
-        self._queue = deque(held.values())
+        self._queue, self._fresh = deque(held.values()), 0
         self.take(1 << 62, learner_step)  # drops what is stale, as that life did
         self._in_training = taken
         return Batch(taken, [self._lag(item, learner_step) for item in taken if item.result.pairs])
@@ -150,7 +155,7 @@ class Intake:
     def give_back(self) -> None:
         """The batch that was taken is not trained after all; it comes first again."""
         self._queue.extendleft(reversed(self._in_training))
-        self._in_training = []
+        self._in_training, self._fresh = [], 0
 
     def trained(self) -> None:
         """The batch that was taken has changed the weights."""
@@ -174,20 +179,23 @@ class Intake:
                 self._drop(item.result, Drop.SET_ASIDE)
             else:
                 rest.append(item)
-        self._queue = rest
+        self._queue, self._fresh = rest, 0
 
     def clear(self) -> None:
         """The run ends; what is still queued is dropped."""
         for item in self._queue:
             self._drop(item.result, Drop.STOPPED)
         self._queue.clear()
+        self._fresh = 0
 
     def _lag(self, item: TrainingGroup, learner_step: int) -> int:
         """Learner steps since the oldest token of either side of a pair was sampled; without pairs nothing can be old."""
-        indices = {index for pair in item.result.pairs for index in (pair.chosen, pair.rejected) if index != REFERENCE}
-        versions = [item.result.completions[index].oldest_version for index in indices]
-        steps = [version.step if self._is_ancestor(version) else -(1 << 60) for version in versions if version is not None]
-        return learner_step - min(steps, default=learner_step)
+        completions = item.result.completions
+        indices = {index for pair in item.result.pairs for index in (pair.chosen, pair.rejected)} - {REFERENCE}
+        versions = {span.version for index in indices for span in completions[index].spans}
+        return learner_step - min(
+            (version.step if self._is_ancestor(version) else -(1 << 60) for version in versions), default=learner_step
+        )
 
     def _is_ancestor(self, version: PolicyVersion) -> bool:
         """True when the current weights come from `version`."""
@@ -207,16 +215,9 @@ def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
     RBA-Group compares two voices, RBA-Single compares the reference with a completion, the hybrid does both.
     """
     group, result = item.group, item.result
-    for index, completion in enumerate(result.completions):
-        if not 0 <= completion.utterance < len(group.utterances):
-            return f"completion {index} names utterance {completion.utterance}, which the group lacks"
-        if len(completion.token_ids) % 4 or len(completion.logprobs) != len(completion.token_ids):
-            return (
-                f"completion {index} has {len(completion.token_ids)} bytes of token ids and {len(completion.logprobs)} of log-probabilities"
-            )
-        token_ids = np.frombuffer(completion.token_ids, dtype="<i4")
-        if np.any((token_ids < 0) | (token_ids >= vocabulary)):
-            return f"completion {index} holds a token id outside the vocabulary"
+    fault = _fault_in_completions(result.completions, len(group.utterances), vocabulary)
+    if fault:
+        return fault
     if result.pairs and strategy == "sft":
         return "plain SFT has no pairs"
     spoken = any(utterance.audio is not None for utterance in group.utterances)
@@ -234,3 +235,18 @@ def find_fault(item: TrainingGroup, strategy: Strategy, vocabulary: int) -> str:
         if len(used) == 2 and (used[0].finish_reason != "stop" or used[0].utterance == used[1].utterance):
             return f"pair {pair} has a truncated chosen answer, or two answers to one voice"
     return ""
+
+
+def _fault_in_completions(completions: Sequence[Completion], utterances: int, vocabulary: int) -> str:
+    for index, completion in enumerate(completions):
+        if not 0 <= completion.utterance < utterances:
+            return f"completion {index} names utterance {completion.utterance}, which the group lacks"
+        if len(completion.token_ids) % 4 or len(completion.logprobs) != len(completion.token_ids):
+            return (
+                f"completion {index} has {len(completion.token_ids)} bytes of token ids and {len(completion.logprobs)} of log-probabilities"
+            )
+    # All at once, and as unsigned numbers, of which a negative one is large: few results hold a fault.
+    if np.frombuffer(b"".join(completion.token_ids for completion in completions), dtype="<u4").max(initial=0) < vocabulary:
+        return ""
+    largest = [np.frombuffer(completion.token_ids, dtype="<u4").max(initial=0) for completion in completions]
+    return f"completion {next(index for index, each in enumerate(largest) if each >= vocabulary)} holds a token id outside the vocabulary"

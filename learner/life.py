@@ -87,6 +87,10 @@ class Life(msgspec.Struct):
         (checkpoint / STATE).mkdir(exist_ok=True)
         (checkpoint / STATE / LEARNER).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
+    def next(self, lineage: int) -> Life:
+        """The life of `lineage` that begins where this one left off."""
+        return msgspec.structs.replace(self, lineage=lineage, ancestry={**self.ancestry, self.lineage: self.step})
+
     @classmethod
     def read(cls, checkpoint: Path, lineage: int) -> Life:
         """The life of `lineage` that begins at a checkpoint. Raises `UserError` for one that cannot be continued."""
@@ -96,7 +100,7 @@ class Life(msgspec.Struct):
         except (OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
             fix = "use a checkpoint that this version of rba has written"
             raise UserError(f"the checkpoint cannot be continued: {error}", where=str(path), fix=fix) from None
-        return msgspec.structs.replace(left, lineage=lineage, ancestry={**left.ancestry, left.lineage: left.step})
+        return left.next(lineage)
 
 
 def lives(run_dir: Path) -> dict[int, Life]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from learner.gauges import Gauges
@@ -12,6 +12,8 @@ from learner.journal.journal import BufferFullError, Journal, NotDurableError
 from learner.journal.records import Checkpointed, Received, Record
 from protocol.logs import get_logger
 
+REACHED = 2
+"""Checkpoints that the journal reaches back to, however large it is: one, and the one before in case it is damaged."""
 RETRY_S = 1.0
 """Between two tries to write to a disk that refused."""
 
@@ -22,9 +24,21 @@ class Logbook:
     A disk that is full or gone costs nothing but time: what waits stays in memory, which is bounded by what is leased.
     """
 
-    def __init__(self, journal: Journal, gauges: Gauges, sequences: Mapping[int, int] | None = None) -> None:
-        """`sequences` are the places of results that an earlier life has received, by ordinal."""
-        self._journal, self._gauges = journal, gauges
+    def __init__(
+        self,
+        journal: Journal,
+        gauges: Gauges,
+        limit_bytes: int,
+        sequences: Mapping[int, int] | None = None,
+        known: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`sequences` are the places of results that an earlier life has received, by ordinal; `known` is the last sequence that was
+        durable at the checkpoint that this life begins with.
+        """
+        self._journal, self._gauges, self._limit_bytes, self._clock = journal, gauges, limit_bytes, clock
+        self._behind_bytes = journal.bytes_behind(known)
+        """What the journal has behind the last checkpoint, or behind the last one that the disk refused."""
         self._log = get_logger("journal")
         self._waiting: deque[Record] = deque()
         self._sequences = dict(sequences or {})
@@ -40,9 +54,10 @@ class Logbook:
         """Make everything durable that was noted; False while the disk refuses, which is tried again after `RETRY_S`."""
         if not self._waiting and not self.stalled:
             return True
-        if self.stalled and time.monotonic() - self._tried_s < RETRY_S:
+        if self.stalled and self._clock() - self._tried_s < RETRY_S:
             return False
-        started = self._tried_s = time.monotonic()
+        started = self._tried_s = self._clock()
+        before_bytes = self._journal.counts.bytes_on_disk
         try:
             while self._waiting:
                 self._fill()
@@ -54,10 +69,12 @@ class Logbook:
             self.stalled = str(error)
             self._gauges.journal_refused()
             return False
+        finally:
+            self._behind_bytes += self._journal.counts.bytes_on_disk - before_bytes
         if self.stalled:
             self._log.warning("journal goes on")
             self.stalled = ""
-        self._gauges.journalled(self._journal.counts, time.monotonic() - started)
+        self._gauges.journalled(self._journal.counts, self._clock() - started)
         return True
 
     def _fill(self) -> None:
@@ -77,15 +94,32 @@ class Logbook:
         kept = set(untrained)
         self._sequences = {ordinal: sequence for ordinal, sequence in self._sequences.items() if ordinal in kept}
         durable = self._journal.durable
-        return durable, min(self._sequences.values(), default=durable + 1)
+        # While the disk refuses, the places of results lie behind what is durable, and may never be filled.
+        return durable, min([durable + 1, *self._sequences.values()])
 
-    def checkpointed(self, step: int, needs: int, oldest: int | None) -> None:
-        """The weights of `step` are on disk. Nobody needs what lies below `oldest`."""
-        self.note(Checkpointed(step, needs))
-        if not self.commit() or oldest is None:
+    @property
+    def wants_checkpoint(self) -> bool:
+        """True when so much lies behind the last one that the journal would outgrow its limit."""
+        return self._behind_bytes > self._limit_bytes // 2
+
+    def begin_checkpoint(self) -> None:
+        """One is about to be written; whether it succeeds or not, the next one is not wanted at once."""
+        self._behind_bytes = 0
+
+    def checkpointed(self, step: int, needs: Mapping[int, int], *, complete: bool) -> None:
+        """The weights of `step` are on disk. `needs` tells the first sequence that each checkpoint needs, by its step.
+
+        The journal goes on to reach back to all checkpoints, or where that is over its limit to the last `REACHED`. A complete run keeps
+        it all, to be replayed.
+        """
+        self.note(Checkpointed(step, needs[step]))
+        if not self.commit() or complete:
             return
+        newest = [needs[each] for each in sorted(needs)[-REACHED:]]
         try:
-            self._journal.free_below(oldest)
+            self._journal.free_below(min(needs.values()))
+            if len(newest) == REACHED and self._journal.counts.bytes_on_disk > self._limit_bytes:
+                self._journal.free_below(min(newest))
         except NotDurableError as error:
             self._log.warning("journal not freed", why=str(error))
 

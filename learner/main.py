@@ -20,7 +20,7 @@ from learner.history import History, fold
 from learner.intake import Intake
 from learner.journal import JOURNAL
 from learner.journal.disk import Disk, PosixDisk
-from learner.journal.journal import Journal
+from learner.journal.journal import SEGMENT_BYTES, Journal
 from learner.journal.records import Began
 from learner.journal.recovery import read_all
 from learner.life import Life
@@ -38,7 +38,7 @@ from protocol.dialogue.learner import LearnerDialogue
 from protocol.errors import UserError
 from protocol.gate import server_door
 from protocol.keyring import Keyring
-from protocol.link import LearnerLink
+from protocol.links.learner import LearnerLink
 from protocol.logs import configure, get_logger
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
@@ -84,11 +84,14 @@ class Learner:
         self._salvage = salvage
         self._replay_of = Path(replay_of) if replay_of is not None else None
         self._journal: Journal | None = None
+        self._frontier: Frontier | None = None
         self._history = History(Life(lineage=lineage))
         if rank == 0:
             life = Life.read(self._checkpoint, lineage) if self._checkpoint is not None else Life(lineage=lineage)
             self._history = self._open_journal(life)
             section, life = config.learner, self._history.life
+            sources = [Source(data.groups, weight) for data, weight in self._train]
+            self._frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
             dialogue = LearnerDialogue(
                 config.run.name,
                 uuid.uuid4().hex,
@@ -97,10 +100,11 @@ class Learner:
                 section.lease_deadline_s,
                 ledger=life.ledger(self._history.results),
                 settled=life.settled(),
+                wanted=self._frontier.wanted(),
             )
             keys = config.network.keys
             door = server_door(Keyring(keys), "pairs", self._metrics.refusals("pairs")) if keys is not None else None
-            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door)
+            self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door, self._metrics.messages_refused)
             self._link.start()
 
     def _open_journal(self, life: Life) -> History:
@@ -114,7 +118,8 @@ class Learner:
         if life.journal_at and not disk.names():
             self._log.warning("no journal", at="a checkpoint without one is gone on from: what it had not trained is leased again")
             needs["salvage"] = True  # so that no sequence is given twice
-        self._journal, found = Journal.open(disk, **{"salvage": self._salvage, **needs})
+        segment_bytes = min(SEGMENT_BYTES, self._config.learner.journal_limit_bytes // 8)  # only whole files are freed
+        self._journal, found = Journal.open(disk, segment_bytes=segment_bytes, **{"salvage": self._salvage, **needs})
         return fold(life, found.records())
 
     def _disk(self) -> Disk:
@@ -173,16 +178,14 @@ class Learner:
         )
         if self._link is None:
             return follow(engine, ranks, config.model.dtype)
-        if self._journal is None:
-            raise AssertionError("rank 0 has a journal")
+        if self._journal is None or self._frontier is None:
+            raise AssertionError("rank 0 has a journal and a frontier")
         gauges = Gauges(self._metrics)
-        sources = [Source(data.groups, weight) for data, weight in self._train]
-        frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
         intake = Intake(
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )
         intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
-        logbook = Logbook(self._journal, gauges, self._history.sequences)
+        logbook = Logbook(self._journal, gauges, config.learner.journal_limit_bytes, self._history.sequences, life.journal_at)
         logbook.note(Began(life.lineage, life.step, str(self._checkpoint or ""), life.frontier.lease_epoch))
         self._session = Session(
             config,
@@ -191,7 +194,7 @@ class Learner:
             engine=engine,
             ranks=ranks,
             family=self._family,
-            exchange=Exchange(config, self._link, frontier, intake, clips, gauges, logbook),
+            exchange=Exchange(config, self._link, self._frontier, intake, clips, gauges, logbook),
             gauges=gauges,
             validation=by_topic(self._validation.groups, config.validation.groups_per_topic) if self._validation is not None else [],
             held_out=self._test.groups[: config.evaluation.groups] if self._test is not None else [],

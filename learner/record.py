@@ -39,9 +39,8 @@ class Record:
         self.last: dict[str, Any] = {}
         """Figures of the last step."""
         if life.lineage:
-            again = len(life.frontier.untrained)
-            found = {"steps_again": history.steps, "results_kept": history.results}
-            self.events.write("resume", step=life.step, lineage=life.lineage, leased_again=again, **found)
+            found = {"leased_again": history.leased_again, "steps_again": history.steps, "results_kept": history.results}
+            self.events.write("resume", step=life.step, lineage=life.lineage, **found)
 
     def _measured_since(self, life: Life, reached: int) -> dict[str, dict[str, Any]]:
         """Evaluations behind the checkpoint, of weights that are trained again."""

@@ -9,7 +9,7 @@ Step numbers never fall: the step after a rollback has the next number, on older
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -36,6 +36,8 @@ class RecoveryState(msgspec.Struct):
     """Step of the last rollback: what earlier versions have sampled is stale."""
     good_below: int = 0
     """Checkpoints of earlier steps are good: a step with a finite loss followed on their weights, or they hold what a rollback put back."""
+    went_back: dict[int, int] = {}
+    """Step of each rollback, and the step of the checkpoint that it led to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,14 @@ class Recovery:
                 f"steps {', '.join(map(str, steps))} had no finite loss or gradient, after {before.rollbacks} rollbacks "
                 f"(learner.nonfinite_rollbacks={section.nonfinite_rollbacks})"
             )
-        self.state = RecoveryState([], before.rollbacks + 1, rolled_back_at=step, good_below=step + 1)
+        self.state = RecoveryState([], before.rollbacks + 1, rolled_back_at=step, good_below=step + 1, went_back=before.went_back)
         groups = list(dict.fromkeys(group for each in skipped for group in each.groups))
         return Rollback(before.rollbacks + 1, before.good_below, steps, groups)
+
+    def went_back(self, checkpoint: int) -> None:
+        """The last rollback led to the checkpoint of that step."""
+        self.state = replace(self.state, went_back={**self.state.went_back, self.state.rolled_back_at: checkpoint})
+
+    def needed(self, kept: Collection[int]) -> set[int]:
+        """Steps of checkpoints that a life which goes on from one of those `kept` would have to go back to again."""
+        return {checkpoint for step, checkpoint in self.state.went_back.items() if any(each < step for each in kept)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.checkpoint import STATE, newest
+from learner.checkpoint import CHECKPOINTS, STATE, newest, verify
 from learner.engine import Engine
+from learner.journal.records import RolledBack
 from learner.life import Life
 from learner.ranks import Ranks, Restore
 from learner.training_state import SavedTensors
@@ -17,6 +18,16 @@ def last_good(run_dir: Path, good_below: int, began: int) -> Path | None:
     None where the run has neither: then it goes back to the start.
     """
     return newest(run_dir, good_below)[0] or newest(run_dir, began + 1)[0]
+
+
+def went_back_to(run_dir: Path, known: RolledBack | None) -> tuple[Path | None, bool]:
+    """The checkpoint that an earlier life went back to (None is the start), and whether that can be done again."""
+    if known is None:
+        return None, False
+    if known.to is None:
+        return None, True
+    path = run_dir / CHECKPOINTS / f"step-{known.to}"
+    return path, not verify(path)
 
 
 def order_for(checkpoint: Path | None) -> Restore:

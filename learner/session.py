@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from configs.schema import RunConfig
 from learner import training_state
-from learner.checkpoint import STATE, mark_best, remove_superfluous, write_checkpoint
+from learner.checkpoint import STATE, mark_best, remove_superfluous, step_of, steps_of, write_checkpoint
 from learner.collate import by_length
 from learner.copies import Copies
 from learner.engine import Engine
@@ -24,14 +24,14 @@ from learner.exchange import Exchange
 from learner.gauges import Gauges
 from learner.history import History
 from learner.intake import Batch
-from learner.journal.records import Received
-from learner.life import Life, account, lives
+from learner.journal.records import Received, RolledBack
+from learner.life import Life, lives
 from learner.logbook import Logbook
 from learner.publish import publish
 from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
 from learner.record import Record
 from learner.recovery import Recovery, Rollback, Stop
-from learner.rollback import last_good, order_for, restore
+from learner.rollback import last_good, order_for, restore, went_back_to
 from learner.selection import Selection
 from policies.adapter import Adapter
 from protocol.errors import RbaError
@@ -118,7 +118,8 @@ class Session:
             self._evaluate(f"step {step}", self._held_out)
         if step and self._selection.due(step):
             self._validate()
-        if step and not last and section.checkpoint_every and step % section.checkpoint_every == 0:
+        due = section.checkpoint_every and step % section.checkpoint_every == 0
+        if step and not last and (due or self._logbook.wants_checkpoint):
             self._checkpoint()
 
     def _catch_up(self, trained: Callable[[int], object] = lambda _: None) -> bool:
@@ -247,7 +248,7 @@ class Session:
     def _roll_back(self, rollback: Rollback) -> None:
         started = time.monotonic()
         self._exchange.set_aside(rollback.groups, self._step)
-        checkpoint = last_good(self._checkpoints_of, rollback.good_below, self._life.step)
+        checkpoint = self._good_checkpoint(rollback)
         order = order_for(checkpoint)
         self._order(order)
         restore(self._engine, self._ranks, order, checkpoint)
@@ -256,6 +257,17 @@ class Session:
             return  # the history that is still to be told would not be part of either
         self._publish()  # at once: until then actors sample with weights that are given up
         self._checkpoint()  # a later life begins here too, and knows what was set aside
+
+    def _good_checkpoint(self, rollback: Rollback) -> Path | None:
+        """Where the weights go back to. It is noted, for the steps behind it only give the same weights again from the same ones."""
+        checkpoint, known = went_back_to(self._checkpoints_of, self._history.rollbacks.get(self._step))
+        if not known:
+            checkpoint = last_good(self._checkpoints_of, rollback.good_below, self._life.step)
+            self._logbook.note(RolledBack(self._step, step_of(checkpoint) if checkpoint is not None else None))
+            self._logbook.commit()  # before anybody hears of these weights
+        if checkpoint is not None:
+            self._recovery.went_back(step_of(checkpoint))
+        return checkpoint
 
     def _checkpoint(self, best: float | None = None) -> None:
         """Write the current weights, unless they are written; `best` is the figure that makes them the best ones."""
@@ -268,12 +280,12 @@ class Session:
             mark_best(self._run_dir, self._step, self._config.validation.metric, best)
         self._tidy()
         needs = {step: life.journal_needs for step, life in lives(self._run_dir).items()}
-        complete = self._step >= self._config.learner.steps  # then the journal stays, to be replayed
-        self._logbook.checkpointed(self._step, needs[self._step], None if complete else min(needs.values()))
+        self._logbook.checkpointed(self._step, needs, complete=self._step >= self._config.learner.steps)
 
     def _write(self) -> bool:
         """False when the disk refused a checkpoint, which a later one makes good; raises for the last one."""
         started = time.monotonic()
+        self._logbook.begin_checkpoint()
         self._order(Save(self._step))
         dtype = self._config.model.dtype
         tensors, moments = self._engine.tensors(dtype), self._engine.training_state.gathered()
@@ -300,28 +312,23 @@ class Session:
         section, best, good_below = self._config.learner, self._selection.state.step, self._recovery.state.good_below
 
         def held(doomed: list[int]) -> set[int]:
-            return {*self._copies.held(doomed), self._saved}
+            kept = set(steps_of(self._run_dir)) - set(doomed)
+            return {*self._copies.held(doomed), self._saved, *self._recovery.needed(kept)}
 
         remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below, held)
 
     def _present_life(self) -> Life:
         """What the run's next life needs, beside tensors."""
-        exchange = self._exchange
-        frontier = exchange.frontier.state(exchange.intake.queued_ordinals)
-        durable, needs = self._logbook.position(frontier.untrained)
         return Life(
             step=self._step,
             lineage=self._life.lineage,
             updates=self._engine.training_state.updates,
             recovery=self._recovery.state,
             ancestry=self._life.ancestry,
-            journal_at=durable,
-            journal_needs=needs,
-            frontier=frontier,
             progress=self._record.progress.state(),
             evaluations=self._record.evaluations,
             selection=self._selection.state,
-            **account(exchange.accounts()[0], exchange.intake.counts),
+            **self._exchange.left(),
         )
 
     def _close(self) -> dict[str, Any]:

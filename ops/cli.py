@@ -73,7 +73,7 @@ def stop(
     run: RunArgument,
     wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
 ) -> None:
-    """Finish the step, write a checkpoint and end. A second `rba stop` ends at once."""
+    """Finish the groups that are sampled, and the step; write a checkpoint and end. A second `rba stop` ends at once."""
     from ops import rundir, watching
 
     raise typer.Exit(watching.stop(rundir.find(run), _console(), wait=wait))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from learner.checkpoint import newest
 from ops import ports
-from ops.orders import Action, Build, Event, Failed, Finish, Kill, Phase, Place, Placed, Run, Stop
+from ops.orders import Action, Build, Drain, Event, Failed, Finish, Kill, Phase, Place, Placed, Run, Stop
 from ops.processes import RETIRED
 from ops.resume import Origin
 from ops.supervision import Supervision
 from ops.topology import Topology
 from ops.workers import Fleet
+
+Found = tuple[Path | None, dict[Path, list[str]]]
+"""The last whole checkpoint, and the later ones that are not (see `learner.checkpoint.newest`)."""
 
 
 class Hands:
@@ -24,6 +30,10 @@ class Hands:
         self._supervision = supervision
         self._on_lineage = on_lineage
         self._learner_attempt = 0
+        self._search: Future[Found] | None = None
+        """For the checkpoint that the learner goes on from: it reads every byte of one, which may take minutes."""
+        self._waiting: dict[str, int] = {}
+        """Attempt of each rank that is built once it is found."""
 
     def act(self, actions: list[Action]) -> Finish | None:
         """Carry the actions out; the `Finish` among them, if any."""
@@ -35,9 +45,12 @@ class Hands:
                     self._build(name, attempt)
                 case Run(name):
                     self.fleet.run(name)
+                case Drain(name, reason):
+                    self.fleet.drain(name, reason)
                 case Stop(name, reason):
                     self.fleet.stop(name, reason)
                 case Kill(name):
+                    self._waiting.pop(name, None)
                     self.fleet.kill(name)
                 case Finish():
                     return action
@@ -59,6 +72,8 @@ class Hands:
 
     def hear(self, timeout_s: float) -> list[Event]:
         """What the workers report. An actor is said with the fetcher of its machine, which may be one that the run is new to."""
+        if self._search is not None and self._search.done():
+            self._go_back(*self._search.result())
         return [self._beside(event) if isinstance(event, Placed) else event for event in self.fleet.poll(timeout_s)]
 
     def _beside(self, event: Placed) -> Placed:
@@ -86,7 +101,9 @@ class Hands:
 
     def _build(self, name: str, attempt: int) -> None:
         if self.wiring.spec(name).role == "learner" and attempt > self._learner_attempt:
-            self._go_back(attempt)
+            self._waiting[name] = attempt
+            self._search = self._search or _in_background(lambda: newest(self.wiring.run.path))
+            return
         phases = self._supervision.phases
         described = {other: told for other, told in self.fleet.descriptions.items() if phases[other] not in RETIRED}
         try:
@@ -99,10 +116,28 @@ class Hands:
             kwargs |= settings
         self.fleet.build(name, kwargs)
 
-    def _go_back(self, attempt: int) -> None:
+    def _go_back(self, checkpoint: Path | None, torn: dict[Path, list[str]]) -> None:
         """The learner goes on from the last whole checkpoint, in a new lineage; all ranks from the same one."""
-        self._learner_attempt = attempt
-        checkpoint, torn = newest(self.wiring.run.path)
+        waiting, self._waiting, self._search = self._waiting, {}, None
+        if not waiting:
+            return  # it was killed meanwhile
+        self._learner_attempt = max(waiting.values())
         origin = Origin(self.wiring.origin.lineage + 1, checkpoint, torn)
         self.wiring = dataclasses.replace(self.wiring, origin=origin, master_port=ports.free())
         self._on_lineage(origin)
+        for name, attempt in waiting.items():
+            self._build(name, attempt)
+
+
+def _in_background(work: Callable[[], Found]) -> Future[Found]:
+    """A thread that does not hold up the end of the process."""
+    future: Future[Found] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever takes the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoints", daemon=True).start()
+    return future

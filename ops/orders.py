@@ -150,6 +150,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Drain:
+    """Call the role's `drain`: it leaves once what it works on is done."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """Call the role's `stop`."""
 
@@ -173,4 +181,4 @@ class Finish:
     user_error: bool = False
 
 
-Action = Place | Build | Run | Stop | Kill | Finish
+Action = Place | Build | Run | Drain | Stop | Kill | Finish

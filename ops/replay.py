@@ -12,6 +12,7 @@ from configs import loader
 from configs.schema import RunConfig
 from learner.checkpoint import CHECKPOINTS, steps_of, verify
 from learner.journal import JOURNAL
+from learner.life import lives
 from ops.rundir import RunDir
 from ops.status import is_alive
 from protocol.errors import UserError
@@ -59,7 +60,7 @@ def _checkpoint(run: RunDir, step: int | None) -> Path | None:
     if not segments:
         raise UserError("the run has no journal", where=str(run.path / JOURNAL), fix="name a run that this version of rba has carried out")
     if step is None:
-        step = 0 if segments[0] == 1 else next(iter(steps_of(run.path)), 0)
+        step = 0 if segments[0] == 1 else next((step for step, life in lives(run.path).items() if life.journal_needs >= segments[0]), 0)
     if step == 0:
         return None
     path = run.path / CHECKPOINTS / f"step-{step}"

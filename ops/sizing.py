@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 
 from configs.schema import FleetSection
-from ops.orders import Action, Phase, Place, Stop
+from ops.ending import FAREWELL_S
+from ops.orders import Action, Drain, Phase, Place
 from ops.processes import Processes
 
 SCALABLE = ("rollout", "reward")
@@ -21,7 +22,7 @@ class Sizing:
 
     def __init__(self, processes: Processes, section: FleetSection, notes: list[str], kill: Callable[[str], Action]) -> None:
         self._processes, self._notes, self._kill = processes, notes, kill
-        self._drain_s = section.drain_s
+        self._drain_s = section.drain_s + FAREWELL_S
         self.wanted = {role: len(processes.members(role)) for role in SCALABLE}
         """How many of each role there are to be, spares not counted."""
         self.wanted_spares = section.spare_actors
@@ -77,6 +78,6 @@ class Sizing:
                 return []
             case Phase.RUNNING:
                 process.phase, process.leaves_until_s = Phase.STOPPING, now_s + self._drain_s
-                return [Stop(name, "the fleet is made smaller")]
+                return [Drain(name, "the fleet is made smaller")]
             case _:
                 return [self._kill(name)]

@@ -1,7 +1,7 @@
 """When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
     events (Placed, Built, Ended, Failed, Hung, Homeless, Gone, StopRequested, Scale, Tick)
-        ──▶ Supervision ──▶ actions (Place, Build, Run, Stop, Kill, Finish)
+        ──▶ Supervision ──▶ actions (Place, Build, Run, Drain, Stop, Kill, Finish)
 
 No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
 built, and runs at once. One that fails comes back under its own id once nothing of it is left, until its budget is spent
@@ -71,7 +71,7 @@ class Supervision:
         self._optional = frozenset(optional)
         self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
         self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
-        self._ending = Ending(self._processes)
+        self._ending = Ending(self._processes, section.drain_s)
         self.state = State.STARTING
         self.notes: list[str] = []
         """What people should hear of, though it need not end the run."""

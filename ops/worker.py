@@ -6,14 +6,17 @@ import contextlib
 import importlib
 import os
 import shutil
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 from protocol.errors import RbaError, UserError
-from protocol.role import Adjustable, Role, RoleDescription
+from protocol.role import Adjustable, Leaver, Role, RoleDescription
 
 
 class RoleError(Exception):
@@ -28,6 +31,11 @@ class RoleWorker:
         self._factory = factory
         self._role: Role | None = None
         self._cleans = cleans
+        self._role_ended = False
+        self._terminations = 0
+        self._ray_handler: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._ray_handler = signal.signal(signal.SIGTERM, self._terminate)
         _write_output_to(Path(output))
 
     def where(self) -> tuple[str, int]:
@@ -56,6 +64,7 @@ class RoleWorker:
             with _told():
                 return self._role.run()
         finally:
+            self._role_ended = True
             for folder in self._cleans:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -68,10 +77,26 @@ class RoleWorker:
         with _told():
             cast(Adjustable, self._role).adjust(**settings)
 
+    def drain(self, reason: str) -> None:
+        """The role's `drain`; its `stop` where it has none."""
+        if isinstance(self._role, Leaver):
+            self._role.drain(reason)
+        else:
+            self.stop(reason)
+
     def stop(self, reason: str) -> None:
         """The role's `stop`."""
         if self._role is not None:
             self._role.stop(reason)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM asks a role that can leave to do so, a second one to stop; for all others it stays what Ray makes of it."""
+        self._terminations += 1
+        if isinstance(self._role, Leaver) and not self._role_ended and self._terminations <= 2:
+            ask = self._role.drain if self._terminations == 1 else self._role.stop
+            threading.Thread(target=ask, args=("SIGTERM",), daemon=True).start()  # a handler must not wait for a lock
+        elif callable(self._ray_handler):
+            self._ray_handler(number, frame)
 
 
 @contextlib.contextmanager

@@ -120,6 +120,10 @@ class Fleet:
         self.told[name] = settings
         self._pending[self._workers[name].adjust.remote(settings)] = (name, "adjust")
 
+    def drain(self, name: str, reason: str) -> None:
+        """Ask its role to leave once what it works on is done; `poll` reports its end."""
+        self._pending[self._workers[name].drain.remote(reason)] = (name, "drain")
+
     def stop(self, name: str, reason: str) -> None:
         """Ask its role to end; `poll` reports it."""
         self._pending[self._workers[name].stop.remote(reason)] = (name, "stop")
@@ -192,7 +196,7 @@ class Fleet:
                 self.told.pop(name, None)
             return None  # a hiccup between Ray's processes; if the worker is dead, its `run` says so
         except self._ray.exceptions.RayError as error:
-            if method in {"status", "stop", "adjust"} and isinstance(error, self._ray.exceptions.ActorDiedError):
+            if method in {"status", "drain", "stop", "adjust"} and isinstance(error, self._ray.exceptions.ActorDiedError):
                 return None  # its `run` says so
             if method == "sweep":
                 self._sweeping.pop(name, None)
@@ -260,7 +264,7 @@ def _sweep(process: str) -> None:
 
 
 def _grouped(role_worker: type[RoleWorker]) -> type[RoleWorker]:
-    """`build` and `run` share one thread; `status` and `stop` have others, so that they are answered meanwhile."""
+    """`build` and `run` share one thread; `status` and what ends it have others, so that they are answered meanwhile."""
     import ray
 
     for method, group in {
@@ -269,6 +273,7 @@ def _grouped(role_worker: type[RoleWorker]) -> type[RoleWorker]:
         "run": "work",
         "where": "watch",
         "status": "watch",
+        "drain": "watch",
         "stop": "watch",
         "adjust": "watch",
     }.items():

@@ -18,7 +18,7 @@ import msgspec
 from protocol.errors import ProtocolError
 from protocol.messages import ActorMessage, LearnerMessage, WeightMessage
 
-PROTOCOL = (1, 0)
+PROTOCOL = (1, 1)
 """Version of the protocol that this code speaks: (major, minor)."""
 MAGIC = b"RBA"
 PREFIX = MAGIC + bytes(PROTOCOL)
@@ -34,17 +34,25 @@ _encoder = msgspec.msgpack.Encoder()
 class BadMagicError(ProtocolError):
     """The frames are not of this protocol at all."""
 
+    reason = "bad_magic"
+
 
 class OtherVersionError(ProtocolError):
     """The peer speaks another major version."""
+
+    reason = "other_version"
 
 
 class TooLargeError(ProtocolError):
     """More bytes than a message may have."""
 
+    reason = "too_large"
+
 
 class BadMessageError(ProtocolError):
     """The header is no message of this boundary."""
+
+    reason = "bad_message"
 
 
 def encode(message: msgspec.Struct, payload: Sequence[bytes | memoryview] = (), cap_bytes: int | None = None) -> list[bytes | memoryview]:

@@ -29,3 +29,6 @@ class UserError(RbaError):
 
 class ProtocolError(RbaError):
     """A peer sent something that is not of this protocol."""
+
+    reason = "other"
+    """In a word, for metrics."""

@@ -8,7 +8,7 @@ unique   = trained + dropped{reason} + queued     (results that entered)
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protocol.messages import GroupResult
@@ -61,6 +61,11 @@ class Ledger:
     def _receive(self, result: GroupResult) -> None:
         self.received += 1
         self.pairs_received += len(result.pairs)
+
+    def copy(self) -> Ledger:
+        """The counts of this moment."""
+        reasons = Counter(self.rejected), Counter(self.dropped), Counter(self.pairs_rejected)
+        return replace(self, rejected=reasons[0], dropped=reasons[1], pairs_rejected=reasons[2])
 
     def faults(self) -> list[str]:
         """The identities that do not hold, in words; empty when all do."""

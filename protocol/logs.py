@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections import Counter
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -45,3 +47,38 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     # Not bound yet: one that is made before `configure` follows it.
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(part=name)
     return logger
+
+
+class Sparing:
+    """Keeps whoever may say what they like from filling the disk: of each event a few lines a minute, and how many were left out."""
+
+    LINES, EVERY_S, DETAIL = 20, 60.0, 300
+
+    def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
+        self._logger = logger
+        self._since_s = float("-inf")
+        self._said: Counter[str] = Counter()
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Something that people should see."""
+        if self._may(event):
+            self._logger.info(event, **self._cut(fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something that people should look at."""
+        if self._may(event):
+            self._logger.warning(event, **self._cut(fields))
+
+    def _may(self, event: str) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._since_s >= self.EVERY_S:
+            for name, count in self._said.items():
+                if count > self.LINES:
+                    self._logger.warning("lines left out", of=name, lines=count - self.LINES, within_s=self.EVERY_S)
+            self._since_s = now_s
+            self._said.clear()
+        self._said[event] += 1
+        return self._said[event] <= self.LINES
+
+    def _cut(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: value[: self.DETAIL] if isinstance(value, str) else value for name, value in fields.items()}

@@ -5,22 +5,28 @@
 Everything here is plain data (`msgspec.Struct`), encoded as msgpack by `protocol.codec`. Arrays travel as
 little-endian bytes: `token_ids` int32 ``[token]``, `logprobs` float32 ``[token]``. Unknown fields of a newer
 minor protocol version are ignored by the decoder; new fields therefore always have a default.
+
+What results are made of is left to reference counts alone (``gc=False``), for plain data holds no cycles: a collection that looks
+through thousands of completions takes as long as to decode them.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from protocol.measures import GroupMeasures
 
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+"""What a peer calls itself, or is called."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
 REFERENCE = -1
 """Stands for the teacher's reference where a `PreferencePair` names a completion by its index."""
 
 
-class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True):
+class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """Names one set of weights: the learner step that made it, in one lineage of checkpoints.
 
     The lineage rises with every resume or roll-back, so that one number never means two models.
@@ -39,7 +45,7 @@ class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True):
         return cls(int(lineage), int(step))
 
 
-class VersionSpan(msgspec.Struct, frozen=True, array_like=True):
+class VersionSpan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens ``[start, end)`` of a completion were sampled by `version`."""
 
     version: PolicyVersion
@@ -107,17 +113,19 @@ class Outcome(StrEnum):
 class Hello(msgspec.Struct, tag="hello"):
     """Rollout actor → learner, first and after every reconnect."""
 
-    actor_id: str
-    incarnation: int
+    actor_id: Name
+    incarnation: Count
     """Rises with every start of the actor's process; a lower one is fenced off."""
-    capacity_groups: int
+    capacity_groups: Count
     """Groups that the actor can hold at once; a spare has none, and hears of policy versions all the same."""
     protocol: tuple[int, int]
-    host: str = ""
-    pid: int = 0
-    engine: str = ""
+    host: Name = ""
+    pid: Count = 0
+    engine: Name = ""
     held: list[tuple[int, int]] = []
     """(ordinal, lease epoch) of each group that the actor still works on, after a reconnect."""
+    done_below: int = 0
+    """Since 1.1: messages of results with a lower sequence are acknowledged, and never sent again."""
 
 
 class Welcome(msgspec.Struct, tag="welcome"):
@@ -159,7 +167,7 @@ class Lease(msgspec.Struct, tag="lease"):
     """Seconds from receipt; later results lose against a lease granted again."""
 
 
-class Completion(msgspec.Struct):
+class Completion(msgspec.Struct, gc=False):
     """One sampled answer to one utterance."""
 
     utterance: int
@@ -182,14 +190,14 @@ class Completion(msgspec.Struct):
         return min((span.version for span in self.spans), default=None)
 
 
-class PreferencePair(msgspec.Struct, frozen=True, array_like=True):
+class PreferencePair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Indices into the group's completions. `chosen` may be `REFERENCE`: then it is heard on `rejected`'s utterance."""
 
     chosen: int
     rejected: int
 
 
-class GroupResult(msgspec.Struct):
+class GroupResult(msgspec.Struct, gc=False):
     """The one outcome of one leased group."""
 
     ordinal: int
@@ -210,9 +218,9 @@ class GroupResult(msgspec.Struct):
 class GroupResults(msgspec.Struct, tag="results"):
     """Rollout actor → learner. Sent again, unchanged, until it is acknowledged."""
 
-    actor_id: str
-    incarnation: int
-    sequence: int
+    actor_id: Name
+    incarnation: Count
+    sequence: Count
     """Rises by one with every new message of this incarnation."""
     results: list[GroupResult]
 
@@ -233,8 +241,8 @@ class Heartbeat(msgspec.Struct, tag="heartbeat"):
     held_groups: int = 0
     generated_tokens: int = 0
     """Since the actor's start; shows that the working loop works."""
-    capacity_groups: int | None = None
-    """Of the actor, from now on (see `Hello`)."""
+    capacity_groups: Count | None = None
+    """Since 1.1: of the actor, from now on (see `Hello`)."""
 
 
 class Bye(msgspec.Struct, tag="bye"):

@@ -51,6 +51,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_results_unique_total", "counter", "Group results that were the first of their ordinal.", (LEARNER,)),
     Metric("rba_results_duplicate_total", "counter", "Group results of an ordinal that had one already.", (LEARNER,)),
     Metric("rba_results_rejected_total", "counter", "Group results that were refused.", (LEARNER,), ("reason",)),
+    Metric("rba_messages_refused_total", "counter", "Messages to the learner that nobody could read.", (LEARNER,), ("reason",)),
     Metric("rba_results_trained_total", "counter", "Group results that changed the weights.", (LEARNER,)),
     Metric("rba_results_dropped_total", "counter", "Unique group results that train nobody.", (LEARNER,), ("reason",)),
     Metric("rba_results_queued", "gauge", "Group results that wait for a step.", (LEARNER,)),
@@ -192,6 +193,10 @@ class Metrics:
     def refusals(self, socket: str) -> Callable[[str], None]:
         """Counts who was kept out of `socket`, by reason (see `protocol.gate.Refusal`)."""
         return lambda reason: self.inc("rba_authentication_failures_total", socket=socket, reason=reason)
+
+    def messages_refused(self, reason: str) -> None:
+        """A message from an actor was none (see `protocol.errors.ProtocolError.reason`)."""
+        self.inc("rba_messages_refused_total", reason=reason)
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 
 class RoleDescription(TypedDict):
@@ -49,4 +49,13 @@ class Adjustable(Role, Protocol):
 
     def adjust(self, **settings: Any) -> None:
         """All of them, as they are from now on. Thread-safe."""
+        ...
+
+
+@runtime_checkable
+class Leaver(Role, Protocol):
+    """A role that can leave while the others go on."""
+
+    def drain(self, reason: str) -> None:
+        """Ask `run` to take no new work, to finish what is under way within `fleet.drain_s`, and to return. `stop` ends it at once."""
         ...

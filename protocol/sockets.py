@@ -91,3 +91,17 @@ def send(socket: Socket, frames: list[bytes | memoryview]) -> bool:
             return False
         raise
     return True
+
+
+def connections(socket: Socket) -> Socket:
+    """What `reconnected` reads; the owner of `socket` closes it by `socket.disable_monitor()`."""
+    return socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+
+
+def reconnected(monitor: Socket) -> bool:
+    """True when the connection has come up since the last call."""
+    count = 0
+    while monitor.poll(0, zmq.POLLIN):
+        monitor.recv_multipart()
+        count += 1
+    return count > 0

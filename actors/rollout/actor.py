@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.rollout.gauges import Gauges
@@ -28,7 +29,8 @@ from protocol.weights.fetcher import FetchError
 REPORT_S = 0.5
 RETRY_S = 0.5
 GIVE_UP_FETCH_S = 1800.0
-"""A version that is known and does not come for so long ends the actor. The first one may take a large learner minutes to publish."""
+"""An actor that gets no version for so long, while the learner publishes newer ones, ends. A learner that publishes none may take as long
+as it likes: it builds its model, or takes the steps of a long journal again. Whether it is alive is the supervisor's business."""
 REFUSALS = 3
 """Times in a row that a version may turn out damaged."""
 ABORT_S = 5.0
@@ -38,7 +40,7 @@ FLUSH_S = 5.0
 
 
 class Link(Protocol):
-    """The actor's end of the lease dialogue (see `protocol.link.ActorLink`)."""
+    """The actor's end of the lease dialogue (see `protocol.links.actor.ActorLink`)."""
 
     async def next_event(self) -> Notice:
         """What the learner wants."""
@@ -56,6 +58,10 @@ class Link(Protocol):
         """How many groups the actor can hold from now on."""
         ...
 
+    def give_back(self, keep: Sequence[int]) -> None:
+        """Take no more groups, and give back all but these ordinals."""
+        ...
+
     async def drained(self, timeout_s: float) -> bool:
         """Wait until every result is acknowledged."""
         ...
@@ -65,8 +71,23 @@ Fetch = Callable[[PolicyVersion], Awaitable[Fetched]]
 """Have a version, or a newer one, on this node. Raises `FetchError`; one call at a time."""
 
 
+@dataclass
+class _Failing:
+    """Versions that do not come."""
+
+    first: PolicyVersion
+    since_s: float | None = None
+    """When a newer one was published first."""
+
+    def left_behind_s(self, wanted: PolicyVersion, now_s: float) -> float:
+        """For how long the learner has published and nothing has come."""
+        if wanted > self.first and self.since_s is None:
+            self.since_s = now_s
+        return now_s - self.since_s if self.since_s is not None else 0.0
+
+
 class Actor:
-    """Works until the learner says Bye or `stop` is called. All methods but `figures` belong to one event loop."""
+    """Works until the learner says Bye, or `stop` or `drain` is called. All methods but `figures` belong to one event loop."""
 
     def __init__(
         self,
@@ -94,13 +115,15 @@ class Actor:
         self._moved_s = time.monotonic()
         """When work last moved on, or there was none."""
         self._applying = False
+        self._leaves_for = ""
+        """Why it takes no more groups, or ""."""
         self.applied: PolicyVersion | None = None
         self.registered = False
         self.spare = spare
 
     async def work(self) -> str:
         """Consumes: notices of the learner, policy versions. Produces: group results. Waits for: the end of the job.
-        Unblocked by: the learner's Bye, `stop`, or the first error of any task, which is raised. Returns why it ended.
+        Unblocked by: the learner's Bye, `stop`, `drain`, or the first error of any task, which is raised. Returns why it ended.
         """
         async with asyncio.TaskGroup() as tasks:
             loops = [
@@ -114,6 +137,21 @@ class Actor:
                 self._log.warning("groups could not be called off", groups=len(late))
         self._hand_over([])
         return reason
+
+    def drain(self, reason: str, within_s: float) -> None:
+        """Take no more groups, give back those that have not begun, finish the others within `within_s`, and end `work`."""
+        if self._leaves_for:
+            return
+        self._leaves_for = reason or "drained"
+        self._waiting.clear()
+        self._log.info("leaving", reason=reason, groups=len(self._running), within_s=within_s)
+        self._link.give_back([leased.ordinal for leased in self._running.values()])
+        self._ending.get_loop().call_later(within_s, self.stop, self._leaves_for)
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self._leaves_for and not self._running:
+            self.stop(self._leaves_for)
 
     def stop(self, reason: str) -> None:
         """End `work`: no new groups, what is under way is called off, and the learner may lease it to others."""
@@ -161,6 +199,8 @@ class Actor:
                 case Registered():
                     self.registered = True
                     self._log.info("registered", run_id=notice.welcome.run_id, policy_version=str(notice.welcome.policy_version))
+                case Granted() if self._leaves_for:
+                    pass  # it was on its way, and is given back
                 case Granted():
                     self._waiting.extend((leased, notice.lease.policy_version) for leased in notice.lease.groups)
                     await self._know(notice.lease.policy_version)
@@ -176,20 +216,20 @@ class Actor:
         """Consumes: known versions. Produces: applied versions. Waits for: a version newer than the applied one.
         Unblocked by: `_listen`.
         """
-        refusals, failing_since_s = 0, None
+        refusals, failing = 0, None
         while True:
             await self._until(lambda: self._known is not None and (self.applied is None or self._known > self.applied))
             wanted, now_s = self._known, time.monotonic()
             assert wanted is not None  # noqa: S101 - by the line before
             try:
                 await self._change_to(wanted)
-                refusals, failing_since_s = 0, None
+                refusals, failing = 0, None
                 continue
             except FetchError as error:
-                if failing_since_s is None:
-                    failing_since_s = now_s
+                if failing is None:
+                    failing = _Failing(wanted)
                     self._log.warning("policy version does not come yet", policy_version=str(wanted), error=str(error))
-                if now_s - failing_since_s > GIVE_UP_FETCH_S:
+                if failing.left_behind_s(wanted, now_s) > GIVE_UP_FETCH_S:
                     raise
             except RefusedVersionError as error:
                 refusals += 1
@@ -246,6 +286,7 @@ class Actor:
             self._stages.subtract(stage)
             self._running.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
             self._account()
+            self._leave_if_done()
         await self._notify()
 
     async def _deliver(self) -> None:

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from policies.adapter import adapter
 from protocol import logs
 from protocol.dataset import DataSet
 from protocol.keyring import ClientKeys, Keyring
-from protocol.link import ActorLink
+from protocol.links.actor import ActorLink
 from protocol.messages import Fetched, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
@@ -118,12 +118,26 @@ class RolloutActor:
         actor = self._actor
         return {"state": self._state, "start_seconds": self._start_seconds, **(actor.figures() if actor is not None else {})}
 
+    def drain(self, reason: str) -> None:
+        """Ask `run` to return once the groups under way have their outcome, or after `fleet.drain_s`; the others are given back at once."""
+        self._ask_to_end(reason, self._drain_now)
+
     def stop(self, reason: str) -> None:
         """Ask `run` to return soon: groups under way are given back to the learner."""
+        self._ask_to_end(reason, self._stop_now)
+
+    def _ask_to_end(self, reason: str, how: Callable[[], None]) -> None:
         with self._lock:
             self._stop_reason = self._stop_reason or reason or "stopped"
             if self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._stop_now)
+                self._loop.call_soon_threadsafe(how)
+
+    def _drain_now(self) -> None:
+        if self._actor is None:
+            self._stop_now()
+            return
+        self._state = "draining"
+        self._actor.drain(self._stop_reason or "", self._config.fleet.drain_s)
 
     def adjust(self, *, spare: bool, reward_urls: Sequence[str]) -> None:
         """From now on be a spare or not, and ask these reward servers."""

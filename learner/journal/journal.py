@@ -159,6 +159,11 @@ class Journal:
             self._count()
         return freed
 
+    def bytes_behind(self, sequence: int) -> int:
+        """Size of the files that reach behind `sequence`."""
+        below = [*(segment.first for segment in self._segments[1:]), self.durable + 1]
+        return sum(segment.size_bytes for segment, first in zip(self._segments, below, strict=False) if first > sequence + 1)
+
     def close(self) -> None:
         """Let go of the files. What was appended and not committed is lost."""
         self._leave()

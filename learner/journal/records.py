@@ -21,6 +21,12 @@ class Began(msgspec.Struct, tag="began", frozen=True):
     """Of its first grants: the next life's lie above, also where it goes on from the same checkpoint."""
 
 
+class Leased(msgspec.Struct, tag="leased", frozen=True):
+    """From here on every ordinal below `below` may have been leased. What each stands for is a function of the run's seed."""
+
+    below: int
+
+
 class HeldOut(msgspec.Struct, tag="held_out", frozen=True):
     """`count` ordinals from `first` on are held-out groups, and no positions of the training stream."""
 
@@ -58,6 +64,14 @@ class Skipped(msgspec.Struct, tag="skipped", frozen=True):
     step: int
 
 
+class RolledBack(msgspec.Struct, tag="rolled_back", frozen=True):
+    """After `step` the weights are those of an earlier checkpoint again."""
+
+    step: int
+    to: int | None
+    """Step of that checkpoint; None for the start."""
+
+
 class Dropped(msgspec.Struct, tag="dropped", frozen=True):
     """A received group trains nobody."""
 
@@ -80,7 +94,7 @@ class Salvaged(msgspec.Struct, tag="salvaged", frozen=True):
     last: int
 
 
-Record = Began | HeldOut | Received | Taken | Trained | Skipped | Dropped | Checkpointed | Salvaged
+Record = Began | Leased | HeldOut | Received | Taken | Trained | Skipped | RolledBack | Dropped | Checkpointed | Salvaged
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

@@ -1,7 +1,9 @@
 """The rollout actor's side of the lease dialogue. Pure: events in, actions out.
 
-Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them when the
-learner comes back with another boot id. A learner that falls silent is greeted again.
+Results are sent again, unchanged, until they are acknowledged: after a while without an acknowledgement, and all of them on a new
+connection, or when the learner comes back with another boot id. A learner is greeted on each new connection, and when it falls silent;
+one whose actor is about to leave is greeted with a capacity of 0 and what the actor still finishes, so that it leases the rest to others
+and grants nothing more.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from protocol.messages import (
 
 GREET_EVERY_S = 1.0
 RESEND_AFTER_S = 5.0
+RESEND_LIMIT_S = 60.0
+"""The wait doubles up to this: a learner in a long step acknowledges when it is over, and should not find everything a dozen times."""
 SILENT_HEARTBEATS = 3
 
 # --- events -------------------------------------------------------------------------------------------------
@@ -71,13 +75,27 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Connected:
+    """The connection is up, for the first time or again: another learner may be at its end, and what was on its way may be lost."""
+
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivingBack:
+    """The actor takes no more groups, and gives back all but these ordinals."""
+
+    keep: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """The actor ends."""
 
     reason: str
 
 
-Event = LearnerSaid | Results | Report | Resized | Tick | Leaving
+Event = LearnerSaid | Results | Report | Resized | Tick | Connected | GivingBack | Leaving
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -128,6 +146,7 @@ class Unacknowledged:
 
     message: GroupResults
     sent_s: float
+    wait_s: float = RESEND_AFTER_S
 
 
 @dataclass(slots=True)
@@ -142,6 +161,7 @@ class ActorDialogue:
     engine: str = ""
     registered: bool = False
     ended: bool = False
+    leaving: bool = False
     boot_id: str = ""
     heartbeat_s: float = 2.0
     version: PolicyVersion | None = None
@@ -169,10 +189,14 @@ class ActorDialogue:
                 self._applied, self._generated_tokens = event.applied, event.generated_tokens
                 return []
             case Resized():
-                self.capacity_groups = event.capacity_groups
-                return [self._beat()] if self.registered else []
+                return self._resize(event.capacity_groups)
             case Tick():
                 return self._tick(event.now_s)
+            case Connected():
+                return self._connected(event.now_s)
+            case GivingBack():
+                self._give_back(event.keep)
+                return []
             case Leaving():
                 return [Send(Bye(event.reason))] if self.registered else []
 
@@ -205,12 +229,29 @@ class ActorDialogue:
         actions: list[Action] = [Registered(welcome), *self._know(welcome.policy_version)]
         for waiting in self.unacknowledged.values():
             if again or waiting.sent_s == float("-inf"):
-                waiting.sent_s = now_s
+                waiting.sent_s, waiting.wait_s = now_s, RESEND_AFTER_S
                 actions.append(Send(waiting.message))
         return actions
 
+    def _give_back(self, keep: frozenset[int]) -> None:
+        self.capacity_groups, self.leaving = 0, True
+        self.held = {ordinal: epoch for ordinal, epoch in self.held.items() if ordinal in keep}
+        self.groups = {ordinal: group for ordinal, group in self.groups.items() if ordinal in keep}
+        self.registered, self._greeted_s = False, float("-inf")  # the next tick greets
+
+    def _resize(self, capacity_groups: int) -> list[Action]:
+        """More room is told at once. One that has none left greets anew, so that what is on its way to it goes to others."""
+        if self.leaving or capacity_groups == self.capacity_groups:
+            return []
+        self.capacity_groups = capacity_groups
+        if not capacity_groups:
+            self.registered, self._greeted_s = False, float("-inf")
+        return [self._beat()] if self.registered else []
+
     def _take(self, leased: LeasedGroup) -> bool:
-        """Note a leased group; False when the actor works on it already."""
+        """Note a leased group; False when the actor works on it already, or takes no more."""
+        if not self.capacity_groups:
+            return False
         known = leased.ordinal in self.held and self.groups.get(leased.ordinal) == leased.group.group_id
         self.groups[leased.ordinal] = leased.group.group_id
         self.held[leased.ordinal] = max(leased.lease_epoch, self.held.get(leased.ordinal, 0))
@@ -232,6 +273,12 @@ class ActorDialogue:
         self.unacknowledged[message.sequence] = Unacknowledged(message, now_s if self.registered else float("-inf"))
         return [Send(message)] if self.registered else []
 
+    def _connected(self, now_s: float) -> list[Action]:
+        self.registered, self._greeted_s = False, float("-inf")
+        for waiting in self.unacknowledged.values():
+            waiting.sent_s = float("-inf")
+        return self._tick(now_s)
+
     def _tick(self, now_s: float) -> list[Action]:
         if self.ended:
             return []
@@ -242,14 +289,16 @@ class ActorDialogue:
                 return []
             self._greeted_s = now_s
             held = sorted(self.held.items())
-            return [Send(Hello(self.actor_id, self.incarnation, self.capacity_groups, PROTOCOL, self.host, self.pid, self.engine, held))]
+            done_below = min(self.unacknowledged, default=self._sequence)
+            whoami = (self.actor_id, self.incarnation, self.capacity_groups, PROTOCOL, self.host, self.pid, self.engine)
+            return [Send(Hello(*whoami, held, done_below))]
         actions: list[Action] = []
         if now_s - self._beat_s >= self.heartbeat_s:
             self._beat_s = now_s
             actions.append(self._beat())
         for waiting in self.unacknowledged.values():
-            if now_s - waiting.sent_s >= RESEND_AFTER_S:
-                waiting.sent_s = now_s
+            if now_s - waiting.sent_s >= waiting.wait_s:
+                waiting.sent_s, waiting.wait_s = now_s, min(2 * waiting.wait_s, RESEND_LIMIT_S)
                 actions.append(Send(waiting.message))
         return actions
 

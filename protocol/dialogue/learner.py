@@ -5,19 +5,22 @@
                  └──── expired ◀──────┘  deadline passed, or its actor fell silent, left, or came back without it
 
 Guarantees: an ordinal is settled once; every later result of it is a counted duplicate; a message of results is acknowledged only
-after `Settled`; what is granted again has a higher lease epoch.
+after `Settled`; what is granted again has a higher lease epoch. The first outcome of an ordinal counts, whichever life of the learner
+leased it: the ordinals that earlier lives have given out are wanted from the start.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from protocol.codec import PROTOCOL
+from protocol.dialogue.departed import Departed, Mail
 from protocol.dialogue.sequences import SequenceSet
+from protocol.dialogue.sharing import shares
 from protocol.ledger import Ledger
 from protocol.messages import (
     Ack,
@@ -37,6 +40,8 @@ from protocol.messages import (
 
 SILENT_HEARTBEATS = 3
 """An actor that misses this many heartbeats has lost its leases."""
+INTERVALS = 1024
+"""Gaps in the sequence of one actor's messages; more have no cause but malice."""
 
 # --- events -------------------------------------------------------------------------------------------------
 
@@ -56,6 +61,8 @@ class Offer:
 
     groups: Sequence[LeasedGroup]
     now_s: float
+    passed: Sequence[int] = ()
+    """Ordinals that nobody is asked for: their groups were set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,7 @@ class Actor:
     """What the learner knows of one registered actor."""
 
     actor_id: str
-    incarnation: int
+    mail: Mail
     peer: bytes
     capacity_groups: int
     last_heard_s: float
@@ -150,8 +157,18 @@ class Actor:
     generated_tokens: int = 0
     held: set[int] = field(default_factory=set)
     """Ordinals of its open leases."""
-    received: SequenceSet = field(default_factory=SequenceSet)
-    acknowledged: SequenceSet = field(default_factory=SequenceSet)
+    begun: frozenset[int] = frozenset()
+    """Ordinals that it works on by leases that are over: they are granted to it rather than to others."""
+
+    @property
+    def incarnation(self) -> int:
+        """Of its process."""
+        return self.mail.incarnation
+
+    @property
+    def room(self) -> int:
+        """Groups that may be granted to it."""
+        return self.capacity_groups - len(self.held)
 
 
 @dataclass(slots=True)
@@ -176,19 +193,21 @@ class LearnerDialogue:
         *,
         ledger: Ledger | None = None,
         settled: SequenceSet | None = None,
+        wanted: Iterable[LeasedGroup] = (),
     ) -> None:
-        """`ledger` and `settled` (ordinals that have their outcome) are those of the run's earlier lives."""
+        """`ledger`, `settled` (ordinals that have their outcome) and `wanted` are those of the run's earlier lives."""
         self.run_id, self.boot_id, self.version = run_id, boot_id, version
         self.heartbeat_s, self.lease_deadline_s = heartbeat_s, lease_deadline_s
         self.ledger = ledger or Ledger()
         self.actors: dict[str, Actor] = {}
+        self._at: dict[bytes, Actor] = {}
+        """The registered actors by the peer that they speak from."""
         self.offered: deque[LeasedGroup] = deque()
         self.open: dict[int, OpenLease] = {}
-        self.granted: dict[int, LeasedGroup] = {}
-        """What was leased at least once and has no outcome yet, by ordinal."""
+        self.wanted = {leased.ordinal: leased for leased in wanted}
+        """What was offered, or leased in an earlier life, and has no outcome yet, by ordinal."""
         self.settled = settled or SequenceSet()
-        self._incarnations: dict[str, int] = {}
-        self._finished: dict[tuple[str, int], tuple[SequenceSet, SequenceSet]] = {}
+        self.departed = Departed()
         self._closing = False
 
     def handle(self, event: Event) -> list[Action]:
@@ -197,7 +216,7 @@ class LearnerDialogue:
             case ActorSaid():
                 return self._heard(event)
             case Offer():
-                self.offered.extend(event.groups)
+                self._offer(event)
                 return self._grant(event.now_s)
             case Published():
                 self.version = max(self.version, event.version)
@@ -208,7 +227,7 @@ class LearnerDialogue:
             case Tick():
                 return self._tick(event.now_s)
             case Undelivered():
-                actor = self._actor_at(event.peer)
+                actor = self._at.get(event.peer)
                 return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
             case Closing():
                 self._closing = True
@@ -220,7 +239,7 @@ class LearnerDialogue:
         message = event.message
         if isinstance(message, Hello):
             return self._hello(event.peer, message, event.now_s)
-        actor = self._actor_at(event.peer)
+        actor = self._at.get(event.peer)
         if actor is None:
             if isinstance(message, GroupResults):
                 for result in message.results:
@@ -246,36 +265,39 @@ class LearnerDialogue:
         actor.capacity_groups = capacity_groups
         return [Log("actor resized", actor.actor_id, detail), *self._grant(now_s)]
 
-    def _actor_at(self, peer: bytes) -> Actor | None:
-        return next((actor for actor in self.actors.values() if actor.peer == peer), None)
-
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:
             theirs, ours = (".".join(map(str, version)) for version in (hello.protocol, PROTOCOL))
             reason = f"the actor speaks protocol {theirs}, the learner {ours}; use one rba version"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
-        newest = self._incarnations.get(hello.actor_id, -1)
-        if hello.incarnation < newest:
-            reason = f"incarnation {newest} of {hello.actor_id} is registered, this one is {hello.incarnation}"
+        known, here = self.actors.get(hello.actor_id), self._at.get(peer)
+        mail = known.mail if known is not None else self.departed.get(hello.actor_id)
+        if mail is not None and hello.incarnation < mail.incarnation:
+            reason = f"incarnation {mail.incarnation} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         actions: list[Action] = []
-        known = self.actors.get(hello.actor_id)
-        held = {ordinal for ordinal, epoch in hello.held if self._holds(hello.actor_id, ordinal, epoch)}
+        if here is not None and here is not known:
+            actions += self._remove(here, now_s)  # a connection speaks for one actor
+        held: set[int] = set()
         if known is not None:
-            same = known.incarnation == hello.incarnation
-            actions += self._remove(known, now_s, keep=held if same else set())
-        received, acknowledged = self._finished.pop((hello.actor_id, hello.incarnation), (SequenceSet(), SequenceSet()))
-        self._incarnations[hello.actor_id] = hello.incarnation
+            if known.incarnation == hello.incarnation:
+                held = {ordinal for ordinal, epoch in hello.held if self._holds(hello.actor_id, ordinal, epoch)}
+            actions += self._remove(known, now_s, keep=held)
+        mail = self.departed.take(hello.actor_id)
+        if mail is None or mail.incarnation != hello.incarnation:
+            mail = Mail(hello.incarnation)
+        mail.received.fill(hello.done_below)
+        mail.acknowledged.fill(hello.done_below)
+        begun = frozenset(ordinal for ordinal, _ in hello.held) - held
         actor = Actor(
-            hello.actor_id, hello.incarnation, peer, hello.capacity_groups, now_s, now_s, hello.host, hello.pid, hello.engine,
-            held=held if known is not None and known.incarnation == hello.incarnation else set(),
-            received=received, acknowledged=acknowledged,
-        )  # fmt: skip
-        self.actors[hello.actor_id] = actor
+            hello.actor_id, mail, peer, hello.capacity_groups, now_s, now_s, hello.host, hello.pid, hello.engine, held=held, begun=begun
+        )
+        self.actors[hello.actor_id] = self._at[peer] = actor
         if self._closing:
             return [*actions, Send(peer, Bye("the run has ended"))]
         welcome = Welcome(self.run_id, self.boot_id, self.version, self.heartbeat_s, PROTOCOL)
-        return [*actions, Send(peer, welcome), Log("actor registered", hello.actor_id, hello.engine), *self._grant(now_s)]
+        event = "actor registered" if hello.capacity_groups else "actor takes no more groups"
+        return [*actions, Send(peer, welcome), Log(event, hello.actor_id, hello.engine), *self._grant(now_s)]
 
     def _holds(self, actor_id: str, ordinal: int, epoch: int) -> bool:
         lease = self.open.get(ordinal)
@@ -286,10 +308,14 @@ class LearnerDialogue:
             for result in message.results:
                 self.ledger.reject(result, "foreign")
             return [Log("results under another actor's name", actor.actor_id, message.actor_id)]
-        if not actor.received.add(message.sequence):
+        if actor.mail.received.intervals >= INTERVALS and message.sequence not in actor.mail.received:
+            for result in message.results:
+                self.ledger.reject(result, "scattered")
+            return [Log("messages out of any order", actor.actor_id)]
+        if not actor.mail.received.add(message.sequence):
             for result in message.results:
                 self.ledger.repeat(result)
-            known = message.sequence in actor.acknowledged
+            known = message.sequence in actor.mail.acknowledged
             return [Send(actor.peer, Ack(actor.incarnation, message.sequence, self.version))] if known else []
         first = [result for result in message.results if self._enter(result)]
         return [Intake(actor.actor_id, actor.incarnation, message.sequence, first), *self._grant(now_s)]
@@ -299,16 +325,16 @@ class LearnerDialogue:
         if result.ordinal in self.settled:
             self.ledger.repeat(result)
             return False
-        granted = self.granted.get(result.ordinal)
-        if granted is None:
+        wanted = self.wanted.get(result.ordinal)
+        if wanted is None:
             self.ledger.reject(result, "unknown_ordinal")
             return False
-        if (granted.group.group_id, granted.purpose) != (result.group_id, result.purpose):
-            self.ledger.reject(result, "other_group")  # an earlier life gave the ordinal to it, and did not live to write that down
+        if (wanted.group.group_id, wanted.purpose) != (result.group_id, result.purpose):
+            self.ledger.reject(result, "other_group")  # of a journal that was lost, or of another run
             return False
         self.ledger.enter(result)
         self.settled.add(result.ordinal)
-        del self.granted[result.ordinal]
+        del self.wanted[result.ordinal]
         lease = self.open.pop(result.ordinal, None)
         if lease is None:
             self.offered = deque(waiting for waiting in self.offered if waiting.ordinal != result.ordinal)
@@ -319,27 +345,33 @@ class LearnerDialogue:
 
     def _acknowledge(self, event: Settled) -> list[Action]:
         actor = self.actors.get(event.actor_id)
-        if actor is None or actor.incarnation != event.incarnation:
-            finished = self._finished.get((event.actor_id, event.incarnation))
-            if finished is not None:
-                finished[1].add(event.sequence)
+        mail = actor.mail if actor is not None else self.departed.get(event.actor_id)
+        if mail is None or mail.incarnation != event.incarnation:
             return []
-        actor.acknowledged.add(event.sequence)
-        return [Send(actor.peer, Ack(event.incarnation, event.sequence, self.version))]
+        mail.acknowledged.add(event.sequence)
+        return [Send(actor.peer, Ack(event.incarnation, event.sequence, self.version))] if actor is not None else []
 
     # --- leases ---
 
+    def _offer(self, offer: Offer) -> None:
+        """A result of an earlier life's lease may have come before its ordinal is offered."""
+        for leased in offer.groups:
+            if leased.ordinal not in self.settled:
+                self.wanted[leased.ordinal] = leased
+                self.offered.append(leased)
+        for ordinal in offer.passed:
+            self.settled.add(ordinal)
+            self.wanted.pop(ordinal, None)
+
     def _grant(self, now_s: float) -> list[Action]:
-        """Lease what is offered to the actors with the most room, one group at a time."""
+        """Lease what is offered, as far as the actors have room."""
+        if self._closing:
+            return []
         grants: dict[str, list[LeasedGroup]] = {}
-        while self.offered and not self._closing:
-            actor = max(self.actors.values(), key=lambda actor: actor.capacity_groups - len(actor.held), default=None)
-            if actor is None or len(actor.held) >= actor.capacity_groups:
-                break
-            leased = self.offered.popleft()
+        for actor, leased in shares(self.offered, self.actors.values()):
+            actor.begun -= {leased.ordinal}
             actor.held.add(leased.ordinal)
             self.open[leased.ordinal] = OpenLease(leased, actor.actor_id, now_s + self.lease_deadline_s)
-            self.granted[leased.ordinal] = leased
             self.ledger.leased += 1
             self.ledger.outstanding += 1
             grants.setdefault(actor.actor_id, []).append(leased)
@@ -360,8 +392,8 @@ class LearnerDialogue:
 
     def _remove(self, actor: Actor, now_s: float, keep: set[int] | None = None) -> list[Action]:
         """Forget an actor; its leases expire but for those in `keep`."""
-        del self.actors[actor.actor_id]
-        self._finished[(actor.actor_id, actor.incarnation)] = (actor.received, actor.acknowledged)
+        del self.actors[actor.actor_id], self._at[actor.peer]
+        self.departed.put(actor.actor_id, actor.mail)
         for ordinal in sorted(actor.held - (keep or set()), reverse=True):
             self._expire(ordinal)
         return self._grant(now_s)

@@ -33,6 +33,9 @@ class Inode:
     """What a failed fdatasync made the kernel take for clean: later ones do not write it."""
 
     def sync(self) -> None:
+        if not self.forgotten:
+            self.synced = bytes(self.content)
+            return
         kept = bytearray(self.content)
         for start, end in self.forgotten:
             kept[start:end] = bytes(len(kept[start:end]))
@@ -186,4 +189,6 @@ FULL = Fault(errno.ENOSPC)
 
 
 def _common(one: bytes, other: bytes | bytearray) -> int:
+    if other.startswith(one):
+        return len(one)
     return next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), min(len(one), len(other)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from protocol.audio import Samples
 from protocol.dataset import ManifestWriter
 from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
 from protocol.keyring import Keyring
-from protocol.link import ActorLink
+from protocol.links.actor import ActorLink
 from protocol.measures import GroupMeasures
 from protocol.messages import (
     REFERENCE,
@@ -133,11 +133,14 @@ class DeafLearner(Learner):
 class ScriptedActor:
     """Answers every lease by `script`, with the newest version it has heard of."""
 
-    def __init__(self, learner: Learner, script: Script = answer, actor_id: str = "rollout-0") -> None:
+    def __init__(
+        self, learner: Learner, script: Script = answer, actor_id: str = "rollout-0", late: Sequence[tuple[LeasedGroup, PolicyVersion]] = ()
+    ) -> None:
+        """`late` are leases of an earlier life of the learner, which it answers first."""
         self._learner, self._endpoint = learner, learner.describe()["endpoints"]["pairs"]
         folder = learner._config.network.keys
         self._keys = Keyring(folder).client() if folder is not None else None
-        self._script, self._actor_id = script, actor_id
+        self._script, self._actor_id, self._late = script, actor_id, late
         self._thread = threading.Thread(target=lambda: asyncio.run(self._guarded()), name=actor_id, daemon=True)
         self.versions: list[PolicyVersion] = []
         self.leases: list[LeasedGroup] = []
@@ -167,6 +170,8 @@ class ScriptedActor:
 
     async def _work(self) -> None:
         link = ActorLink(self._endpoint, self._actor_id, 1, 4, engine="scripted", keys=self._keys)
+        for leased, sampled_by in self._late:
+            link.send_results([self._script(leased, sampled_by)])
         link.start()
         version: PolicyVersion | None = None
         try:

@@ -169,6 +169,8 @@ def test_a_group_set_aside_leaves_the_others_where_they_are() -> None:
     rest = [(leased.ordinal, leased.group.group_id, leased.seed) for leased in thinned.take(15)]
     assert rest == sorted(each for each in everything if each[1] not in {"group-2", "group-5"})
     assert thinned.open_training == 15
+    assert sorted([*thinned.passed(), *(ordinal for ordinal, *_ in rest)]) == list(range(rest[-1][0] + 1))
+    assert thinned.passed() == []
 
 
 def test_a_stream_with_nothing_left_is_an_error_and_no_endless_loop() -> None:

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from configs.schema import LossSection
 from learner.collate import TrainingGroup
-from learner.frontier import Frontier, Source
+from learner.frontier import EPOCHS_A_LIFE, Frontier, Source
 from learner.history import History, fold
 from learner.intake import Intake
-from learner.journal.records import Began, HeldOut, Received, Record, Taken
+from learner.journal.records import Began, HeldOut, Leased, Received, Record, RolledBack, Taken
 from learner.life import Life
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
 from tests.learner.groups import completion
 
 GROUPS = [InstructionGroup(f"g{number}", "", "yes", [Utterance("a", "0-0"), Utterance("b", "0-1")]) for number in range(5)]
 HELD_OUT = [InstructionGroup(f"h{number}", "", "yes", [Utterance("a", "1-0")]) for number in range(2)]
-BATCH, MAX_LAG = 2, 1
+BATCH, MAX_LAG, AHEAD = 2, 1, 3
 
 
 class Run:
@@ -34,6 +34,11 @@ class Run:
         self.frontier = Frontier([Source(GROUPS)], 0, shuffle=True, state=life.frontier)
         self.intake = Intake("group", LossSection(), MAX_LAG, lineage, 1000, life.counts(), life.ancestry)
         self.leased: list[LeasedGroup] = []
+        self.offered: list[tuple[int, LeasedGroup]] = []
+        """What actors have heard of, and how many records were durable by then."""
+        self.wanted = {leased.ordinal: leased for leased in self.frontier.wanted()}
+        self.late: list[LeasedGroup] = []
+        """What actors still work on by leases of earlier lives."""
         self.trained: dict[int, list[int]] = {}
         for record in history.records:
             if isinstance(record, Received):
@@ -48,7 +53,13 @@ class Run:
         journal.append(Began(lineage, life.step, "", life.frontier.lease_epoch))
 
     def lease(self, count: int) -> None:
-        self.leased += self.frontier.take(count)
+        taken = self.frontier.take(count)
+        below = self.frontier.reserve(AHEAD)
+        if below is not None:
+            self.journal.append(Leased(below))
+        self.leased += taken
+        self.offered += [(len(self.journal), leased) for leased in taken]
+        self.wanted |= {leased.ordinal: leased for leased in taken}
 
     def measure(self, _: int) -> None:
         leased = self.frontier.hold_out(HELD_OUT)
@@ -59,9 +70,23 @@ class Run:
             self.intake.receive(self.frontier.close(each.ordinal), result)
 
     def answer(self, which: int) -> None:
-        if not self.leased:
+        if self.leased:
+            self.take_in(self.leased.pop(which % len(self.leased)), which)
+
+    def answer_late(self, which: int) -> None:
+        """An actor answers a lease of an earlier life; what the learner does is what its dialogue does."""
+        if not self.late:
             return
-        leased = self.leased.pop(which % len(self.leased))
+        leased = self.late.pop(which % len(self.late))
+        wanted = self.wanted.get(leased.ordinal)
+        if wanted is None:
+            return  # answered since
+        assert (wanted.group.group_id, wanted.seed) == (leased.group.group_id, leased.seed)
+        self.leased = [each for each in self.leased if each.ordinal != leased.ordinal]
+        self.take_in(wanted, which)
+
+    def take_in(self, leased: LeasedGroup, which: int) -> None:
+        del self.wanted[leased.ordinal]
         version = self.step - which % 3  # some are too old when their turn comes
         sampled = [completion(voice, step=max(0, version)) for voice in range(2)]
         sampled = [msgspec.structs.replace(each, spans=[self.span(each)]) for each in sampled]
@@ -73,6 +98,8 @@ class Run:
         result = msgspec.structs.replace(result, completions=sampled, pairs=[_pair(*pair) for pair in pairs])
         if which == 5:
             result = GroupResult(leased.ordinal, 0, leased.group.group_id, Outcome.FILTERED)
+        found = self.frontier.answered(leased.ordinal, Purpose.TRAIN)
+        assert found == msgspec.structs.replace(leased, lease_epoch=self.frontier.state([]).lease_epoch - EPOCHS_A_LIFE)
         self.journal.append(Received(result, self.frontier.position_of(leased.ordinal), leased.seed))
         self.intake.receive(self.frontier.close(leased.ordinal), result)
 
@@ -124,7 +151,11 @@ def needed(journal: list[Record]) -> Callable[[set[int]], int]:
 
 
 actions = st.lists(
-    st.tuples(st.sampled_from(["lease", "lease", "answer", "answer", "answer", "take", "measure"]), st.integers(1, 7)), max_size=40
+    st.tuples(
+        st.sampled_from(["lease", "lease", "answer", "answer", "answer", "answer_late", "answer_late", "take", "measure"]),
+        st.integers(1, 7),
+    ),
+    max_size=40,
 )
 
 
@@ -142,6 +173,7 @@ def test_wherever_a_life_ends_the_next_one_stands_there(
     for name, number in after:
         getattr(run, name)(number)
     del journal[max(known, len(journal) - torn) :]  # a torn tail
+    heard = [leased for durable, leased in run.offered if durable <= len(journal)]  # nobody hears of a lease before
     whole = torn == 0
     durable = {record.step for record in journal if isinstance(record, Taken)}
     trained, places = {step: ordinals for step, ordinals in run.trained.items() if step in durable}, run.places()
@@ -149,6 +181,11 @@ def test_wherever_a_life_ends_the_next_one_stands_there(
         life = msgspec.structs.replace(checkpoint, lineage=lineage, ancestry={checkpoint.lineage: checkpoint.step})
         history = fold(life, [(n, record) for n, record in enumerate(journal, 1) if n >= life.journal_needs])
         run = Run(history, journal, lineage)
+        answered = {record.result.ordinal for record in journal if isinstance(record, Received)}
+        settled = history.life.settled()
+        assert all((leased.ordinal in settled) == (leased.ordinal in answered) for leased in heard)
+        run.late = [leased for leased in heard if leased.ordinal not in answered]
+        assert {leased.ordinal for leased in run.late} <= run.wanted.keys()
         left = run.places()
         assert set(left["queued"]).isdisjoint(left["to come"])
         gone = {ordinal for ordinals in run.trained.values() for ordinal in ordinals}
@@ -158,13 +195,21 @@ def test_wherever_a_life_ends_the_next_one_stands_there(
         if whole:
             assert max(run.trained, default=life.step) == max(trained, default=life.step)
             assert left["queued"] == places["queued"]
-            # ordinals that nothing was heard of may be given out again, to the same groups
-            assert set(left["to come"]) <= set(places["to come"])
-            assert set(places["to come"]) - set(left["to come"]) <= set(range(left["ordinal"][0], places["ordinal"][0]))
+            # beside what had been leased, what may have been
+            assert set(places["to come"]) <= set(left["to come"])
+            assert set(left["to come"]) - set(places["to come"]) <= set(range(places["ordinal"][0], left["ordinal"][0]))
         filtered = [record.result for record in journal if isinstance(record, Received) and record.result.outcome is Outcome.FILTERED]
         assert run.intake.counts.dropped["filtered"] == len({result.ordinal for result in filtered})
         epochs = [record.lease_epoch for record in journal if isinstance(record, Began)]
         assert sorted(set(epochs)) == epochs
         for name, number in more:
             getattr(run, name)(number)
+        assert run.intake.counts.dropped["invalid"] == 0
+        heard += [leased for _, leased in run.offered]
         trained, places, whole = {**trained, **run.trained}, run.places(), True
+
+
+def test_a_later_life_knows_where_the_weights_went_back_to() -> None:
+    records = [RolledBack(3, None), RolledBack(7, 4), RolledBack(9, 8)]
+    history = fold(Life(step=5), enumerate(records, 1))
+    assert history.rollbacks == {7: records[1], 9: records[2]}

@@ -57,6 +57,27 @@ def test_lag_is_that_of_the_oldest_side_and_bounds_what_is_trained() -> None:
     assert balanced(desk)
 
 
+def test_what_waits_grows_old() -> None:
+    desk = intake(max_policy_lag=2)
+    desk.receive(leased(0), paired(step=0))
+    desk.receive(leased(1), paired(step=5, number=1))
+    assert desk.take(3, learner_step=2) is None
+    assert desk.queued == 2, "looked at, and fresh at that step"
+    desk.receive(leased(2), paired(step=5, number=2))
+    batch = desk.take(2, learner_step=5)
+    assert batch is not None
+    assert [item.result.ordinal for item in batch.items] == [1, 2]
+    desk.give_back()
+    desk.receive(leased(3), paired(step=2, number=3))
+    desk.receive(leased(4), paired(step=5, number=4))
+    batch = desk.take(3, learner_step=5)
+    assert batch is not None, "one that comes too late is dropped at the step at which others have been looked at"
+    assert [item.result.ordinal for item in batch.items] == [1, 2, 4]
+    assert desk.counts.dropped == {Drop.STALE: 2}
+    desk.skipped()
+    assert balanced(desk)
+
+
 def test_a_completion_that_spans_two_versions_is_as_old_as_its_first_token() -> None:
     desk = intake(max_policy_lag=1)
     mixed = completion(1, step=4)

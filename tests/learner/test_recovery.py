@@ -61,3 +61,17 @@ def test_a_later_life_decides_as_an_uninterrupted_one(outcomes: list[bool], at: 
     later = Recovery(SECTION, msgspec.json.decode(msgspec.json.encode(earlier.state), type=RecoveryState))
     assert found + walk(later, at + 1, outcomes[at:]) == expected
     assert later.state == whole.state
+
+
+def test_what_a_rollback_led_to_stays_while_a_life_may_come_by_it_again() -> None:
+    recovery = Recovery(LearnerSection(nonfinite_steps=1))
+    recovery.applied(4)
+    assert recovery.skipped(5, ["a"]) is not None
+    recovery.went_back(2)
+    assert recovery.needed([3, 5]) == {2}
+    assert recovery.needed([5, 7]) == set()
+    later = Recovery(LearnerSection(nonfinite_steps=1), recovery.state)
+    assert later.skipped(9, ["b"]) is not None
+    later.went_back(6)
+    assert later.needed([4, 9]) == {2, 6}
+    assert later.needed([6, 9]) == {6}

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from learner.checkpoint import steps_of
+from learner.history import fold
 from learner.journal import JOURNAL
 from learner.journal.disk import Disk, PosixDisk
 from learner.journal.records import Received, Taken
@@ -19,7 +21,7 @@ from learner.journal.segment import HEADER_BYTES, frames, read_header
 from learner.life import Life
 from learner.main import Learner
 from protocol.errors import UserError
-from protocol.messages import Purpose
+from protocol.messages import PolicyVersion, Purpose
 from tests.learner.scripted import ScriptedActor
 from tests.learner.test_resume import HALF, STEPS, carry_out, config_of, interrupted, tensors
 
@@ -39,10 +41,10 @@ def assert_same_bits(one: Path, other: Path) -> None:
     assert [name for name in ours if not ours[name].equal(theirs[name])] == []
 
 
-def cut(journal: Path, to: Path, at: Path, share: float) -> None:
+def cut(journal: Path, to: Path, at: Path | None, share: float) -> None:
     """The journal as a crash left it: whole up to the checkpoint `at`, and so large a share of what came behind."""
     to.mkdir(parents=True)
-    known = Life.read(at, lineage=1).journal_at
+    known = Life.read(at, lineage=1).journal_at if at is not None else 0
     files = sorted(journal.glob("*.journal"))
     for file in files[:-1]:
         shutil.copy(file, to / file.name)
@@ -84,6 +86,27 @@ def test_wherever_the_journal_ends_the_run_ends_at_the_same_bits(checkpoint: Pat
     assert event["steps_again"] == sum(isinstance(record, Taken) and record.step > HALF for record in left)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_results_of_an_earlier_lifes_leases_are_taken_and_not_asked_for_again(checkpoint: Path, tmp_path: Path, share: float) -> None:
+    config, whole, again = config_of(checkpoint, tmp_path), tmp_path / "whole", tmp_path / "again"
+    _, actor = carry_out(config, whole)
+    cut(whole / JOURNAL, again / JOURNAL, None, share)
+    owed = set(fold(Life(), read_all(PosixDisk(again / JOURNAL)).records()).life.frontier.untrained)
+    late = [(leased, PolicyVersion(0, 0)) for leased in actor.leases if leased.ordinal in owed and leased.purpose is Purpose.TRAIN]
+    assert len(late) > 3
+    learner = Learner(config, again, again / "weights", lineage=1)
+    with ScriptedActor(learner, late=late) as second:
+        closing = learner.run()
+    assert_same_bits(whole, again)
+    assert training(second).isdisjoint(leased.ordinal for leased, _ in late)
+    assert (closing["ledger"]["rejected"], closing["ledger"]["duplicate"]) == (0, 0)
+    assert closing["ledger"]["unique"] == closing["ledger"]["trained"] + closing["ledger"]["dropped"]
+    half, replay = again / "checkpoints" / f"step-{HALF}", tmp_path / "replay"
+    replayed = Learner(config, replay, replay / "weights", lineage=9, checkpoint=half, replay_of=again).run()
+    published = {int(row["policy_version"].partition(".")[2]): row["digest"] for row in events(again, "publish")}
+    assert replayed["digests"].items() >= {step: digest for step, digest in published.items() if step > HALF}.items()
+
+
 def test_a_run_without_a_checkpoint_goes_on_by_its_journal_alone(checkpoint: Path, tmp_path: Path) -> None:
     config, whole, again = config_of(checkpoint, tmp_path), tmp_path / "whole", tmp_path / "again"
     carry_out(config, whole)
@@ -112,6 +135,20 @@ def test_two_crashes_cost_nothing(checkpoint: Path, tmp_path: Path) -> None:
     assert closing["policy_version"] == {"lineage": 2, "step": STEPS}
     first = {leased.ordinal: leased.lease_epoch for leased in actor.leases}
     assert min(first.values()) >= 2 << 16  # above those of both earlier lives
+
+
+def test_a_run_without_regular_checkpoints_writes_one_when_its_journal_grows(checkpoint: Path, tmp_path: Path) -> None:
+    config = config_of(checkpoint, tmp_path, checkpoint_every=0)
+    small = config.learner.model_copy(update={"journal_limit_bytes": 6000})  # no room for the results of six steps
+    config = config.model_copy(update={"learner": small})
+    carry_out(config, tmp_path / "run")
+    kept = steps_of(tmp_path / "run")
+    assert kept[-1] == STEPS
+    assert 1 < len(kept) < STEPS
+    last, replay = tmp_path / "run" / "checkpoints" / f"step-{kept[-2]}", tmp_path / "replay"
+    digests = Learner(config, replay, replay / "weights", lineage=1, checkpoint=last, replay_of=tmp_path / "run").run()["digests"]
+    (published,) = (row["digest"] for row in events(tmp_path / "run", "publish") if row["policy_version"] == f"0.{STEPS}")
+    assert digests[STEPS] == published
 
 
 @pytest.mark.parametrize("from_checkpoint", [True, False])

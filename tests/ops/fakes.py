@@ -121,6 +121,11 @@ class FakeRollout(FakeRole):
     def adjust(self, **settings: Any) -> None:
         print("settings", json.dumps(settings), flush=True)
 
+    def drain(self, reason: str) -> None:
+        print(f"told to leave: {reason}", flush=True)
+        if self.script != "busy":
+            self.told.set()
+
 
 class FakeLearner(FakeRole):
     """Takes its steps, or runs until stopped when its script says ``forever``; leaves what a learner leaves.

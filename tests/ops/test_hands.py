@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class Workers:
         self.placed: list[WorkerSpec] = []
         self.built: dict[str, dict[str, Any]] = {}
         self.killed: list[str] = []
-        self.stopped: list[str] = []
+        self.drained: list[str] = []
         self.reports: list[Event] = []
         self.told: dict[str, dict[str, Any]] = {}
         self.machines = {"10.0.0.1", "10.0.0.9"}
@@ -47,8 +48,8 @@ class Workers:
     def run(self, name: str) -> None:
         pass
 
-    def stop(self, name: str, reason: str) -> None:
-        self.stopped.append(name)
+    def drain(self, name: str, reason: str) -> None:
+        self.drained.append(name)
 
     def report(self, event: Event) -> None:
         self.reports.append(event)
@@ -99,16 +100,69 @@ def test_an_actor_on_a_new_machine_is_said_with_a_fetcher_that_is_to_be_there(be
     assert bench.hands.hear(0.0) == [Placed("rollout-0", "fetcher-0")]
 
 
+class Search:
+    """Stands in for the look through the checkpoints, which takes until a test lets it end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.looks = 0
+        self.may_end = threading.Event()
+        monkeypatch.setattr(rim, "newest", self.newest)
+
+    def newest(self, run_dir: Path) -> tuple[Path, dict[Path, list[str]]]:
+        self.looks += 1
+        assert self.may_end.wait(20)
+        return Path(f"/runs/demo/checkpoints/step-{4 * self.looks}"), {}
+
+    def end(self, bench: Bench) -> list[Event]:
+        """Let it end; what is heard meanwhile."""
+        self.may_end.set()
+        return until_found(bench)
+
+
+def until_found(bench: Bench) -> list[Event]:
+    heard: list[Event] = []
+    while bench.hands._search is not None:
+        heard += bench.hands.hear(0.0)
+    return heard
+
+
 def test_all_ranks_of_a_new_life_begin_at_the_same_checkpoint(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [(Path("/runs/demo/checkpoints/step-4"), {}), (Path("/runs/demo/checkpoints/step-8"), {})]
-    monkeypatch.setattr(rim, "newest", lambda _: found.pop(0))
+    search = Search(monkeypatch)
     bench.hands.act([Build("learner-0"), Build("learner-1")])
     assert {(kwargs["lineage"], kwargs["checkpoint"]) for kwargs in bench.workers.built.values()} == {(0, None)}
-    bench.hands.act([Build("learner-1", 1), Build("learner-0", 1)])
+    bench.workers.built.clear()
+    bench.hands.act([Build("learner-1", 1)])
+    bench.workers.report(Placed("reward-0"))
+    assert bench.hands.hear(0.0) == [Placed("reward-0", "")], "the supervisor goes on while checkpoints are read"
+    assert not bench.workers.built
+    assert search.end(bench) == []
+    bench.hands.act([Build("learner-0", 1)])
+    assert search.looks == 1
     assert {(kwargs["lineage"], str(kwargs["checkpoint"])) for kwargs in bench.workers.built.values()} == {
         (1, "/runs/demo/checkpoints/step-4")
     }
     assert [(life.lineage, str(life.checkpoint)) for life in bench.lives] == [(1, "/runs/demo/checkpoints/step-4")]
+
+
+def test_a_learner_that_is_killed_while_checkpoints_are_read_is_not_built(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(monkeypatch)
+    bench.hands.act([Build("learner-0", 1), Build("learner-1", 1), Kill("learner-0"), Kill("learner-1")])
+    search.end(bench)
+    assert (bench.workers.built, bench.lives) == ({}, [])
+    bench.hands.act([Build("learner-0", 2), Build("learner-1", 2)])
+    search.end(bench)
+    assert bench.workers.built.keys() == {"learner-0", "learner-1"}
+    assert [(life.lineage, str(life.checkpoint)) for life in bench.lives] == [(1, "/runs/demo/checkpoints/step-8")]
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_of_the_supervisor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run_dir: Path) -> None:
+        raise OSError("no such disk")
+
+    monkeypatch.setattr(rim, "newest", broken)
+    bench.hands.act([Build("learner-0", 1)])
+    with pytest.raises(OSError, match="no such disk"):
+        until_found(bench)
 
 
 def test_what_cannot_be_built_without_one_that_is_lost_is_a_failure(bench: Bench) -> None:
@@ -136,7 +190,7 @@ def test_actors_hear_who_is_a_spare_and_whom_to_ask(bench: Bench) -> None:
     bench.hear(Built("reward-1"))
     assert bench.workers.told["rollout-1"]["reward_urls"] == ["http://10.0.0.1:5", "http://10.0.0.9:6"]
     bench.hear(Scale(rewards=1))
-    assert bench.workers.stopped == ["reward-1"]
+    assert bench.workers.drained == ["reward-1"]
     assert bench.workers.told["rollout-1"]["reward_urls"] == ["http://10.0.0.1:5"]
     bench.workers.told.clear()
     bench.hands.inform()

@@ -11,6 +11,7 @@ from ops.orders import (
     Action,
     Build,
     Built,
+    Drain,
     Ended,
     Event,
     Failed,
@@ -70,7 +71,7 @@ def ids(actions: Iterable[Action], kind: type) -> set[str]:
 def end_the_rest(machine: Supervision, actions: list[Action]) -> Finish:
     """Whatever is told to stop does; the way it finishes."""
     while not any(isinstance(action, Finish) for action in actions):
-        stopping = ids(actions, Stop)
+        stopping = ids(actions, Stop) | ids(actions, Drain)
         assert stopping, f"nothing moves: {machine.phases}"
         actions = feed(machine, *(Ended(name) for name in sorted(stopping)))
     return next(action for action in actions if isinstance(action, Finish))
@@ -266,7 +267,7 @@ def test_those_leave_first_that_do_least_and_the_rest_drains() -> None:
     machine = started(two_of_each())
     feed(machine, Scale(4))
     feed(machine, Placed("rollout-2"), Built("rollout-2"))
-    assert feed(machine, Scale(2)) == [Kill("rollout-3"), Stop("rollout-2", "the fleet is made smaller")]
+    assert feed(machine, Scale(2)) == [Kill("rollout-3"), Drain("rollout-2", "the fleet is made smaller")]
     assert feed(machine, Ended("rollout-2", {"idle": 0.5})) == [Kill("rollout-2")], "Ray may give its place to others"
     feed(machine, Scale(1))
     assert machine.phases["rollout-1"] is Phase.STOPPING
@@ -282,17 +283,18 @@ def test_those_leave_first_that_do_least_and_the_rest_drains() -> None:
 def test_who_does_not_leave_in_time_is_killed() -> None:
     machine = started(two_of_each(), FleetSection(drain_s=20.0))
     feed(machine, Scale(1), now_s=100.0)
-    assert feed(machine, Tick(), now_s=119.0) == []
-    assert feed(machine, Tick(), now_s=120.0) == [Kill("rollout-1")]
+    late_s = 100.0 + 20.0 + ending.FAREWELL_S
+    assert feed(machine, Tick(), now_s=late_s - 0.1) == []
+    assert feed(machine, Tick(), now_s=late_s) == [Kill("rollout-1")]
     assert "did not leave" in machine.notes[-1]
 
 
-def test_a_stop_waits_for_those_that_are_leaving_anyway() -> None:
+def test_a_signal_has_those_that_are_leaving_anyway_end_at_once() -> None:
     machine = started(two_of_each())
     feed(machine, Scale(1))
     feed(machine, StopRequested("SIGTERM"))
     actions = feed(machine, Ended("learner-0"), Ended("learner-1"))
-    assert ids(actions, Stop) == {"rollout-0"}, "the other one was told before"
+    assert ids(actions, Stop) == {"rollout-0", "rollout-1"}
     assert feed(machine, Scale(5)) == []
     assert feed(machine, Ended("rollout-0")) == []
     assert end_the_rest(machine, feed(machine, Ended("rollout-1"))).state is State.STOPPED
@@ -365,7 +367,7 @@ def test_a_larger_fleet_has_the_spare_to_begin_with_and_a_smaller_one_keeps_it()
     machine = with_spare()
     assert feed(machine, Scale(3)) == [Place("rollout-3")]
     assert (machine.spares, machine.present_actors) == (["rollout-3"], 3)
-    assert ids(feed(machine, Scale(1)), Stop) == {"rollout-2", "rollout-1"}
+    assert ids(feed(machine, Scale(1)), Drain) == {"rollout-2", "rollout-1"}
     assert (machine.spares, machine.present_actors) == (["rollout-3"], 1)
 
 
@@ -384,7 +386,7 @@ def test_reward_servers_join_and_leave_and_the_last_words_are_heard() -> None:
     assert machine.wanted == {"rollout": 1, "reward": 3, "spare": 0}
     assert feed(machine, Placed("reward-1"), Built("reward-1")) == [Build("reward-1"), Run("reward-1")]
     assert machine.rewards == ["reward-0", "reward-1", "reward-2"]
-    assert feed(machine, Scale(rewards=1)) == [Kill("reward-2"), Stop("reward-1", "the fleet is made smaller")]
+    assert feed(machine, Scale(rewards=1)) == [Kill("reward-2"), Drain("reward-1", "the fleet is made smaller")]
     assert machine.rewards == ["reward-0"], "nobody asks one that leaves"
     assert feed(machine, Ended("reward-1", {"items": 5})) == [Kill("reward-1")]
     assert machine.restarted["reward-1"] == 0
@@ -395,7 +397,7 @@ def test_reward_servers_join_and_leave_and_the_last_words_are_heard() -> None:
 def test_a_server_that_left_does_not_stand_in_for_the_last_one() -> None:
     machine = started(two_of_each(), FleetSection(restarts=0, drain_s=20.0))
     feed(machine, Scale(rewards=1))
-    assert feed(machine, Tick(), now_s=21.0) == [Kill("reward-1")], "it did not leave in time"
+    assert feed(machine, Tick(), now_s=21.0 + ending.FAREWELL_S) == [Kill("reward-1")], "it did not leave in time"
     feed(machine, Failed("reward-0", "killed"))
     assert machine.state is State.STOPPING
 
@@ -460,14 +462,35 @@ def test_who_does_not_stop_in_time_is_killed() -> None:
     assert server_s <= 117.0, "with Ray's own end this must stay below twenty seconds"
 
 
-def test_a_drain_gives_a_large_model_time_for_its_checkpoint() -> None:
-    machine = started()
+def test_a_drain_ends_the_learner_once_it_has_what_the_actors_were_working_on() -> None:
+    machine = started(two_of_each())
+    feed(machine, Scale(1))
+    assert feed(machine, StopRequested("rba stop", hurried=False)) == [Drain("rollout-0", "rba stop")], "the other one was told before"
+    assert feed(machine, Ended("rollout-1")) == []
+    assert machine.state is State.STOPPING
+    actions = feed(machine, Ended("rollout-0"))
+    assert ids(actions, Stop) == {"learner-0", "learner-1"}
+    assert end_the_rest(machine, actions) == Finish(State.STOPPED, "rba stop")
+
+
+def test_a_drain_waits_for_actors_as_long_as_the_configuration_says_and_gives_a_large_model_time_for_its_checkpoint() -> None:
+    machine = started(section=FleetSection(drain_s=50.0))
     feed(machine, StopRequested("rba stop", hurried=False), now_s=0.0)
-    assert feed(machine, Tick(), now_s=500.0) == []
-    actions = feed(machine, Ended("learner-0"), Ended("learner-1"), now_s=550.0)
-    assert ids(actions, Stop) == {"rollout-0"}
-    assert feed(machine, Tick(), now_s=570.0) == []
-    assert ids(feed(machine, Tick(), now_s=580.0), Kill) == {"rollout-0"}
+    late_s = 50.0 + ending.FAREWELL_S
+    assert feed(machine, Tick(), now_s=late_s - 0.1) == []
+    actions = feed(machine, Tick(), now_s=late_s)
+    assert ids(actions, Kill) == {"rollout-0"}
+    assert ids(actions, Stop) == {"learner-0", "learner-1"}
+    assert feed(machine, Tick(), now_s=late_s + 500.0) == []
+    actions = feed(machine, Ended("learner-0"), Ended("learner-1"), now_s=late_s + 550.0)
+    assert ids(actions, Stop) == {"reward-0", "fetcher-0", "weight_store-0"}
+
+
+def test_a_learner_that_completes_during_a_drain_ends_as_well() -> None:
+    machine = started()
+    feed(machine, StopRequested("rba stop", hurried=False))
+    assert feed(machine, Ended("learner-0"), Ended("learner-1")) == []
+    assert end_the_rest(machine, feed(machine, Ended("rollout-0"))).state is State.STOPPED
 
 
 def test_the_last_words_of_a_process_are_told() -> None:

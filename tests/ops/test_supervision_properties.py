@@ -13,6 +13,7 @@ from ops.orders import (
     Action,
     Build,
     Built,
+    Drain,
     Ended,
     Event,
     Failed,
@@ -81,7 +82,7 @@ class World:
                 case Run(name):
                     assert self.stage[name] == "built"
                     self.stage[name] = "running"
-                case Stop(name):
+                case Drain(name) | Stop(name):
                     assert self.stage[name] == "running"
                 case Kill(name):
                     self.stage.pop(name, None)

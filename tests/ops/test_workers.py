@@ -77,6 +77,33 @@ def test_a_worker_answers_while_it_runs_and_ends_when_told(cluster: Cluster, tmp
     fleet.kill("learner-1")
 
 
+def test_a_worker_leaves_when_it_is_asked_to(cluster: Cluster, tmp_path: Path) -> None:
+    fleet = Fleet([spec("rollout-0"), spec("learner-0", "forever", group="learner")], tmp_path)
+    start(fleet, tmp_path, "rollout-0", "learner-0")
+    fleet.drain("rollout-0", "a smaller fleet")
+    assert until(fleet, over) == [Ended("rollout-0", {"stopped": True})]
+    fleet.drain("learner-0", "it can only be stopped")
+    assert until(fleet, over) == [Ended("learner-0", synthetic.closing(STEPS))]
+    fleet.kill("rollout-0")
+    fleet.kill("learner-0")
+
+
+def test_sigterm_asks_an_actor_to_leave_and_a_second_one_to_stop(cluster: Cluster, tmp_path: Path) -> None:
+    fleet = Fleet([spec("rollout-0"), spec("rollout-1", "busy")], tmp_path)
+    start(fleet, tmp_path, "rollout-0", "rollout-1")
+    output = tmp_path / "logs" / "rollout-1.out"
+    for name in ("rollout-0", "rollout-1"):
+        os.kill(fleet.places[name][1], signal.SIGTERM)
+    assert until(fleet, over) == [Ended("rollout-0", {"stopped": True})]
+    until(fleet, lambda _: "told to leave: SIGTERM" in output.read_text())
+    assert not over(fleet.poll(0.5))
+    os.kill(fleet.places["rollout-1"][1], signal.SIGTERM)
+    assert until(fleet, over) == [Ended("rollout-1", {"stopped": True})]
+    assert "told to stop: SIGTERM" in output.read_text()
+    for name in ("rollout-0", "rollout-1"):
+        fleet.kill(name)
+
+
 def test_an_error_of_a_role_arrives_with_its_words_and_its_traceback_is_kept(cluster: Cluster, tmp_path: Path) -> None:
     fleet = Fleet([spec("rollout-0", "fail")], tmp_path)
     start(fleet, tmp_path, "rollout-0")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,3 +66,20 @@ def test_without_a_run_directory_lines_go_to_standard_error(capsys: pytest.Captu
     captured = capsys.readouterr()
     assert captured.out == ""
     assert json.loads(captured.err)["level"] == "warning"
+
+
+def test_of_many_lines_of_one_event_a_few_are_written_and_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = logs.configure(tmp_path, "learner")
+    assert path is not None
+    now_s = 0.0
+    monkeypatch.setattr("protocol.logs.time.monotonic", lambda: now_s)
+    log = logs.Sparing(logs.get_logger("link"))
+    for _ in range(100):
+        log.warning("message refused", error="x" * 10_000)
+    log.info("actor registered", actor="rollout-0")
+    now_s = 61.0
+    log.warning("message refused", error="again")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert Counter(line["event"] for line in lines) == {"message refused": 21, "actor registered": 1, "lines left out": 1}
+    assert next(line for line in lines if line["event"] == "lines left out")["lines"] == 80
+    assert max(len(line.get("error", "")) for line in lines) == 300

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ class Learner:
         self.said: asyncio.Queue[Notice] = asyncio.Queue()
         self.results: list[GroupResult] = []
         self.messages = 0
+        self.kept: list[list[int]] = []
         self.reports: list[tuple[PolicyVersion | None, int]] = []
         self.sizes: list[int] = []
         self.heard = asyncio.Event()
@@ -48,6 +49,9 @@ class Learner:
 
     def resize(self, capacity_groups: int) -> None:
         self.sizes.append(capacity_groups)
+
+    def give_back(self, keep: Sequence[int]) -> None:
+        self.kept.append(sorted(keep))
 
     async def drained(self, timeout_s: float) -> bool:
         return True
@@ -217,13 +221,20 @@ async def test_a_version_that_does_not_come_is_asked_for_again(bench: Bench, mon
     assert len(bench.fetched) == 4
 
 
-async def test_a_version_that_never_comes_ends_the_actor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_actor_waits_for_a_learner_that_publishes_nothing_and_ends_when_it_is_left_behind(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(acting, "RETRY_S", 0.0)
-    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.05)
+    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.0)
     bench.learner.say(VersionKnown(PolicyVersion(0, 0)))
+    working = asyncio.create_task(bench.actor.work())
+    await bench.until(lambda: len(bench.fetched) > 100)
+    assert not working.done()
+    bench.learner.say(VersionKnown(PolicyVersion(0, 1)))
     with pytest.raises(ExceptionGroup) as caught:
-        await bench.actor.work()
+        await working
     assert caught.group_contains(FetchError)
+    assert bench.fetched.count(PolicyVersion(0, 1)) >= 2, "not for what failed while nothing was published"
 
 
 async def test_a_damaged_version_leaves_the_old_one_serving_until_it_is_too_much(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +287,48 @@ async def test_stop_calls_off_what_is_under_way_and_hands_over_what_is_finished(
         assert await task == "scaled down"
     assert (bench.engine.running, bench.engine.aborted) == (0, 6)
     assert [result.ordinal for result in bench.learner.results] == [0]
+
+
+async def test_draining_finishes_what_is_under_way_and_gives_back_the_rest(bench: Bench) -> None:
+    bench.newer(0)
+    bench.engine.gate = asyncio.Event()
+    bench.learner.lease(0, 1)
+    async with working(bench) as task:
+        await bench.until(lambda: bench.engine.running == 6)
+        bench.learner.lease(2, step=7)  # its version never comes
+        await bench.until(lambda: bench.actor.figures()["held_groups"] == 3)
+        bench.actor.drain("scaled down", within_s=3600.0)
+        bench.actor.drain("told twice", within_s=0.0)
+        bench.learner.lease(3)
+        await bench.until(lambda: bench.learner.said.empty())
+        assert bench.actor.figures()["held_groups"] == 2
+        assert not task.done()
+        bench.engine.gate.set()
+        assert await task == "scaled down"
+    assert bench.learner.kept == [[0, 1]]
+    assert (bench.engine.running, bench.engine.aborted) == (0, 0)
+    assert sorted(result.ordinal for result in bench.learner.results) == [0, 1]
+
+
+async def test_draining_without_work_ends_at_once(bench: Bench) -> None:
+    bench.actor.drain("scaled down", within_s=3600.0)
+    assert await bench.actor.work() == "scaled down"
+    assert bench.learner.kept == [[]]
+
+
+@pytest.mark.parametrize("within_s", [0.0, 3600.0])
+async def test_what_is_not_finished_in_time_is_called_off_and_a_stop_does_so_at_once(bench: Bench, within_s: float) -> None:
+    bench.newer(0)
+    bench.engine.gate = asyncio.Event()
+    bench.learner.lease(0, 1)
+    async with working(bench) as task:
+        await bench.until(lambda: bench.engine.running == 6)
+        bench.actor.drain("scaled down", within_s)
+        if within_s:
+            bench.actor.stop("at once")
+        assert await task == ("at once" if within_s else "scaled down")
+    assert (bench.engine.running, bench.engine.aborted) == (0, 6)
+    assert bench.learner.results == []
 
 
 async def test_a_result_that_is_finished_when_the_actor_stops_is_handed_over(bench: Bench) -> None:

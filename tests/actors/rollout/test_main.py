@@ -22,7 +22,7 @@ from protocol.dataset import ManifestWriter
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.gate import server_door
 from protocol.keyring import ACTOR, Keyring
-from protocol.link import LearnerLink
+from protocol.links.learner import LearnerLink
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
 from protocol.weights.fetcher import NodeFetcher
 from protocol.weights.store import WeightStore
@@ -130,6 +130,10 @@ def far_keys(ours: Keyring, folder: Path) -> Path:
     ours.allow(Keyring(folder).public(ACTOR), "far")
     ours.revoke(ACTOR)
     return folder
+
+
+async def _open(gate: asyncio.Event) -> None:
+    gate.set()
 
 
 def write_dataset(path: Path, count: int) -> list[InstructionGroup]:
@@ -254,6 +258,30 @@ def test_stop_gives_leases_back_and_says_bye(job: Job) -> None:
     assert engine.running == 0
     job.until(lambda: not job.link.status()["actors"], 5)
     assert job.link.status()["ledger"]["expired"] == 2
+
+
+@pytest.mark.parametrize("drain_s", [600.0, 0.05])
+def test_draining_hands_over_what_is_under_way_and_gives_the_rest_to_others(job: Job, drain_s: float) -> None:
+    engine = ScriptedEngine()
+    engine.gate = asyncio.Event()
+    job.config.strategy, job.config.fleet.drain_s = "single", drain_s
+    running = job.start(actor := job.actor(engine))
+    job.publish()
+    job.offer(*range(job.config.rollout.capacity_groups))
+    begun = job.config.rollout.capacity_groups
+    job.until(lambda: engine.running == 3 * begun)
+    actor.drain("scaled down")
+    if drain_s > 1:
+        job.until(lambda: actor.status()["state"] == "draining")
+        job.offer(0)
+        asyncio.run_coroutine_threadsafe(_open(engine.gate), actor._loop).result(10)  # type: ignore[arg-type]
+        assert len(job.collect(begun)) == begun
+    figures = running.result(30)
+    job.until(lambda: not job.link.status()["actors"], 5)
+    ledger = job.link.status()["ledger"]
+    assert figures["status"] == "scaled down"
+    assert (ledger["settled"], ledger["expired"], ledger["rejected"]) == ((begun, 0, 0) if drain_s > 1 else (0, begun, 0))
+    assert job.link.status()["offered"] == (1 if drain_s > 1 else begun)
 
 
 def test_stop_while_the_engine_starts(job: Job) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from protocol.dialogue import actor as acting
 from protocol.dialogue import learner as learning
+from protocol.dialogue.sequences import SequenceSet
+from protocol.ledger import Ledger
 from protocol.messages import ActorMessage, GroupResult, LearnerMessage, LeasedGroup, PolicyVersion
 from tests.protocol import examples
 
@@ -46,6 +48,9 @@ class Network:
     notices: list[tuple[str, acting.Notice]] = field(default_factory=list)
     now_s: float = 0.0
     offered: int = 0
+    life: int = 0
+    owed: list[LeasedGroup] = field(default_factory=list)
+    """What the learner has to offer again, since an earlier life of it did."""
 
     def start(self, actor_id: str, capacity: int = 2) -> Node:
         """Start an actor, or kill it and start its next incarnation."""
@@ -59,6 +64,26 @@ class Network:
         groups = [examples.leased(self.offered + n) for n in range(count)]
         self.offered += count
         self.decide(learning.Offer(groups, self.now_s))
+
+    def offer_again(self) -> None:
+        owed, self.owed = self.owed, []
+        self.decide(learning.Offer(owed, self.now_s))
+
+    def restart_learner(self) -> None:
+        """Kill it; the next life knows what was settled and what was offered, and nothing of its actors."""
+        old, self.life = self.learner, self.life + 1
+        lost = {result.ordinal for intake in self.unsettled for result in intake.results}
+        self.unsettled = []
+        self.entered = [result for result in self.entered if result.ordinal not in lost]
+        unique, settled = len(self.entered), SequenceSet()
+        for result in self.entered:
+            settled.add(result.ordinal)
+        ledger = Ledger(leased=unique, settled=unique, received=unique, unique=unique, queued=unique)
+        missing = [ordinal for ordinal in range(self.offered) if ordinal not in settled]
+        self.owed = [examples.leased(ordinal, self.life << 16) for ordinal in missing]
+        self.learner = learning.LearnerDialogue(
+            "run", f"boot-{self.life}", old.version, HEARTBEAT_S, DEADLINE_S, ledger=ledger, settled=settled, wanted=self.owed
+        )
 
     def finish(self, node: Node, ordinal: int) -> None:
         leased = node.working.pop(ordinal)

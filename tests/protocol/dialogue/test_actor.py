@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 import pytest
 
+from protocol.codec import PROTOCOL
 from protocol.dialogue.actor import (
     GREET_EVERY_S,
     RESEND_AFTER_S,
     Action,
     ActorDialogue,
+    Connected,
     Ended,
+    GivingBack,
     Granted,
     LearnerSaid,
     Leaving,
@@ -58,7 +61,7 @@ def sequences(actions: Sequence[Action]) -> list[int]:
 
 
 def test_it_greets_until_it_is_welcomed(actor: ActorDialogue) -> None:
-    assert said(actor.handle(Tick(0.0)), Hello) == [Hello("rollout-0", 2, 4, (1, 0), "here", 17, "vllm")]
+    assert said(actor.handle(Tick(0.0)), Hello) == [Hello("rollout-0", 2, 4, PROTOCOL, "here", 17, "vllm")]
     assert actor.handle(Tick(GREET_EVERY_S - 0.1)) == []
     assert len(said(actor.handle(Tick(GREET_EVERY_S)), Hello)) == 1
     assert [type(action) for action in welcome(actor, 1.5)] == [Registered, VersionKnown]
@@ -170,3 +173,67 @@ def test_it_says_goodbye(actor: ActorDialogue) -> None:
     assert actor.handle(Leaving("drained")) == [], "nobody knows it yet"
     welcome(actor)
     assert said(actor.handle(Leaving("drained")), Bye) == [Bye("drained")]
+
+
+def test_a_new_connection_is_greeted_at_once_and_what_was_on_its_way_goes_again(actor: ActorDialogue) -> None:
+    welcome(actor)
+    lease(actor, [0, 1])
+    assert sequences(finish(actor, 0, 1.0)) == [0]
+    greeting = said(actor.handle(Connected(1.1)), Hello)
+    assert [hello.held for hello in greeting if isinstance(hello, Hello)] == [[(1, 0)]]
+    assert not actor.registered
+    assert sequences(welcome(actor, 1.2)) == [0], "of the same boot too: the old connection may have lost it"
+    assert sequences(actor.handle(Tick(1.3))) == []
+
+
+def test_one_that_has_ended_greets_no_new_connection(actor: ActorDialogue) -> None:
+    welcome(actor)
+    hear(actor, Bye("completed"))
+    assert actor.handle(Connected(1.0)) == []
+
+
+def test_the_wait_before_results_go_again_doubles_up_to_a_limit(actor: ActorDialogue) -> None:
+    welcome(actor)
+    finish(actor, 0)
+    sent_s = []
+    for now_s in range(300):
+        hear(actor, Heartbeat(VERSION), now_s)
+        if sequences(actor.handle(Tick(now_s))):
+            sent_s.append(now_s)
+    assert sent_s == [5, 15, 35, 75, 135, 195, 255]
+    hear(actor, Ack(2, 0, VERSION), 300.0)
+    assert not actor.unacknowledged
+
+
+def test_its_greeting_tells_which_messages_are_done(actor: ActorDialogue) -> None:
+    def done_below(now_s: float) -> int:
+        (hello,) = said(actor.handle(Tick(now_s)), Hello)
+        assert isinstance(hello, Hello)
+        return hello.done_below
+
+    assert done_below(0.0) == 0
+    welcome(actor)
+    lease(actor, [0, 1, 2])
+    for ordinal in range(3):
+        finish(actor, ordinal)
+    hear(actor, Ack(2, 0, VERSION))
+    hear(actor, Ack(2, 2, VERSION))
+    assert done_below(100.0) == 1, "1 is on its way"
+    hear(actor, Ack(2, 1, VERSION), 100.0)
+    assert done_below(200.0) == 3
+
+
+def test_an_actor_that_gives_back_takes_no_more_and_says_so_until_it_is_heard(actor: ActorDialogue) -> None:
+    welcome(actor)
+    lease(actor, [0, 1, 2])
+    assert actor.handle(GivingBack(frozenset({1}))) == []
+    (hello,) = said(actor.handle(Tick(0.1)), Hello)
+    assert isinstance(hello, Hello)
+    assert (hello.capacity_groups, hello.held) == (0, [(1, 0)])
+    assert len(said(actor.handle(Tick(0.1 + GREET_EVERY_S)), Hello)) == 1
+    assert lease(actor, [0, 3]) == [], "it was on its way"
+    assert sequences(finish(actor, 1)) == []
+    assert sequences(welcome(actor, 2.0)) == [0]
+    hear(actor, Ack(2, 0, VERSION), 2.0)
+    assert not actor.unacknowledged
+    assert not actor.held

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from protocol.codec import PROTOCOL
 from protocol.dialogue.learner import (
+    INTERVALS,
     Action,
     ActorSaid,
     Closing,
@@ -18,6 +20,7 @@ from protocol.dialogue.learner import (
     Tick,
     Undelivered,
 )
+from protocol.dialogue.sequences import SequenceSet
 from protocol.messages import Ack, ActorMessage, Bye, GroupResults, Heartbeat, Lease, LeasedGroup, PolicyVersion, Purpose, Refused, Welcome
 from tests.protocol import examples
 
@@ -64,7 +67,7 @@ def intakes(actions: Sequence[Action]) -> list[Intake]:
 
 def test_an_actor_is_welcomed_with_the_latest_version(learner: LearnerDialogue) -> None:
     learner.handle(Published(PolicyVersion(0, 4)))
-    assert said(join(learner), Welcome) == [("rollout-0/0", Welcome("run", "boot-1", PolicyVersion(0, 4), HEARTBEAT_S))]
+    assert said(join(learner), Welcome) == [("rollout-0/0", Welcome("run", "boot-1", PolicyVersion(0, 4), HEARTBEAT_S, PROTOCOL))]
 
 
 def test_groups_are_leased_up_to_the_capacity_and_in_their_order(learner: LearnerDialogue) -> None:
@@ -278,7 +281,7 @@ def test_another_major_version_is_refused_with_both_versions(learner: LearnerDia
     [(_, refusal)] = said(say(learner, stranger), Refused)
     assert isinstance(refusal, Refused)
     assert "2.0" in refusal.reason
-    assert "1.0" in refusal.reason
+    assert ".".join(map(str, PROTOCOL)) in refusal.reason
     assert not learner.actors
 
 
@@ -317,3 +320,106 @@ def test_after_closing_nothing_is_granted_and_everybody_is_told(learner: Learner
     assert granted(late) == {}
     assert [peer for peer, _ in said(late, Bye)] == ["rollout-2/0"]
     assert granted(learner.handle(Tick(1.0))) == {}
+
+
+def test_a_connection_speaks_for_one_actor(learner: LearnerDialogue) -> None:
+    offer(learner, [0, 1])
+    join(learner, "rollout-0", capacity=1)
+    say(learner, examples.hello("rollout-1"), peer="rollout-0/0")
+    assert list(learner.actors) == ["rollout-1"]
+    assert learner.actors["rollout-1"].held == {0, 1}, "what it held under its first name is granted again"
+    assert learner.ledger.expired == 1
+    assert learner.ledger.faults() == []
+
+
+def test_messages_out_of_any_order_are_rejected(learner: LearnerDialogue) -> None:
+    join(learner)
+    for number in range(INTERVALS + 10):
+        say(learner, GroupResults("rollout-0", 0, 2 * number, [examples.result(number)]))
+    assert learner.actors["rollout-0"].mail.received.intervals == INTERVALS
+    assert learner.ledger.rejected["scattered"] == 10
+    assert learner.ledger.faults() == []
+
+
+def test_groups_go_to_the_actors_with_the_most_room(learner: LearnerDialogue) -> None:
+    for number, capacity in enumerate((1, 4, 2)):
+        join(learner, f"rollout-{number}", capacity)
+    shares = granted(offer(learner, range(9)))
+    assert {peer: [ordinal for ordinal, _ in leased] for peer, leased in shares.items()} == {
+        "rollout-1/0": [0, 1, 2, 5],
+        "rollout-2/0": [3, 6],
+        "rollout-0/0": [4],
+    }
+    assert len(learner.offered) == 2
+
+
+def test_an_actor_that_leaves_finishes_what_it_keeps_and_is_granted_nothing(learner: LearnerDialogue) -> None:
+    join(learner, "rollout-0", capacity=3)
+    offer(learner, range(5))
+    join(learner, "rollout-1", capacity=1)
+    leaving = say(learner, examples.hello("rollout-0", capacity=0, held=[(1, 0)]), 1.0)
+    assert granted(leaving) == {}
+    assert [(leased.ordinal, leased.lease_epoch) for leased in learner.offered] == [(0, 1), (2, 1), (4, 0)]
+    done = say(learner, examples.results([1], 0), 2.0)
+    assert [result.ordinal for result in intakes(done)[0].results] == [1]
+    assert granted(done) == {}
+    assert granted(say(learner, examples.results([3], 0, "rollout-1"), 2.0, "rollout-1/0")) == {"rollout-1/0": [(0, 1)]}
+    assert learner.ledger.faults() == []
+
+
+# --- after a restart of the learner ---
+
+
+@pytest.fixture
+def restored() -> LearnerDialogue:
+    """An earlier life leased the ordinals 0 to 5, and 0 and 3 have their outcome."""
+    settled = SequenceSet(1)
+    settled.add(3)
+    wanted = [examples.leased(ordinal, 7) for ordinal in (1, 2, 4, 5)]
+    return LearnerDialogue("run", "boot-2", VERSION, HEARTBEAT_S, DEADLINE_S, settled=settled, wanted=wanted)
+
+
+def test_a_result_of_an_earlier_lifes_lease_is_the_first_outcome_before_it_is_offered_again(restored: LearnerDialogue) -> None:
+    join(restored)
+    (intake,) = intakes(say(restored, examples.results([3, 4, 9], 17)))
+    assert [result.ordinal for result in intake.results] == [4]
+    assert (restored.ledger.unique, restored.ledger.duplicate, restored.ledger.rejected) == (1, 1, {"unknown_ordinal": 1})
+    again = restored.handle(Offer([examples.leased(ordinal, 7) for ordinal in (1, 2, 4, 5)], 1.0))
+    assert granted(again) == {"rollout-0/0": [(1, 7), (2, 7)]}
+    assert [leased.ordinal for leased in restored.offered] == [5]
+    assert restored.ledger.faults() == []
+
+
+def test_a_result_of_an_earlier_lifes_lease_is_the_first_outcome_while_it_waits(restored: LearnerDialogue) -> None:
+    join(restored, capacity=0)
+    restored.handle(Offer([examples.leased(1, 7)], 1.0))
+    assert len(intakes(say(restored, examples.results([1], 0)))[0].results) == 1
+    assert not restored.offered
+    other = msgspec.structs.replace(examples.result(2), group_id="another")
+    assert intakes(say(restored, GroupResults("rollout-0", 0, 1, [other])))[0].results == []
+    assert restored.ledger.rejected == {"other_group": 1}
+    assert restored.ledger.faults() == []
+
+
+def test_what_an_actor_has_begun_is_granted_to_it(restored: LearnerDialogue) -> None:
+    join(restored, "rollout-0", capacity=4)
+    say(restored, examples.hello("rollout-1", capacity=2, held=[(2, 0), (5, 1)]), peer="rollout-1/0")
+    shares = granted(restored.handle(Offer([examples.leased(ordinal, 7) for ordinal in (1, 2, 4, 5)], 1.0)))
+    assert shares == {"rollout-0/0": [(1, 7), (4, 7)], "rollout-1/0": [(2, 7), (5, 7)]}
+
+
+def test_ordinals_of_groups_that_were_set_aside_leave_no_gap(restored: LearnerDialogue) -> None:
+    join(restored)
+    restored.handle(Offer([], 1.0, passed=[1, 2]))
+    assert restored.settled.intervals == 1
+    assert intakes(say(restored, examples.results([1], 0)))[0].results == []
+    assert restored.ledger.duplicate == 1
+
+
+def test_a_newer_incarnation_replaces_what_is_known_of_the_one_before(learner: LearnerDialogue) -> None:
+    for incarnation in range(50):
+        join(learner, incarnation=incarnation)
+        say(learner, Bye(), peer=f"rollout-0/{incarnation}")
+    assert len(learner.departed) == 1
+    (refusal,) = said(join(learner, incarnation=48), Refused)
+    assert "49" in str(refusal)

@@ -1,4 +1,4 @@
-"""Any order of loss, doubling, reordering, crashes and silence keeps the promises of the dialogue."""
+"""Any order of loss, doubling, reordering, crashes of either side and silence keeps the promises of the dialogue."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ class Fleet(RuleBasedStateMachine):
         node = self.network.nodes.get(actor_id)
         if node is not None:
             self.network.act(node, acting.Resized(0 if spare else self.capacity))
+
+    @rule()
+    def restart_learner(self) -> None:
+        self.network.restart_learner()
+
+    @rule()
+    def offer_again(self) -> None:
+        self.network.offer_again()
+
+    @rule(actor_id=st.sampled_from(ACTORS), share=st.integers(0, 3))
+    def give_back(self, actor_id: str, share: int) -> None:
+        node = self.network.nodes.get(actor_id)
+        if node is not None:
+            node.working = dict(list(node.working.items())[:share])
+            self.network.act(node, acting.GivingBack(frozenset(node.working)))
 
     @rule(index=indices)
     def finish(self, index: int) -> None:
@@ -106,7 +121,9 @@ class Fleet(RuleBasedStateMachine):
         learner = self.network.learner
         waiting = [leased.ordinal for leased in learner.offered]
         entered = [result.ordinal for result in self.network.entered]
-        assert sorted([*waiting, *learner.open, *entered]) == list(range(self.network.offered))
+        owed = {leased.ordinal for leased in self.network.owed} - set(entered)
+        assert sorted([*waiting, *learner.open, *owed, *entered]) == list(range(self.network.offered))
+        assert sorted([*learner.wanted, *entered]) == list(range(self.network.offered))
         assert learner.ledger.outstanding == len(learner.open)
 
     @invariant()
@@ -137,6 +154,12 @@ class Fleet(RuleBasedStateMachine):
         for node in network.nodes.values():
             network.act(node, acting.Resized(self.capacity))
             network.to_learner.clear()  # the next heartbeat says it again
+        network.offer_again()
+        for name, node in list(network.nodes.items()):
+            if node.dialogue.capacity_groups == 0:
+                network.run()  # what it has finished gets through, and then it leaves
+                network.act(node, acting.Leaving("drained"))
+                network.start(name, self.capacity)
         for _ in range(120 + network.offered):
             network.run()
         assert len(network.entered) == network.offered

@@ -1,0 +1,1 @@
+"""The path of results, from many actors to one learner, without engines at either end."""
