@@ -22,6 +22,8 @@ from ops import guard, ports
 
 OBJECT_STORE_BYTES = 80 << 20
 MARK = "RBA_TEST_CLUSTER"
+HOME = "127.0.0.2"
+"""For 127.0.0.1 Ray's drivers take another address of the machine."""
 HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 """What Ray's fake provider takes for the id of the head node."""
 
@@ -63,7 +65,7 @@ class _Apart:
 
 
 class Machines(_Apart):
-    """Machines that a test adds and kills; the first one, 127.0.0.1, is the head, and has room for what is no rollout actor."""
+    """Machines that a test adds and kills; the first one, `HOME`, is the head, and has room for what is no rollout actor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,9 +163,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sys.argv[1]}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**head, "node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES}
-    )
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "node_ip_address": HOME, "object_store_memory": OBJECT_STORE_BYTES})
     print(cluster.address, flush=True)
     nodes = {}
     for line in sys.stdin:

@@ -220,7 +220,7 @@ def test_actors_and_servers_join_and_leave_and_a_spare_takes_over_while_the_run_
     run.until(lambda: not marked(f"{run.run_id}/rollout-1", guard.PROCESS) and not marked(f"{run.run_id}/reward-1", guard.PROCESS))
     run.until(lambda: len(told(run, "rollout-0", "reward_urls")) == 1)
     assert not {"rollout-1", "reward-1"} & targets()
-    assert "told to stop: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
+    assert "told to leave: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
     assert processes(run.status() or {})["rollout-1"]["phase"] == "ended"
 
     run.until(lambda: told(run, "rollout-2", "spare"))

@@ -50,36 +50,36 @@ def where(run: ScriptedRun, phase: str = "running") -> dict[str, str]:
 def test_a_run_grows_onto_machines_that_join_and_outlives_one_that_is_lost(
     tmp_path: Path, machines: Machines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machines.add("127.0.0.2")
+    machines.add("127.0.0.3")
     run = launched(tmp_path, machines, monkeypatch)
     try:
         run.until_running()
-        first = {"learner-0": "127.0.0.1", "weight_store-0": "127.0.0.1", "fetcher-0": "127.0.0.1"}
-        assert where(run) == first | {"fetcher-1": "127.0.0.2", "rollout-0": "127.0.0.2"}, "the learner where the run's folder is"
+        first = {"learner-0": "127.0.0.2", "weight_store-0": "127.0.0.2", "fetcher-0": "127.0.0.2"}
+        assert where(run) == first | {"fetcher-1": "127.0.0.3", "rollout-0": "127.0.0.3"}, "the learner where the run's folder is"
 
         subprocess.run(rba("scale", str(run.path), "--actors", "2"), capture_output=True, check=True, timeout=60)
         run.until(lambda: "rollout-1" in where(run, "placing"))
-        machines.add("127.0.0.3")
-        run.until(lambda: where(run).get("rollout-1") == "127.0.0.3")
-        assert where(run)["fetcher-2"] == "127.0.0.3"
+        machines.add("127.0.0.4")
+        run.until(lambda: where(run).get("rollout-1") == "127.0.0.4")
+        assert where(run)["fetcher-2"] == "127.0.0.4"
 
         killed_s = time.monotonic()
-        machines.kill("127.0.0.2")
+        machines.kill("127.0.0.3")
         run.until(lambda: "rollout-0" not in where(run))
         with capsys.disabled():
             print(f"\nfrom the loss of a machine to the verdict: {time.monotonic() - killed_s:.1f} s")
         run.until(lambda: "rollout-0" in where(run, "placing") and "fetcher-1" in where(run, "ended"), 90)
         with capsys.disabled():
             print(f"until Ray is asked for room again: {time.monotonic() - killed_s:.1f} s")
-        assert where(run)["rollout-1"] == "127.0.0.3"
+        assert where(run)["rollout-1"] == "127.0.0.4"
         assert (run.status() or {})["state"] == "running"
 
-        machines.add("127.0.0.2")
-        run.until(lambda: where(run).get("rollout-0") == where(run).get("fetcher-1") == "127.0.0.2")
+        machines.add("127.0.0.3")
+        run.until(lambda: where(run).get("rollout-0") == where(run).get("fetcher-1") == "127.0.0.3")
         run.process.send_signal(signal.SIGTERM)
         code, output, errors = run.end(30)
         assert code == 0, errors
-        assert "fetcher-1 has left with its machine 127.0.0.2" in output
+        assert "fetcher-1 has left with its machine 127.0.0.3" in output
         assert run.summary()["quarantined"] == []
     finally:
         end(run)
