@@ -339,6 +339,18 @@ class NetworkSection(Section):
         return self.bind not in {"127.0.0.1", "::1", "localhost"}
 
 
+class WeightsSection(Section):
+    """How policy versions get from the learner to the rollout actors."""
+
+    changeable = frozenset({"*"})
+
+    backend: Literal["zmq", "delta"] = "zmq"
+    """`zmq`: every version whole; `delta`: what changed since the version that a machine holds, with the same weights as a result, bit for
+    bit. It pays on networks slower than some 10 Gbit/s, with `model.dtype: bfloat16` and small learning rates."""
+    anchor_every: PositiveInt = 16
+    """Of so many versions in a row a machine takes one whole (`delta` only)."""
+
+
 class RaySection(Section):
     """The Ray cluster that the processes run on."""
 
@@ -412,6 +424,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
     validation: ValidationSection = ValidationSection()
     network: NetworkSection = NetworkSection()
+    weights: WeightsSection = WeightsSection()
     ray: RaySection = RaySection()
     fleet: FleetSection = FleetSection()
 

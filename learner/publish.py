@@ -13,10 +13,8 @@ from torch import Tensor
 from learner.engine import Engine
 from protocol.errors import RbaError
 from protocol.messages import Manifest, PolicyVersion
-from protocol.weights.files import prune, write_version
+from protocol.weights.transfer import FolderPublisher
 
-KEEP_VERSIONS = 2
-"""The one that actors fetch, and the one before it that some may still fetch."""
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 Buffers = Iterator[tuple[str, str, list[int], memoryview]]
@@ -36,9 +34,8 @@ def publish(engine: Engine, root: Path, version: PolicyVersion, names: set[str],
     Raises `NamesDifferError` unless exactly the tensors `names` are there; then nothing is written that a reader could see.
     """
     unchanged = names - engine.trained_names
-    manifest = write_version(root, version, checked(engine.tensors(dtype, trained=True), names - unchanged), chunk_bytes, unchanged)
-    prune(root, KEEP_VERSIONS)
-    return manifest
+    tensors = checked(engine.tensors(dtype, trained=True), names - unchanged)
+    return FolderPublisher(root, chunk_bytes).publish(version, tensors, unchanged)
 
 
 def gather(engine: Engine, dtype: str, *, trained: bool = False) -> None:

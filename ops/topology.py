@@ -81,7 +81,7 @@ class Topology:
         """
         spec = self.spec(name)
         index = int(name.rpartition("-")[2])
-        network = self.config.network
+        network, weights = self.config.network, self.config.weights
 
         def endpoint(other: str, socket: str) -> str:
             return reachable(described[other]["endpoints"][socket], places[other][0])
@@ -98,6 +98,7 @@ class Topology:
                     "port": port("weights", network.weights_port),
                     "run_dir": self.run.path,
                     "keys": network.keys,
+                    "deltas": weights.backend == "delta",
                 }
             case "fetcher":
                 root = self.run.shared_memory("fetched")
@@ -108,6 +109,7 @@ class Topology:
                     "run_dir": self.run.path,
                     "index": index,
                     "keys": network.keys,
+                    "anchor_every": weights.anchor_every if weights.backend == "delta" else 0,
                 }
             case "reward":
                 return {

@@ -28,6 +28,7 @@ WEIGHTS_CAP_BYTES = 5 << 20
 """Of one message on the weight sockets: a chunk of 4 MiB, or the manifest of a large model."""
 
 Message = TypeVar("Message")
+Frame = TypeVar("Frame", bytes, memoryview)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -70,7 +71,7 @@ class Codec(Generic[Message]):
         self._decoder = msgspec.msgpack.Decoder(union)
         self.cap_bytes, self._payload_frames = cap_bytes, payload_frames
 
-    def decode(self, frames: Sequence[bytes]) -> tuple[Message, Sequence[bytes]]:
+    def decode(self, frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
         """The message and its payload frames. Raises a `ProtocolError` that names what is wrong."""
         size = sum(len(frame) for frame in frames)
         if size > self.cap_bytes:

@@ -271,6 +271,18 @@ class TensorEntry(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class Delta(msgspec.Struct, frozen=True):
+    """One step of the way from a version that a node holds to another one: what is to be overwritten (see `protocol.weights.patch`)."""
+
+    base: PolicyVersion
+    base_digest: str
+    policy_version: PolicyVersion
+    """What `base` becomes."""
+    size_bytes: int
+    chunk_checksums: list[int]
+    """xxh3-64 of each of the delta's own chunks, which are as large as the manifest says."""
+
+
 class Manifest(msgspec.Struct, tag="manifest"):
     """Weight store → node fetcher: an immutable table of contents of one policy version."""
 
@@ -284,12 +296,16 @@ class Manifest(msgspec.Struct, tag="manifest"):
     """``xxh128:<hex>`` of all bytes."""
     unchanged: list[str] = []
     """Tensors that are not among these, being those of the checkpoint that the run started from."""
+    deltas: list[Delta] = []
+    """From the base that was named in the request to this version, one after the other; none where the whole is as good."""
 
 
 class ManifestRequest(msgspec.Struct, tag="manifest?"):
     """Node fetcher → weight store. Without a version: the newest."""
 
     policy_version: PolicyVersion | None = None
+    base: PolicyVersion | None = None
+    """A version that the node holds and would take deltas against."""
 
 
 class ChunkRequest(msgspec.Struct, tag="chunk?"):
@@ -297,6 +313,8 @@ class ChunkRequest(msgspec.Struct, tag="chunk?"):
 
     policy_version: PolicyVersion
     index: int
+    base: PolicyVersion | None = None
+    """Of the delta against this version, not of the version itself."""
 
 
 class Chunk(msgspec.Struct, tag="chunk"):
@@ -304,6 +322,8 @@ class Chunk(msgspec.Struct, tag="chunk"):
 
     policy_version: PolicyVersion
     index: int
+    base: PolicyVersion | None = None
+    """As in the request."""
 
 
 class NotServed(msgspec.Struct, tag="not_served"):

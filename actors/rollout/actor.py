@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from actors.rollout.gauges import Gauges
@@ -247,6 +248,10 @@ class Actor:
         self._applying = True
         try:
             pause_s = await self._engine.apply(fetched)
+        except RefusedVersionError as error:
+            if _is_there(fetched):
+                raise
+            raise FetchError(f"newer versions have taken the place of {fetched.policy_version}") from error
         finally:
             self._applying, self._moved_s = False, time.monotonic()
         apply_s = time.monotonic() - fetched_s
@@ -338,3 +343,8 @@ class Actor:
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:
             await self._changed.wait_for(condition)
+
+
+def _is_there(fetched: Fetched) -> bool:
+    """False once the fetcher has removed it for newer versions."""
+    return Path(fetched.directory).exists()

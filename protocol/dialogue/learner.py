@@ -231,6 +231,8 @@ class LearnerDialogue:
                 return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
             case Closing():
                 self._closing = True
+                for ordinal in list(self.open):
+                    self._expire(ordinal)  # nobody works on it any more; what still comes is taken in all the same
                 return [Send(actor.peer, Bye(event.reason)) for actor in self.actors.values()]
 
     # --- what actors say ---
@@ -275,6 +277,11 @@ class LearnerDialogue:
         if mail is not None and hello.incarnation < mail.incarnation:
             reason = f"incarnation {mail.incarnation} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
+        if mail is not None and mail.incarnation == hello.incarnation and mail.process != (hello.host, hello.pid):
+            # Both number their messages from 0: what one sends would be taken for what the other has sent, and be acknowledged.
+            host, pid = mail.process
+            reason = f"process {pid} on {host} is {hello.actor_id} already, in the same incarnation, {hello.incarnation}"
+            return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         actions: list[Action] = []
         if here is not None and here is not known:
             actions += self._remove(here, now_s)  # a connection speaks for one actor
@@ -285,7 +292,7 @@ class LearnerDialogue:
             actions += self._remove(known, now_s, keep=held)
         mail = self.departed.take(hello.actor_id)
         if mail is None or mail.incarnation != hello.incarnation:
-            mail = Mail(hello.incarnation)
+            mail = Mail(hello.incarnation, (hello.host, hello.pid))
         mail.received.fill(hello.done_below)
         mail.acknowledged.fill(hello.done_below)
         begun = frozenset(ordinal for ordinal, _ in hello.held) - held

@@ -6,6 +6,7 @@ rollout actor ──FetchRequest──▶ fetcher ──ManifestRequest, ChunkRe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket as hosts
@@ -21,11 +22,11 @@ from protocol.codec import DIALOGUE_CAP_BYTES, WEIGHTS_CAP_BYTES, WEIGHTS_CODEC,
 from protocol.errors import ProtocolError, RbaError
 from protocol.gate import RevokedError, listen, neighbour_door, receive
 from protocol.keyring import ClientKeys, Keyring
-from protocol.messages import Fetched, FetchRequest, NotServed, PolicyVersion
+from protocol.messages import Fetched, FetchRequest, Manifest, NotServed, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 from protocol.wakeup import Mailbox
-from protocol.weights.files import DamagedVersionError, directory_of, open_version, prune
+from protocol.weights.files import DamagedVersionError, OpenVersion, directory_of, newest, open_version, prune
 from protocol.weights.pull import Pull, PullStoppedError, VersionGoneError
 
 KEEP = 2
@@ -49,8 +50,12 @@ class NodeFetcher:
         run_dir: Path | None = None,
         index: int = 0,
         keys: Path | str | None = None,
+        anchor_every: int = 0,
     ) -> None:
-        """`keys` is the folder of this machine (see `protocol.keyring`)."""
+        """`keys` is the folder of this machine (see `protocol.keyring`). Of `anchor_every` versions in a row one is pulled whole, the
+        others by deltas where the store offers them; 0 pulls all of them whole.
+        """
+        self._anchor_every, self._since_anchor = anchor_every, anchor_every
         self._id = f"fetcher-{index}"
         logs.configure(run_dir, self._id)
         self._root, self._store_endpoint = root, store_endpoint
@@ -67,7 +72,7 @@ class NodeFetcher:
         self._asking: dict[bytes, PolicyVersion] = {}
         self._held: Fetched | None = None
         self._pulling = False
-        self._pulls = 0
+        self._pulls = self._deltas = 0
         self._looked_s = time.monotonic()
         self._log = logs.get_logger("fetcher")
 
@@ -97,7 +102,7 @@ class NodeFetcher:
                 self._requests()
                 if self._failure is not None:
                     raise self._failure
-            return {"pulls": self._pulls}
+            return {"pulls": self._pulls, "deltas": self._deltas}
         finally:
             self._stop.set()
             self._wanted.put(None)
@@ -113,6 +118,7 @@ class NodeFetcher:
         return {
             "policy_version": str(self._held.policy_version) if self._held else None,
             "pulls": self._pulls,
+            "deltas": self._deltas,
             "quiet_s": round(time.monotonic() - self._looked_s, 3),
         }
 
@@ -177,13 +183,14 @@ class NodeFetcher:
         pull = Pull(socket, self._stop.is_set)
         for _ in range(ATTEMPTS):
             try:
-                manifest = pull.manifest(None)
-                if manifest.policy_version < version:
-                    manifest = pull.manifest(version)
-                directory = directory_of(self._root, manifest.policy_version)
-                if not directory.exists():
-                    pull.into(self._root, manifest)
-                    self._pulls += 1
+                with contextlib.closing(self._base()) as base:
+                    manifest = pull.manifest(None, base.policy_version)
+                    if manifest.policy_version < version:
+                        manifest = pull.manifest(version, base.policy_version)
+                    directory = directory_of(self._root, manifest.policy_version)
+                    if not self._holds(manifest):
+                        pull.into(self._root, manifest, base.opened)
+                        self._pulled(pull)
             except VersionGoneError as gone:
                 if gone.newest is None or gone.newest < version:
                     return NotServed(version, gone.newest, str(gone))
@@ -194,18 +201,59 @@ class NodeFetcher:
             except PullStoppedError as stopped:
                 return NotServed(version, None, str(stopped))
             seconds = time.monotonic() - started_s
-            self._count(manifest.size_bytes, manifest.policy_version, pull.bad_chunks, seconds)
+            self._count(manifest, pull, seconds)
             prune(self._root, KEEP)
             return Fetched(manifest.policy_version, str(directory), manifest.digest, manifest.size_bytes, seconds)
         return NotServed(version, None, f"{ATTEMPTS} pulls in a row found their version pruned or damaged")
 
-    def _count(self, size_bytes: int, version: PolicyVersion, bad_chunks: int, seconds: float) -> None:
-        self._metrics.inc("rba_weight_bytes_total", size_bytes)
-        self._metrics.inc("rba_weight_chunk_errors_total", bad_chunks)
+    def _base(self) -> Base:
+        """The version that deltas may build on; none when the next pull has to be a whole one, as the first one of a process is."""
+        held = newest(self._root) if self._since_anchor + 1 < self._anchor_every else None
+        if held is None:
+            return Base(None)
+        try:
+            return Base(open_version(directory_of(self._root, held)))
+        except DamagedVersionError:
+            return Base(None)
+
+    def _holds(self, manifest: Manifest) -> bool:
+        try:
+            with open_version(directory_of(self._root, manifest.policy_version)) as found:
+                return found.manifest.digest == manifest.digest
+        except DamagedVersionError:
+            return False
+
+    def _pulled(self, pull: Pull) -> None:
+        self._pulls += 1
+        self._deltas += pull.by_delta
+        self._since_anchor = self._since_anchor + 1 if pull.by_delta else 0
+
+    def _count(self, manifest: Manifest, pull: Pull, seconds: float) -> None:
+        version = manifest.policy_version
+        self._metrics.inc("rba_weight_bytes_total", pull.bytes)
+        self._metrics.inc("rba_weight_chunk_errors_total", pull.bad_chunks)
         self._metrics.inc("rba_weight_pushes_total")
         self._metrics.observe("rba_weight_push_seconds", seconds, stage="fetch")
         self._metrics.set("rba_policy_version", version.step, role="fetcher")
-        self._log.info("fetched", policy_version=str(version), size_bytes=size_bytes, seconds=round(seconds, 4))
+        figures = {"size_bytes": manifest.size_bytes, "pulled_bytes": pull.bytes, "delta": pull.by_delta, "seconds": round(seconds, 4)}
+        self._log.info("fetched", policy_version=str(version), **figures)
+
+
+class Base:
+    """The version that a pull may build on, if any."""
+
+    def __init__(self, opened: OpenVersion | None) -> None:
+        self.opened = opened
+
+    @property
+    def policy_version(self) -> PolicyVersion | None:
+        """Its name."""
+        return self.opened.manifest.policy_version if self.opened is not None else None
+
+    def close(self) -> None:
+        """Unmap it."""
+        if self.opened is not None:
+            self.opened.close()
 
 
 class FetchError(RbaError):
@@ -238,9 +286,13 @@ class FetcherClient:
 
     @staticmethod
     def _check(answer: Fetched) -> None:
-        with open_version(Path(answer.directory)) as found:
-            if found.manifest.digest != answer.digest:
-                raise FetchError(f"{answer.directory} holds another version than the fetcher says")
+        try:
+            with open_version(Path(answer.directory)) as found:
+                digest = found.manifest.digest
+        except DamagedVersionError as error:  # two newer versions came while the answer was on its way
+            raise FetchError(str(error)) from error
+        if digest != answer.digest:
+            raise FetchError(f"{answer.directory} holds another version than the fetcher says")
 
     def close(self) -> None:
         """Close the socket."""

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import shutil
@@ -40,7 +42,7 @@ def directory_of(root: Path, version: PolicyVersion) -> Path:
     return root / f"{version.lineage}-{version.step}"
 
 
-def checksum(chunk: bytes | memoryview) -> int:
+def checksum(chunk: bytes | bytearray | memoryview) -> int:
     """xxh3-64 of a chunk."""
     return xxhash.xxh3_64_intdigest(chunk)
 
@@ -102,7 +104,7 @@ def _manifest(path: Path, version: PolicyVersion, entries: list[TensorEntry], si
 
 
 class OpenVersion:
-    """A committed version, mapped read-only. The views that `tensor_bytes` returns must be gone before `close`."""
+    """A committed version, mapped read-only."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -121,10 +123,10 @@ class OpenVersion:
         """The bytes of one tensor, without a copy."""
         return memoryview(self._map)[entry.offset_bytes : entry.offset_bytes + entry.size_bytes]
 
-    def chunk(self, index: int) -> bytes:
-        """One chunk, copied."""
+    def chunk(self, index: int) -> memoryview:
+        """One chunk, without a copy."""
         start = index * self.manifest.chunk_bytes
-        return bytes(self._map[start : start + self.manifest.chunk_bytes])
+        return memoryview(self._map)[start : start + self.manifest.chunk_bytes]
 
     def verify(self) -> None:
         """Compare all bytes with the manifest's digest. Raises `DamagedVersionError`."""
@@ -133,9 +135,10 @@ class OpenVersion:
             raise DamagedVersionError(f"{self.directory}: the bytes have digest {found}, the manifest says {self.manifest.digest}")
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap it; who has a view keeps the bytes until it lets go."""
         if isinstance(self._map, mmap.mmap):
-            self._map.close()
+            with contextlib.suppress(BufferError):
+                self._map.close()
 
     def __enter__(self) -> Self:
         return self
@@ -167,11 +170,20 @@ def newest(root: Path) -> PolicyVersion | None:
 def prune(root: Path, keep: int) -> list[PolicyVersion]:
     """Remove all but the newest `keep` versions and return what went. Who has one mapped keeps its bytes.
 
-    What a killed writer left half done goes too, so only the root's one writer may call this, between two writes.
+    What a killed writer left half done goes too, so a writer may call this only between two writes.
     """
-    for partial in root.glob(f"{PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    sweep(root)
     gone = versions(root)[:-keep] if keep else versions(root)
     for version in gone:
         shutil.rmtree(directory_of(root, version), ignore_errors=True)
     return gone
+
+
+def sweep(root: Path) -> None:
+    """Remove what is half done, unless a living process has it locked: Ray may have several nodes on one machine, each with a fetcher."""
+    for partial in root.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError), (partial / WEIGHTS).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(partial, ignore_errors=True)
+        if not (partial / WEIGHTS).exists():
+            shutil.rmtree(partial, ignore_errors=True)

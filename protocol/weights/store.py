@@ -1,7 +1,7 @@
 """The weight store: serves committed policy versions, chunk by chunk, to any number of node fetchers.
 
 It reads what the learner's rank 0 commits into a folder in shared memory, so that the learner's step never pushes bytes. It keeps no
-state: any chunk of any version that is still there may be asked for, again and again.
+state but deltas, which it can do without: any chunk of any version that is still there may be asked for, again and again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from protocol import logs, sockets
@@ -24,18 +25,29 @@ from protocol.keyring import Keyring
 from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
+from protocol.wakeup import Mailbox
+from protocol.weights.deltas import Deltas
 from protocol.weights.files import DamagedVersionError, OpenVersion, directory_of, newest, open_version
 
 TICK_MS = 200
+PARK_S = 10.0
+"""Who asks for deltas that are being made waits so long at most; then the whole version is the better way."""
 
 
 class WeightStore:
     """Role `weight_store`."""
 
     def __init__(
-        self, root: Path, bind: str = "127.0.0.1", port: int = 0, run_dir: Path | None = None, keys: Path | str | None = None
+        self,
+        root: Path,
+        bind: str = "127.0.0.1",
+        port: int = 0,
+        run_dir: Path | None = None,
+        keys: Path | str | None = None,
+        *,
+        deltas: bool = False,
     ) -> None:
-        """`keys` is the folder of the learner's machine (see `protocol.keyring`)."""
+        """`keys` is the folder of the learner's machine (see `protocol.keyring`); with `deltas` they are offered to who holds a version."""
         logs.configure(run_dir, "weight_store-0")
         self._root = root
         self._metrics = Metrics("weight_store", "weight_store-0")
@@ -44,6 +56,10 @@ class WeightStore:
         self._socket, self._endpoint, self._gate = listen(self._context, bind, port, WEIGHTS_CAP_BYTES, "network.weights_port", door)
         self._metrics_url = self._metrics.serve(bind)
         self._mapped: dict[PolicyVersion, OpenVersion] = {}
+        self._mailbox: Mailbox[None] = Mailbox(self._context)
+        self._deltas = Deltas(root, lambda: self._mailbox.put(None)) if deltas else None
+        self._parked: dict[bytes, tuple[ManifestRequest, float]] = {}
+        """Who waits for the deltas to a version, and until when."""
         self._stop = threading.Event()
         self._served_bytes = 0
         self._looked_s = time.monotonic()
@@ -61,15 +77,26 @@ class WeightStore:
         }
 
     def run(self) -> dict[str, Any]:
-        """Consumes requests. Produces manifests and chunks. Waits for a request. Unblocked by `stop`, within a tick."""
+        """Consumes requests, finished deltas. Produces manifests and chunks. Waits for either. Unblocked by `stop`, within a tick."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._mailbox.socket, zmq.POLLIN)
         try:
             while not self._stop.is_set():
                 self._looked_s = time.monotonic()
-                if self._socket.poll(TICK_MS):
+                ready = dict(poller.poll(TICK_MS))
+                if self._socket in ready:
                     with contextlib.suppress(RevokedError):  # counted and logged by the gate
                         self._serve(*receive(self._socket, self._gate))
+                elif self._deltas is not None:
+                    self._deltas.look()
+                if self._mailbox.take() or self._parked:
+                    self._unpark()
             return {"served_bytes": self._served_bytes}
         finally:
+            if self._deltas is not None:
+                self._deltas.close()
+            self._mailbox.close()
             for version in self._mapped.values():
                 version.close()
             if self._gate is not None:
@@ -94,17 +121,40 @@ class WeightStore:
         except ProtocolError as error:
             self._log.warning("message refused", error=str(error))
             return
-        answer: Manifest | Chunk | NotServed
-        payload: list[bytes] = []
+        answer: Manifest | Chunk | NotServed | None
+        payload: list[memoryview] = []
         match request:
             case ManifestRequest():
                 answer = self._manifest(request.policy_version)
+                if isinstance(answer, Manifest) and request.base is not None and self._deltas is not None:
+                    answer = self._with_deltas(self._deltas, peer, request, request.base, answer)
             case ChunkRequest():
                 answer, payload = self._chunk(request)
             case _:
                 self._log.warning("message refused", error=f"{type(request).__name__} is no request")
                 return
-        sockets.send(self._socket, [peer, *encode(answer, payload)])
+        if answer is not None:
+            sockets.send(self._socket, [peer, *encode(answer, payload)])
+
+    def _with_deltas(self, deltas: Deltas, peer: bytes, request: ManifestRequest, base: PolicyVersion, whole: Manifest) -> Manifest | None:
+        """The manifest with the way from `base`, or None while the deltas are being made: the peer is then answered later."""
+        if deltas.pending(whole.policy_version):
+            _, until_s = self._parked.setdefault(peer, (request, time.monotonic() + PARK_S))
+            if time.monotonic() < until_s:
+                deltas.look()
+                return None
+        self._parked.pop(peer, None)
+        return msgspec.structs.replace(whole, deltas=deltas.way(base, whole.policy_version))
+
+    def _unpark(self) -> None:
+        """Look again at who waits."""
+        for peer, (request, _) in list(self._parked.items()):
+            answer: Manifest | NotServed | None = self._manifest(request.policy_version)
+            if isinstance(answer, Manifest) and request.base is not None and self._deltas is not None:
+                answer = self._with_deltas(self._deltas, peer, request, request.base, answer)
+            if answer is not None:
+                self._parked.pop(peer, None)
+                sockets.send(self._socket, [peer, *encode(answer)])
 
     def _manifest(self, version: PolicyVersion | None) -> Manifest | NotServed:
         version = version or newest(self._root)
@@ -114,16 +164,23 @@ class WeightStore:
         self._metrics.set("rba_policy_version", found.manifest.policy_version.step, role="weight_store")
         return found.manifest
 
-    def _chunk(self, request: ChunkRequest) -> tuple[Chunk | NotServed, list[bytes]]:
+    def _chunk(self, request: ChunkRequest) -> tuple[Chunk | NotServed, list[memoryview]]:
+        if request.base is not None:
+            data = self._deltas.chunk(request.base, request.policy_version, request.index) if self._deltas is not None else None
+            if data is None:
+                return NotServed(request.policy_version, newest(self._root), "no such delta (any more)"), []
+            return self._sent(request, data)
         found = self._open(request.policy_version)
         if found is None:
             return self._not_served(request.policy_version), []
         if not 0 <= request.index < len(found.manifest.chunk_checksums):
             return NotServed(request.policy_version, newest(self._root), f"there is no chunk {request.index}"), []
-        data = found.chunk(request.index)
+        return self._sent(request, found.chunk(request.index))
+
+    def _sent(self, request: ChunkRequest, data: memoryview) -> tuple[Chunk, list[memoryview]]:
         self._served_bytes += len(data)
         self._metrics.inc("rba_weight_bytes_total", len(data))
-        return Chunk(request.policy_version, request.index), [data]
+        return Chunk(request.policy_version, request.index, request.base), [data]
 
     def _not_served(self, version: PolicyVersion | None) -> NotServed:
         return NotServed(version, newest(self._root), "no such version, or it was pruned")

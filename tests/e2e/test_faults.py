@@ -72,4 +72,28 @@ def test_a_spare_takes_over_from_a_killed_actor_which_comes_back_and_so_does_a_k
     assert ledger["leased"] == ledger["settled"] + ledger["outstanding"] + ledger["expired"]
     assert ledger["received"] == ledger["unique"] + ledger["duplicate"] + ledger["rejected"]
     assert ledger["unique"] == ledger["trained"] + ledger["dropped"] + ledger["queued"]
+    assert set(ledger["rejected_reasons"]) <= {"unregistered"}, "results of the life before are taken"
     assert not job.leftovers("e2e-faults")
+
+
+def test_a_stop_waits_for_what_the_actors_sample(tmp_path: Path) -> None:
+    run_dir = tmp_path / "e2e-stop"
+    launched = job.start(run_dir, "learner.steps=100000", "evaluation.groups=0", "fleet.drain_s=60")
+    try:
+        job.wait_until(lambda: job.status(run_dir).get("step", 0) >= 2, 240, "two learner steps")
+        stopped = job.rba("stop", str(run_dir), timeout_s=150)
+        output, _ = launched.communicate(timeout=120)
+    finally:
+        job.end(launched)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert launched.returncode == 0, output
+    assert job.summary(run_dir)["status"] == "stopped"
+    ledger = job.events(run_dir)[-1]["ledger"]
+    assert ledger["leased"] == ledger["settled"] + ledger["expired"], "nothing is out"
+    assert ledger["unique"] > ledger["trained"]
+    left = [json.loads(line) for line in (run_dir / "logs" / "rollout-0.jsonl").read_text().splitlines()]
+    assert any(line["event"] == "leaving" for line in left)
+    ended = next(line for line in left if line["event"] == "ended")
+    assert (ended["reason"], ended["held_groups"]) == ("rba stop", 0)
+    assert ended["groups"] == ledger["unique"], "all that it sampled is in the ledger, and what it had begun with it"
+    assert not job.leftovers("e2e-stop")

@@ -42,6 +42,14 @@ def test_the_order_follows_the_needs() -> None:
     assert needs["learner-0"] == ("learner", [])
 
 
+@pytest.mark.parametrize(("backend", "expected"), [("zmq", (False, 0)), ("delta", (True, 8))])
+def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[bool, int]) -> None:
+    wiring = wired(["10.0.0.1"], f"weights.backend={backend}", "weights.anchor_every=8")
+    places = dict.fromkeys(("weight_store-0", "fetcher-0"), ("10.0.0.1", 1))
+    store, fetcher = (wiring.kwargs(name, DESCRIBED, places) for name in ("weight_store-0", "fetcher-0"))
+    assert (store["deltas"], fetcher["anchor_every"]) == expected
+
+
 def test_every_machine_has_a_fetcher_and_an_actor_uses_its_own() -> None:
     wiring = wired(["10.0.0.1", "10.0.0.2"], "rollout.actors=2")
     places = {"learner-0": ("10.0.0.1", 1), "weight_store-0": ("10.0.0.1", 1), "reward-0": ("10.0.0.2", 1)}

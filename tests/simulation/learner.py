@@ -121,7 +121,9 @@ class Learner:
         intake = WatchedIntake("single", self.config.loss, section.max_policy_lag, lineage, 1000, life.counts(), life.ancestry)
         self.fates = intake.fates = dict(kept.fates) if kept is not None else {}
         intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
-        self.logbook = Logbook(self.journal, SILENT, plan.limit_bytes, history.sequences, life.journal_at, world.clock)
+        self.logbook = Logbook(
+            self.journal, SILENT, history.sequences, limit_bytes=plan.limit_bytes, known=life.journal_at, clock=world.clock
+        )
         self.logbook.note(Began(lineage, life.step, "", life.frontier.lease_epoch))
         self.exchange = Exchange(self.config, self.link, frontier, intake, SILENT, SILENT, self.logbook, world.clock)
         self.exchange._log = self.logbook._log = SILENT
@@ -172,8 +174,8 @@ class Learner:
             yield from self._measure_and_keep()
         yield from self._evaluate("after")
         yield from self._checkpoint()
-        self.world.watch.ends(self)
         self.exchange.close("completed")
+        self.world.watch.ends(self)
         assert self.exchange.intake.queued == 0, f"{self.exchange.intake.queued} results are queued at the end"
         self.closed = True
         yield "closed"

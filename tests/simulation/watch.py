@@ -95,8 +95,7 @@ class Watch:
             return
         ledger = learner.link.dialogue.ledger
         assert learner.step == learner.config.learner.steps
-        # In a later life, results that were sampled for an earlier one may take the place of what is leased.
-        assert ledger.outstanding == 0 or learner.life.lineage, f"{ledger.outstanding} leases are out at the end"
+        assert ledger.outstanding == 0, f"{ledger.outstanding} leases are out at the end"
         self.check()
         self.places(learner)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -203,6 +204,26 @@ async def test_answers_under_way_span_both_versions(bench: Bench) -> None:
     assert bench.actor.figures()["pushes"] == 2
 
 
+async def test_groups_are_sampled_while_a_version_is_on_its_way(bench: Bench) -> None:
+    bench.newer(0)
+    coming, fetch = asyncio.Event(), bench.actor._fetch
+
+    async def slow(version: PolicyVersion) -> Fetched:
+        if version.step:
+            await coming.wait()
+        return await fetch(version)
+
+    bench.actor._fetch = slow
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 0))
+        bench.newer(1)
+        bench.learner.lease(0, 1, 2)
+        await bench.until(lambda: len(bench.learner.results) == 3)
+        assert bench.actor.applied == PolicyVersion(0, 0)
+        coming.set()
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 1))
+
+
 async def test_only_the_newest_version_is_fetched(bench: Bench) -> None:
     for step in range(4):
         bench.newer(step)
@@ -264,6 +285,27 @@ async def test_a_damaged_version_leaves_the_old_one_serving_until_it_is_too_much
     with pytest.raises(ExceptionGroup) as caught:
         await again.actor.work()
     assert caught.group_contains(RefusedVersionError)
+
+
+async def test_a_version_whose_place_newer_ones_have_taken_is_no_damaged_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "RETRY_S", 0.0)
+    late = acting.REFUSALS + 1
+    fetch = bench.fetch
+
+    async def fetched_too_late(version: PolicyVersion) -> Fetched:
+        nonlocal late
+        fetched = await fetch(version)
+        if late:
+            late -= 1
+            shutil.rmtree(fetched.directory)
+            bench.newer(version.step + 1)
+        return fetched
+
+    bench.actor._fetch = fetched_too_late
+    bench.newer(0)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied is not None)
+        assert bench.actor.figures()["refused_versions"] == 0
 
 
 async def test_no_more_groups_run_at_once_than_the_actor_has_room_for(bench: Bench) -> None:

@@ -141,6 +141,17 @@ def test_a_silent_learner_is_greeted_again_with_what_is_held(actor: ActorDialogu
     assert finish(actor, 3, 6.5) == [], "nothing is said to a learner that is away"
 
 
+def test_a_learner_that_is_reached_anew_hears_at_once_what_is_held_and_what_it_may_have_missed(actor: ActorDialogue) -> None:
+    welcome(actor)
+    lease(actor, [4, 3], epoch=1)
+    assert sequences(finish(actor, 4)) == [0]
+    [hello] = said(actor.handle(Connected(0.5)), Hello)
+    assert isinstance(hello, Hello)
+    assert hello.held == [(3, 1)]
+    assert sequences(welcome(actor, 0.6)) == [0], "though the learner is the same one"
+    assert sequences(welcome(actor, 0.7)) == []
+
+
 def test_its_heartbeat_tells_what_it_was_told_to(actor: ActorDialogue) -> None:
     welcome(actor)
     lease(actor, [0, 1])

@@ -275,6 +275,19 @@ def test_a_lower_incarnation_is_refused_and_its_results_do_not_enter(learner: Le
     assert learner.ledger.faults() == []
 
 
+def test_a_second_process_of_one_incarnation_is_refused(learner: LearnerDialogue) -> None:
+    first = msgspec.structs.replace(examples.hello("rollout-0", 4, 2), host="here", pid=1)
+    say(learner, first)
+    offer(learner, [0])
+    assert said(say(learner, first, 1.0), Refused) == [], "it may greet again"
+    [(_, refusal)] = said(say(learner, msgspec.structs.replace(first, pid=2), 2.0), Refused)
+    assert isinstance(refusal, Refused)
+    assert "process 1 on here" in refusal.reason
+    assert learner.actors["rollout-0"].pid == 1
+    assert said(say(learner, msgspec.structs.replace(first, pid=2, incarnation=5), 3.0), Refused) == []
+    assert learner.actors["rollout-0"].pid == 2
+
+
 def test_another_major_version_is_refused_with_both_versions(learner: LearnerDialogue) -> None:
     stranger = examples.hello()
     stranger.protocol = (2, 0)
@@ -320,6 +333,16 @@ def test_after_closing_nothing_is_granted_and_everybody_is_told(learner: Learner
     assert granted(late) == {}
     assert [peer for peer, _ in said(late, Bye)] == ["rollout-2/0"]
     assert granted(learner.handle(Tick(1.0))) == {}
+
+
+def test_leases_end_with_the_run_and_what_still_comes_counts(learner: LearnerDialogue) -> None:
+    join(learner)
+    offer(learner, [0, 1])
+    learner.handle(Closing("completed"))
+    assert (learner.ledger.outstanding, learner.ledger.expired) == (0, 2)
+    assert len(intakes(say(learner, examples.results([0], 0)))[0].results) == 1
+    assert (learner.ledger.unique, learner.ledger.settled) == (1, 0)
+    assert learner.ledger.faults() == []
 
 
 def test_a_connection_speaks_for_one_actor(learner: LearnerDialogue) -> None:
