@@ -131,9 +131,17 @@ class LearnerDialogue:
             case Heartbeat():
                 actor.applied = message.policy_version or actor.applied
                 actor.generated_tokens = message.generated_tokens
-                return []
+                return self._resize(actor, message.capacity_groups, event.now_s)
             case Bye():
                 return [Log("actor left", actor.actor_id, message.reason), *self._remove(actor, event.now_s)]
+
+    def _resize(self, actor: Actor, capacity_groups: int | None, now_s: float) -> list[Action]:
+        """An actor that can hold more is granted more; one that can hold less keeps what it has."""
+        if capacity_groups is None or capacity_groups == actor.capacity_groups:
+            return []
+        detail = f"{actor.capacity_groups} to {capacity_groups} groups"
+        actor.capacity_groups = capacity_groups
+        return [Log("actor resized", actor.actor_id, detail), *self._grant(now_s)]
 
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:

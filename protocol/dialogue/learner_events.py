@@ -54,7 +54,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """A lease could not be sent: the peer's connection is gone."""
+    """A lease or a heartbeat could not be sent: the peer's connection is gone."""
 
     peer: bytes
     now_s: float

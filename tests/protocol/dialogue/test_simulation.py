@@ -44,6 +44,12 @@ class Fleet(RuleBasedStateMachine):
             self.network.act(node, acting.Leaving("drained"))
             self.network.start(actor_id, self.capacity)
 
+    @rule(actor_id=st.sampled_from(ACTORS), spare=st.booleans())
+    def rest(self, actor_id: str, spare: bool) -> None:
+        node = self.network.nodes.get(actor_id)
+        if node is not None:
+            self.network.act(node, acting.Resized(0 if spare else self.capacity))
+
     @rule()
     def restart_learner(self) -> None:
         self.network.restart_learner()
@@ -145,6 +151,9 @@ class Fleet(RuleBasedStateMachine):
         network = self.network
         if not network.nodes:
             return
+        for node in network.nodes.values():
+            network.act(node, acting.Resized(self.capacity))
+            network.to_learner.clear()  # the next heartbeat says it again
         network.offer_again()
         for name, node in list(network.nodes.items()):
             if node.dialogue.capacity_groups == 0:
