@@ -8,14 +8,12 @@ frontier ──offer──▶ link ══leases══▶ actors ══results═
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.schema import RunConfig
-from learner import training_state
-from learner.checkpoint import STATE, mark_best, remove_superfluous, step_of, steps_of, write_checkpoint
+from learner.checkpoint import step_of
 from learner.collate import by_length
 from learner.copies import Copies
 from learner.engine import Engine
@@ -25,10 +23,10 @@ from learner.gauges import Gauges
 from learner.history import History
 from learner.intake import Batch
 from learner.journal.records import Received, RolledBack
-from learner.life import Life, lives
+from learner.keeper import Keeper
 from learner.logbook import Logbook
 from learner.publish import publish
-from learner.ranks import End, Order, Publish, Ranks, Save, Train, Wait
+from learner.ranks import End, Order, Publish, Ranks, Train, Wait
 from learner.record import Record
 from learner.recovery import Recovery, Rollback, Stop
 from learner.rollback import last_good, order_for, restore, went_back_to
@@ -80,10 +78,14 @@ class Session:
         self._recovery = Recovery(config.learner, life.recovery)
         self._copies = Copies(config.learner.checkpoint_copies, run_dir, self._record.events, gauges, known=life.step)
         self._life, self._history, self._logbook, self._checkpoints_of = life, history, logbook, checkpoints_of
+        self._keeper = Keeper(
+            config, run_dir, life,
+            engine=engine, family=family, exchange=exchange, logbook=logbook,
+            record=self._record, selection=self._selection, recovery=self._recovery, copies=self._copies,
+        )  # fmt: skip
         self._catching_up = False
         self._step = life.step
         self._published: PolicyVersion | None = None
-        self._saved = life.step if life.lineage else -1
         self._started_s = self._ordered_s = time.monotonic()
         self.state = "starting"
         self.closed = False
@@ -270,66 +272,9 @@ class Session:
         return checkpoint
 
     def _checkpoint(self, best: float | None = None) -> None:
-        """Write the current weights, unless they are written; `best` is the figure that makes them the best ones."""
-        if self._saved == self._step:
-            if best is None:
-                return
-        elif not self._write():
-            return
-        if best is not None:
-            mark_best(self._run_dir, self._step, self._config.validation.metric, best)
-        self._tidy()
-        needs = {step: life.journal_needs for step, life in lives(self._run_dir).items()}
-        self._logbook.checkpointed(self._step, needs, complete=self._step >= self._config.learner.steps)
-
-    def _write(self) -> bool:
-        """False when the disk refused a checkpoint, which a later one makes good; raises for the last one."""
-        started = time.monotonic()
-        self._logbook.begin_checkpoint()
-        self._order(Save(self._step))
-        dtype = self._config.model.dtype
-        tensors, moments = self._engine.tensors(dtype), self._engine.training_state.gathered()
-
-        def state(checkpoint: Path) -> None:
-            training_state.write(checkpoint / STATE, moments)
-            self._present_life().write(checkpoint)
-
-        try:
-            path = write_checkpoint(self._run_dir, self._step, tensors, self._family, self._source, dtype, state)
-        except OSError as error:
-            deque(tensors, maxlen=0)  # the other ranks take part to the end
-            deque(moments, maxlen=0)
-            self._record.not_saved(self._step, str(error))
-            if self._stop() or self._step >= self._config.learner.steps:
-                raise RbaError(f"the last checkpoint cannot be written: {error}; make room, then go on with --resume") from error
-            return False
-        self._saved = self._step
-        self._record.saved(self._step, path, time.monotonic() - started)
-        self._copies.add(self._step)
-        return True
-
-    def _tidy(self) -> None:
-        section, best, good_below = self._config.learner, self._selection.state.step, self._recovery.state.good_below
-
-        def held(doomed: list[int]) -> set[int]:
-            kept = set(steps_of(self._run_dir)) - set(doomed)
-            return {*self._copies.held(doomed), self._saved, *self._recovery.needed(kept)}
-
-        remove_superfluous(self._run_dir, section.keep_checkpoints, section.keep_every, best, good_below, held)
-
-    def _present_life(self) -> Life:
-        """What the run's next life needs, beside tensors."""
-        return Life(
-            step=self._step,
-            lineage=self._life.lineage,
-            updates=self._engine.training_state.updates,
-            recovery=self._recovery.state,
-            ancestry=self._life.ancestry,
-            progress=self._record.progress.state(),
-            evaluations=self._record.evaluations,
-            selection=self._selection.state,
-            **self._exchange.left(),
-        )
+        """Keep the current weights; `best` is the figure that makes them the best ones."""
+        last = bool(self._stop()) or self._step >= self._config.learner.steps
+        self._keeper.keep(self._step, self._order, last=last, best=best)
 
     def _close(self) -> dict[str, Any]:
         reason = self._stop()
@@ -338,7 +283,7 @@ class Session:
             self._record.ended_early(self._step, early)
         self.state = "copying"
         self._copies.close(lambda: self._keep_alive() and self._stop() == reason)  # before the actors leave: without one a run is lost
-        self._tidy()
+        self._keeper.tidy()
         self.state = "stopped" if reason else "completed"
         self._order(End(reason or "completed"))
         self._exchange.close(reason or "completed")
