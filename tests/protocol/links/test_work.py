@@ -135,3 +135,14 @@ async def test_leases_that_are_too_large_for_one_message_go_in_several(links: Li
         granted += (await notice(actor, Granted)).lease.groups
     assert granted == [leased for leased in offered if leased.ordinal != 17], "which fits into no message"
     assert [found["id"] for found in learner.status()["actors"]] == ["rollout-0"]
+
+
+async def test_an_actor_that_gives_all_back_and_leaves_is_known_to_have_left(links: Links) -> None:
+    learner = links.learner(heartbeat_s=60.0)
+    actor = links.actor(learner.endpoint)
+    await notice(actor, Registered)
+    learner.offer([examples.leased(0)])
+    await notice(actor, Granted)
+    actor.give_back([])
+    await asyncio.to_thread(actor.close, "scaled down")
+    await until(lambda: not learner.status()["actors"] and learner.status()["offered"] == 1)
