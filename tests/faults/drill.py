@@ -239,4 +239,5 @@ def resource_limit(pid: int, kind: int, value: int) -> Iterator[None]:
     try:
         yield
     finally:
-        resource.prlimit(pid, kind, before)
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, kind, before)

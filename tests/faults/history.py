@@ -23,7 +23,7 @@ from typing import Any
 
 from learner.journal import JOURNAL
 from learner.journal.disk import PosixDisk
-from learner.journal.records import Dropped, Received, Record, Taken, Trained
+from learner.journal.records import Began, Dropped, Received, Record, Taken, Trained
 from learner.journal.recovery import read_all
 from protocol.ledger import IDENTITIES
 from protocol.messages import REFERENCE, PolicyVersion, Purpose
@@ -39,6 +39,8 @@ class Journalled:
     """What the journal says, by ordinal."""
 
     received: Counter[int] = field(default_factory=Counter)
+    life_of: dict[int, int] = field(default_factory=dict)
+    """Lineage of the life that received it."""
     group_of: dict[int, str] = field(default_factory=dict)
     oldest: dict[int, PolicyVersion] = field(default_factory=dict)
     """Oldest version that wrote a token of any pair of the result."""
@@ -50,16 +52,19 @@ class Journalled:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Journalled:
-        found = cls()
+        found, life = cls(), 0
         for each in records:
             match each:
                 case Received(result=result) if result.purpose is Purpose.TRAIN:
                     found.received[result.ordinal] += 1
+                    found.life_of.setdefault(result.ordinal, life)
                     found.group_of[result.ordinal] = result.group_id
                     sides = {index for pair in result.pairs for index in (pair.chosen, pair.rejected) if index != REFERENCE}
                     versions = [span.version for index in sides for span in result.completions[index].spans]
                     if versions:
                         found.oldest[result.ordinal] = min(versions)
+                case Began():
+                    life = each.lineage
                 case Taken():
                     found.taken.setdefault(each.step, []).append(list(each.ordinals))
                 case Trained():
@@ -97,6 +102,11 @@ def _results(rows: Sequence[Row], journal: Journalled) -> Iterator[str]:
     acked = {ordinal for row in rows if row["event"] == "acked" for ordinal in row["ordinals"]}
     if lost := sorted(acked - journal.received.keys()):
         yield f"acknowledged and lost: the results of the ordinals {lost}"
+    life = 0
+    for row in rows:
+        life = row["lineage"] if row["event"] == "began" else life
+        if early := [each for each in row.get("ordinals", []) if row["event"] == "acked" and journal.life_of.get(each, 0) > life]:
+            yield f"acknowledged in life {life}, durable in a later one: the results of the ordinals {early}"
     if twice := sorted(ordinal for ordinal, count in journal.received.items() if count > 1):
         yield f"entered more than once: the ordinals {twice}"
     uses = Counter(ordinal for batches in journal.taken.values() for ordinal in batches[-1])
@@ -156,8 +166,11 @@ def _versions(rows: Sequence[Row]) -> Iterator[str]:
     published: dict[str, str] = {}
     by_step: dict[int, str] = {}
     applied: dict[int, PolicyVersion] = {}
+    announced: set[str] = set()
     for row in rows:
-        if row["event"] == "published":
+        if row["event"] == "publishing":
+            announced.add(row["version"])
+        elif row["event"] == "published":
             version = PolicyVersion.parse(row["version"])
             if published.setdefault(row["version"], row["digest"]) != row["digest"]:
                 yield f"policy version {version} was published with two digests"
@@ -165,6 +178,8 @@ def _versions(rows: Sequence[Row]) -> Iterator[str]:
                 yield f"step {version.step} has other weights in lineage {version.lineage} than before"
         elif row["event"] == "applied":
             version = PolicyVersion.parse(row["version"])
+            if row["version"] in announced:  # its learner may have died as soon as it was there to be fetched
+                published.setdefault(row["version"], by_step.setdefault(version.step, row["digest"]))
             if published.get(row["version"]) != row["digest"]:
                 yield f"{row['process']} applied {version} with digest {row['digest']}, published was {published.get(row['version'])}"
             if version < applied.get(row["pid"], version):
@@ -173,7 +188,7 @@ def _versions(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _lags(rows: Sequence[Row], journal: Journalled, max_policy_lag: int) -> Iterator[str]:
-    published = {row["version"] for row in rows if row["event"] == "published"}
+    published = {row["version"] for row in rows if row["event"] in ("published", "publishing")}
     for step, batches in journal.taken.items():
         for ordinal in batches[-1]:
             oldest = journal.oldest.get(ordinal)

@@ -23,7 +23,8 @@ from tests.faults.record import monotonic_s
 ENOUGH_BYTES = 100_000
 
 
-def test_a_disk_without_room_stops_the_learner_and_nothing_is_lost(drill: Drill, told: Told) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["room again", "killed meanwhile"])
+def test_a_disk_without_room_stops_the_learner_and_nothing_is_lost(drill: Drill, told: Told, killed: bool) -> None:
     """The journal may not grow, and no line of the log finds room either."""
     logs = drill.folder / "run" / "logs"
     logs.mkdir(parents=True)
@@ -43,11 +44,22 @@ def test_a_disk_without_room_stops_the_learner_and_nothing_is_lost(drill: Drill,
         refused = drill.metrics("learner-0")["rba_journal_failed_commits_total"]
         drill.until(lambda: drill.metrics("learner-0")["rba_journal_failed_commits_total"] > refused + 5, "it is tried again and again")
         assert not drill.rows("acked", since_s=stalled_s)
+        if killed:
+            drill.kill("learner-0")
+            (logs / "learner-0.jsonl").unlink()
+    if killed:
+        drill.start_learner()
+        drill.until(drill.readiness("learner-0"), "its return")
     recovery_s = drill.recovery_s(monotonic_s())
     drill.goes_on()
     assert healthy(drill.status())
     drill.finish()
-    told(14, "nothing is acknowledged, `rba status` is unhealthy and says why; it goes on by itself when there is room", recovery_s)
+    what = (
+        "killed meanwhile: nothing acknowledged is lost"
+        if killed
+        else "nothing is acknowledged, `rba status` is unhealthy; it goes on by itself"
+    )
+    told(14, what, recovery_s)
 
 
 def healthy(status: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from learner.journal.records import Dropped, Received, Record, Taken, Trained
+from learner.journal.records import Began, Dropped, Received, Record, Taken, Trained
 from protocol.messages import Completion, GroupResult, Outcome, PolicyVersion, PreferencePair, VersionSpan
 from tests.faults.history import Journalled, judge
 
@@ -77,6 +77,7 @@ def life_that_trains_otherwise(rows: Rows, journal: Journal) -> None:
 
 DOCTORED: dict[str, Doctor] = {
     "acknowledged and lost": lambda rows, journal: journal.remove(journal[0]),
+    "durable in a later one": lambda rows, journal: journal.insert(0, Began(1, 0)),
     "entered more than once": lambda rows, journal: journal.append(journal[0]),
     "trained in more than one step": lambda rows, journal: journal.append(Taken(4, [0, 1])),
     "trained and dropped": lambda rows, journal: journal.append(Dropped(0, "stale")),

@@ -129,7 +129,7 @@ def test_who_is_told_to_end_drains_first(drill: Drill, told: Told) -> None:
     assert rows[-1]["event"] == "ended"
     sent, acked = ({ordinal for row in rows if row["event"] == kind for ordinal in row["ordinals"]} for kind in ("sent", "acked"))
     assert sent == acked
-    assert drill.logged("actor left", "rollout-0")
+    drill.until(lambda: drill.logged("actor left", "rollout-0"), "its Bye is heard")
     drill.goes_on()
     drill.signal("learner-0", signal.SIGTERM)
     drill.until(lambda: not drill.alive("learner-0"), "the learner's end")
@@ -141,8 +141,10 @@ def test_who_is_told_to_end_drains_first(drill: Drill, told: Told) -> None:
     drill.start_actor(0)
     drill.goes_on()
     drill.ask("learner-0", do="set step", seconds=5.0)
-    drill.goes_on(1)
     asked_s = monotonic_s()
+    drill.goes_on(1)
+    reached = drill.step()
+    drill.until(lambda: any(row["step"] > reached for row in drill.rows("stepping", since_s=asked_s)), "the middle of a step")
     drill.signal("learner-0", signal.SIGTERM)
     drill.until(lambda: drill.rows("stopping", since_s=asked_s), "the first signal is heard")
     drill.signal("learner-0", signal.SIGTERM)
@@ -172,7 +174,10 @@ def test_a_learner_without_actors_idles_until_they_come(drill: Drill, told: Told
     assert drill.status()["state"] == "training"
     for index in (0, 1):
         drill.start_actor(index)
-    recovery_s = drill.recovery_s(monotonic_s())
+    back_s = monotonic_s()
+    recovery_s = drill.recovery_s(back_s)
+    for name in ("rollout-0", "rollout-1"):
+        drill.recovery_s(back_s, process=name)
     drill.goes_on()
     drill.finish()
     told(22, f"the learner waits, at {share:.1%} of a core", recovery_s)

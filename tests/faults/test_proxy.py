@@ -43,6 +43,11 @@ def connect(proxy: Proxy) -> socket.socket:
     return socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
 
 
+def first_byte(proxy: Proxy) -> bytes:
+    with connect(proxy) as client:
+        return client.recv(1)
+
+
 def exchange(client: socket.socket, data: bytes) -> bytes:
     sending = threading.Thread(target=client.sendall, args=(data,))
     sending.start()
@@ -103,5 +108,5 @@ def test_one_bit_is_flipped_once(proxy: Proxy) -> None:
 
 def test_a_server_that_is_away_is_a_reset(proxy: Proxy) -> None:
     proxy.target_port = 1
-    with connect(proxy) as client, pytest.raises(ConnectionResetError):
-        client.recv(1)
+    with pytest.raises(ConnectionResetError):
+        first_byte(proxy)

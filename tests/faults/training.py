@@ -21,7 +21,7 @@ from learner.collate import TrainingGroup
 from learner.figures import Figures, StepFigures
 from learner.journal.disk import PosixDisk
 from learner.ranks import Order
-from protocol.dialogue import learner as dialogue
+from protocol.dialogue import learner_events as dialogue
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.messages import Lease, Manifest, PolicyVersion
 from tests.faults.history import FREED
@@ -48,6 +48,7 @@ class ScriptedOptimiser:
 
     def step(self, items: Sequence[TrainingGroup], number: int) -> StepFigures:
         """See `learner.engine.Engine`."""
+        self.recorder.write("stepping", step=number)
         time.sleep(self.step_s)  # it computes
         seen = xxhash.xxh3_64(str(number).encode())
         for item in items:
@@ -126,6 +127,7 @@ def _note_versions(recorder: Recorder) -> None:
     publish = learner.session.publish
 
     def noted(engine: Any, root: Path, version: PolicyVersion, *rest: Any) -> Manifest:
+        recorder.write("publishing", version=str(version))
         manifest = publish(engine, root, version, *rest)
         recorder.write("published", version=str(version), digest=manifest.digest)
         return manifest

@@ -33,6 +33,7 @@ class Learner:
         self.messages = 0
         self.kept: list[list[int]] = []
         self.reports: list[tuple[PolicyVersion | None, int]] = []
+        self.sizes: list[int] = []
         self.heard = asyncio.Event()
 
     async def next_event(self) -> Notice:
@@ -46,6 +47,9 @@ class Learner:
 
     def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
         self.reports.append((applied, generated_tokens))
+
+    def resize(self, capacity_groups: int) -> None:
+        self.sizes.append(capacity_groups)
 
     def give_back(self, keep: Sequence[int]) -> None:
         self.kept.append(sorted(keep))
@@ -415,3 +419,20 @@ async def test_idle_time_is_told_by_reason(bench: Bench, monkeypatch: pytest.Mon
     rendered = bench.metrics.render().decode()
     assert 'rba_actor_idle_seconds_total{reason="weights"}' in rendered
     assert 0.9 < bench.actor.figures()["idle"] <= 1.0
+
+
+async def test_a_spare_applies_versions_and_rests_until_it_is_told(bench: Bench) -> None:
+    runner = GroupRunner(config("single"), bench.engine, Letters(), Tones(), None)  # type: ignore[arg-type]
+    bench.actor = Actor(bench.learner, bench.fetch, bench.engine, runner, Gauges(bench.metrics), CAPACITY, spare=True)
+    bench.newer(1)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 1))
+        assert (bench.actor.figures()["waits_for"], bench.actor.figures()["idle"]) == ("spare", None)
+        bench.actor.rest(False)
+        bench.actor.rest(False)
+        assert bench.actor.figures()["waits_for"] == "leases"
+        bench.learner.lease(0, step=1)
+        await bench.until(lambda: bool(bench.learner.results))
+        bench.actor.rest(True)
+    assert bench.learner.sizes == [CAPACITY, 0]
+    assert bench.actor.figures()["idle"] is not None

@@ -18,6 +18,7 @@ from protocol.dialogue.actor import (
     Leaving,
     Registered,
     Report,
+    Resized,
     Results,
     Send,
     Tick,
@@ -155,8 +156,19 @@ def test_its_heartbeat_tells_what_it_was_told_to(actor: ActorDialogue) -> None:
     welcome(actor)
     lease(actor, [0, 1])
     actor.handle(Report(PolicyVersion(0, 2), 55))
-    assert said(actor.handle(Tick(HEARTBEAT_S)), Heartbeat) == [Heartbeat(PolicyVersion(0, 2), 2, 55)]
+    assert said(actor.handle(Tick(HEARTBEAT_S)), Heartbeat) == [Heartbeat(PolicyVersion(0, 2), 2, 55, 4)]
     assert said(actor.handle(Tick(HEARTBEAT_S + 0.1)), Heartbeat) == []
+
+
+def test_another_capacity_is_told_at_once_and_with_every_heartbeat(actor: ActorDialogue) -> None:
+    assert actor.handle(Resized(0)) == [], "nobody knows it yet"
+    [hello] = said(actor.handle(Tick(0.0)), Hello)
+    assert isinstance(hello, Hello)
+    assert hello.capacity_groups == 0
+    welcome(actor)
+    told = Heartbeat(None, 0, 0, 4)
+    assert said(actor.handle(Resized(4)), Heartbeat) == [told]
+    assert said(actor.handle(Tick(HEARTBEAT_S)), Heartbeat) == [told], "the first one may be lost"
 
 
 @pytest.mark.parametrize(("message", "refused"), [(Refused("too old"), True), (Bye("too old"), False)])

@@ -6,20 +6,8 @@ import msgspec
 import pytest
 
 from protocol.codec import PROTOCOL
-from protocol.dialogue.learner import (
-    INTERVALS,
-    Action,
-    ActorSaid,
-    Closing,
-    Intake,
-    LearnerDialogue,
-    Offer,
-    Published,
-    Send,
-    Settled,
-    Tick,
-    Undelivered,
-)
+from protocol.dialogue.learner import INTERVALS, LearnerDialogue
+from protocol.dialogue.learner_events import Action, ActorSaid, Closing, Intake, Offer, Published, Send, Settled, Tick, Undelivered
 from protocol.dialogue.sequences import SequenceSet
 from protocol.messages import Ack, ActorMessage, Bye, GroupResults, Heartbeat, Lease, LeasedGroup, PolicyVersion, Purpose, Refused, Welcome
 from tests.protocol import examples
@@ -214,6 +202,17 @@ def test_a_publication_is_announced_and_never_goes_back(learner: LearnerDialogue
     assert learner.version == PolicyVersion(0, 9)
     learner.handle(Published(PolicyVersion(1, 0)))
     assert learner.version == PolicyVersion(1, 0)
+
+
+def test_a_spare_hears_of_versions_and_is_granted_work_once_it_has_room(learner: LearnerDialogue) -> None:
+    join(learner, capacity=0)
+    assert offer(learner, [0, 1, 2]) == []
+    assert said(learner.handle(Published(PolicyVersion(0, 9))), Heartbeat) == [("rollout-0/0", Heartbeat(PolicyVersion(0, 9)))]
+    assert granted(say(learner, Heartbeat(capacity_groups=2), 1.0)) == {"rollout-0/0": [(0, 0), (1, 0)]}
+    assert say(learner, Heartbeat(capacity_groups=2), 1.5) == []
+    say(learner, Heartbeat(capacity_groups=0), 2.0)
+    assert granted(say(learner, examples.results([0], 0), 2.0)) == {}
+    assert learner.actors["rollout-0"].held == {1}, "it keeps what it has"
 
 
 def test_an_actor_that_reconnects_keeps_what_it_still_holds(learner: LearnerDialogue) -> None:
