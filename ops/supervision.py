@@ -287,8 +287,8 @@ class Supervision:
             return self._failed(Failed(name, "it ended while it was still needed"), now_s)
         process.phase = Phase.ENDED
         self.figures[name] = dict(figures)
-        if process.leaves_until_s is not None and self._ending.outcome is None:
-            return [Kill(name)]  # Ray may give its place to others
+        if self._ending.outcome is None and (process.role == "rollout" or process.leaves_until_s is not None):
+            return [Kill(name)]  # it left, for a smaller fleet or by a signal: Ray may give its place, and its number, to others
         if self._ending.outcome is None and process.role == "learner" and not self._processes.living("learner"):
             self._settle(State.COMPLETED, "the learner has taken its last step")
         return []

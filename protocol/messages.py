@@ -332,6 +332,8 @@ class NotServed(msgspec.Struct, tag="not_served"):
     policy_version: PolicyVersion | None
     newest: PolicyVersion | None
     reason: str = ""
+    base: PolicyVersion | None = None
+    """Of the delta that is not there; the version itself may be."""
 
 
 class FetchRequest(msgspec.Struct, tag="fetch?"):

@@ -198,7 +198,7 @@ class ActorDialogue:
                 self._give_back(event.keep)
                 return []
             case Leaving():
-                return [Send(Bye(event.reason))] if self.registered else []
+                return self._leave(event.reason)
 
     def _heard(self, message: LearnerMessage, now_s: float) -> list[Action]:
         match message:
@@ -232,6 +232,11 @@ class ActorDialogue:
                 waiting.sent_s, waiting.wait_s = now_s, RESEND_AFTER_S
                 actions.append(Send(waiting.message))
         return actions
+
+    def _leave(self, reason: str) -> list[Action]:
+        """Its last word, also where a greeting is not answered yet; a greeting behind it would make the learner wait for it."""
+        known, self.ended = bool(self.boot_id) and not self.ended, True
+        return [Send(Bye(reason))] if known else []
 
     def _give_back(self, keep: frozenset[int]) -> None:
         self.capacity_groups, self.leaving = 0, True

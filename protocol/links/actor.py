@@ -16,6 +16,7 @@ from protocol.dialogue import actor as acting
 from protocol.errors import ProtocolError
 from protocol.keyring import ClientKeys
 from protocol.links.loop import CLOSE_S, TICK_MS, Loop
+from protocol.links.portions import PORTION_BYTES, portions
 from protocol.messages import GroupResult, Outcome, PolicyVersion, Refused
 from protocol.wakeup import Mailbox
 
@@ -163,19 +164,16 @@ class ActorLink(Loop):
             self._call(self._notices.put_nowait, acting.Ended(str(self.failure)))
 
 
-def split(results: list[GroupResult], cap_bytes: int = DIALOGUE_CAP_BYTES // 2) -> list[list[GroupResult]]:
+def split(results: list[GroupResult], cap_bytes: int = PORTION_BYTES) -> list[list[GroupResult]]:
     """Parts that each fit into one message. A result that alone does not fit goes without its completions, and says so."""
-    parts: list[list[GroupResult]] = []
-    room = 0
-    for whole in results:
-        result, size = whole, len(msgspec.msgpack.encode(whole))
-        if size > cap_bytes:
-            reason = f"the result has {size} bytes, at most {cap_bytes} are sent"
-            result = msgspec.structs.replace(whole, outcome=Outcome.FILTERED, reason=reason, completions=[], pairs=[], measures=None)
-            size = len(msgspec.msgpack.encode(result))
-        if not parts or size > room:
-            parts.append([])
-            room = cap_bytes
-        parts[-1].append(result)
-        room -= size
-    return parts
+    return portions((_fitting(result, cap_bytes) for result in results), cap_bytes)
+
+
+def _fitting(result: GroupResult, cap_bytes: int) -> tuple[GroupResult, int]:
+    """What can be sent of a result, and its size in bytes."""
+    size_bytes = len(msgspec.msgpack.encode(result))
+    if size_bytes <= cap_bytes:
+        return result, size_bytes
+    reason = f"the result has {size_bytes} bytes, at most {cap_bytes} are sent"
+    bare = msgspec.structs.replace(result, outcome=Outcome.FILTERED, reason=reason, completions=[], pairs=[], measures=None)
+    return bare, len(msgspec.msgpack.encode(bare))

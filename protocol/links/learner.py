@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import zmq
 
 from protocol import logs, sockets
@@ -20,11 +21,14 @@ from protocol.errors import ProtocolError, UserError
 from protocol.gate import Door, Gate, RevokedError, listen, receive
 from protocol.ledger import Ledger
 from protocol.links.loop import CLOSE_S, LINGER_MS, TICK_MS, Loop
+from protocol.links.portions import portions
 from protocol.messages import Bye, Heartbeat, Lease, LeasedGroup, PolicyVersion, Refused
 from protocol.wakeup import Mailbox
 
 FAREWELL_MS = 200
 """The learner goes on reading for so long after its Bye: a TCP connection that is closed with unread bytes is reset, and the Bye lost."""
+GROUP_BYTES = DIALOGUE_CAP_BYTES - 1024
+"""The largest instruction group that fits into a lease."""
 
 
 class LearnerLink(Loop):
@@ -142,9 +146,12 @@ class LearnerLink(Loop):
                 actions = self._dialogue.handle(event)
             for action in actions:
                 match action:
+                    case learning.Send(peer, Lease() as lease):
+                        if not all(sockets.send(self._socket, [peer, *encode(part)]) for part in self._fitting(lease)):
+                            unsent.append(learning.Undelivered(peer, time.monotonic()))
                     case learning.Send():
                         sent = sockets.send(self._socket, [action.peer, *encode(action.message)])
-                        if not sent and isinstance(action.message, Lease | Heartbeat):
+                        if not sent and isinstance(action.message, Heartbeat):
                             unsent.append(learning.Undelivered(action.peer, time.monotonic()))
                     case learning.Intake():
                         self.intakes.put(action)
@@ -152,6 +159,17 @@ class LearnerLink(Loop):
                         self._log.info(action.event, actor=action.actor_id, detail=action.detail)
         if unsent:
             self._act(unsent)
+
+    def _fitting(self, lease: Lease) -> list[Lease]:
+        """In parts that each fit into one message: ZeroMQ cuts an actor off for good that is sent more."""
+        sized = []
+        for leased in lease.groups:
+            size_bytes = len(msgspec.msgpack.encode(leased))
+            if size_bytes <= GROUP_BYTES:
+                sized.append((leased, size_bytes))
+            else:  # the others go on; it stays leased until its deadline
+                self._log.warning("group too large to be leased", group=leased.group.group_id, bytes=size_bytes, cap_bytes=GROUP_BYTES)
+        return [msgspec.structs.replace(lease, groups=groups) for groups in portions(sized)]
 
     def _on_end(self) -> None:
         if self._gate is not None:

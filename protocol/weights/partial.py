@@ -92,15 +92,19 @@ class PartialVersion:
 
     def _lock(self) -> int:
         """Open the file; in a folder of its own when another process is at work on the same version here."""
-        self._folder.mkdir(exist_ok=True)
-        file = os.open(self._folder / WEIGHTS, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while True:
+            self._folder.mkdir(exist_ok=True)
+            try:
+                file = os.open(self._folder / WEIGHTS, os.O_RDWR | os.O_CREAT, 0o600)
+            except FileNotFoundError:
+                continue  # another process has swept it away
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file).st_nlink:
+                    return file
+            except BlockingIOError:
+                self._folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self._root))
             os.close(file)
-            self._folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self._root))
-            return self._lock()
-        return file
 
     def _look(self) -> int:
         """Mark the chunks that are right. Reading does not take memory for those that were never written."""

@@ -72,7 +72,7 @@ class Pull:
             answer, _ = self._receive(give_up_s)
             if isinstance(answer, Manifest) and version in (None, answer.policy_version):
                 return answer
-            if isinstance(answer, NotServed) and answer.policy_version == version:
+            if isinstance(answer, NotServed) and (answer.policy_version, answer.base) == (version, None):
                 raise VersionGoneError(version, answer.newest, answer.reason)
 
     def into(self, root: Path, manifest: Manifest, base: OpenVersion | None = None) -> Path:
@@ -170,7 +170,7 @@ class Pull:
                     if bad[answer.index] == BAD_LIMIT:
                         raise DamagedVersionError(f"chunk {answer.index} of {len(checksums)} of policy version {version} stays wrong")
                     waiting.append(answer.index)
-                case NotServed() if answer.policy_version == version:
+                case NotServed() if (answer.policy_version, answer.base) == (version, base):
                     raise VersionGoneError(version, answer.newest, answer.reason)
                 case _:
                     pass  # An answer to something that is no longer asked.

@@ -168,7 +168,7 @@ class WeightStore:
         if request.base is not None:
             data = self._deltas.chunk(request.base, request.policy_version, request.index) if self._deltas is not None else None
             if data is None:
-                return NotServed(request.policy_version, newest(self._root), "no such delta (any more)"), []
+                return NotServed(request.policy_version, newest(self._root), "no such delta (any more)", request.base), []
             return self._sent(request, data)
         found = self._open(request.policy_version)
         if found is None:

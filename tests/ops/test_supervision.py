@@ -102,8 +102,15 @@ def test_the_run_completes_when_every_learner_rank_has_ended() -> None:
 
 def test_an_actor_that_said_goodbye_first_is_no_failure() -> None:
     machine = started()
-    assert feed(machine, Ended("rollout-0")) == []
+    assert feed(machine, Ended("rollout-0")) == [Kill("rollout-0")]
     assert end_the_rest(machine, feed(machine, Ended("learner-0"), Ended("learner-1"))).state is State.COMPLETED
+
+
+def test_an_actor_that_a_signal_made_leave_has_its_place_and_its_number_taken_again() -> None:
+    machine = started(two_of_each())
+    assert feed(machine, Ended("rollout-1")) == [Kill("rollout-1")]
+    assert machine.present_actors == 1
+    assert feed(machine, Gone("rollout-1"), Scale(2)) == [Place("rollout-1")]
 
 
 def test_a_learner_without_actors_fails_in_the_end() -> None:

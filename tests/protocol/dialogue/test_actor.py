@@ -181,9 +181,22 @@ def test_after_the_end_it_says_nothing_more(actor: ActorDialogue, message: Learn
 
 
 def test_it_says_goodbye(actor: ActorDialogue) -> None:
-    assert actor.handle(Leaving("drained")) == [], "nobody knows it yet"
     welcome(actor)
     assert said(actor.handle(Leaving("drained")), Bye) == [Bye("drained")]
+    assert actor.handle(Tick(100.0)) == []
+
+
+def test_it_says_goodbye_to_nobody_who_does_not_know_it(actor: ActorDialogue) -> None:
+    assert actor.handle(Leaving("drained")) == []
+    assert actor.handle(Tick(0.0)) == []
+
+
+def test_one_that_gives_all_back_and_leaves_says_goodbye_and_greets_no_more(actor: ActorDialogue) -> None:
+    welcome(actor)
+    lease(actor, [0, 1])
+    actor.handle(GivingBack(frozenset()))
+    assert actor.handle(Leaving("drained")) == [Send(Bye("drained"))]
+    assert actor.handle(Tick(0.1)) == []
 
 
 def test_a_new_connection_is_greeted_at_once_and_what_was_on_its_way_goes_again(actor: ActorDialogue) -> None:

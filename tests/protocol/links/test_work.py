@@ -11,7 +11,7 @@ from protocol.codec import DIALOGUE_CAP_BYTES
 from protocol.dialogue import actor as acting
 from protocol.dialogue.actor import Granted, Registered, VersionKnown
 from protocol.links.actor import split
-from protocol.messages import Outcome, PolicyVersion
+from protocol.messages import LeasedGroup, Outcome, PolicyVersion
 from tests.protocol import examples
 from tests.protocol.links.made import Links, both_ways, intake, notice, until
 
@@ -116,3 +116,33 @@ def test_a_result_that_is_too_large_goes_without_its_completions_and_says_why() 
     assert (sent[1].ordinal, sent[1].outcome, sent[1].completions) == (1, Outcome.FILTERED, [])
     assert "bytes" in sent[1].reason
     assert all(len(msgspec.msgpack.encode(part)) < DIALOGUE_CAP_BYTES for part in parts)
+
+
+async def test_leases_that_are_too_large_for_one_message_go_in_several(links: Links) -> None:
+    learner = links.learner()
+    actor = links.actor(learner.endpoint, capacity=20)
+    await notice(actor, Registered)
+
+    def large(ordinal: int, size_bytes: int) -> LeasedGroup:
+        leased = examples.leased(ordinal)
+        return msgspec.structs.replace(leased, group=msgspec.structs.replace(leased.group, reference="x" * size_bytes))
+
+    sizes = [DIALOGUE_CAP_BYTES // 10] * 15 + [DIALOGUE_CAP_BYTES // 10 * 9, 10, DIALOGUE_CAP_BYTES, 10]
+    offered = [large(ordinal, size_bytes) for ordinal, size_bytes in enumerate(sizes)]
+    learner.offer(offered)
+    granted: list[LeasedGroup] = []
+    while len(granted) < len(sizes) - 1:
+        granted += (await notice(actor, Granted)).lease.groups
+    assert granted == [leased for leased in offered if leased.ordinal != 17], "which fits into no message"
+    assert [found["id"] for found in learner.status()["actors"]] == ["rollout-0"]
+
+
+async def test_an_actor_that_gives_all_back_and_leaves_is_known_to_have_left(links: Links) -> None:
+    learner = links.learner(heartbeat_s=60.0)
+    actor = links.actor(learner.endpoint)
+    await notice(actor, Registered)
+    learner.offer([examples.leased(0)])
+    await notice(actor, Granted)
+    actor.give_back([])
+    await asyncio.to_thread(actor.close, "scaled down")
+    await until(lambda: not learner.status()["actors"] and learner.status()["offered"] == 1)

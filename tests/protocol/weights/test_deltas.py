@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
+from protocol.weights import pull
 from protocol.weights.deltas import SHARE
 from protocol.weights.fetcher import FetcherClient, NodeFetcher
 from protocol.weights.files import WEIGHTS, directory_of, open_version
+from protocol.weights.partial import PartialVersion
 from protocol.weights.store import WeightStore
 from protocol.weights.transfer import FolderPublisher
 from tests.protocol.weights.roles import ClientOf, Counting, Running, ask, endpoint, until, version
@@ -44,11 +46,16 @@ class Offering(WeightStore):
         self.whole: list[int] = []
         self.parts: list[int] = []
         self.damage = 0
+        self.forgetful = False
+        """Deltas are offered and gone when they are asked for."""
         self.silent = False
         """Chunks of deltas come without their bytes."""
 
     def _chunk(self, request: ChunkRequest) -> tuple[Chunk | NotServed, list[Any]]:
         (self.whole if request.base is None else self.parts).append(request.index)
+        if request.base is not None and self.forgetful and self._deltas is not None:
+            with self._deltas._lock:
+                self._deltas._made.clear()
         answer, payload = super()._chunk(request)
         if request.base is not None and self.silent:
             return answer, []
@@ -248,3 +255,24 @@ def test_who_names_no_base_is_answered_at_once_and_who_names_an_unknown_one_gets
         ChunkRequest(version(2), 0, version(0)),
     ):
         assert isinstance(ask(store, question)[0], NotServed)
+
+
+def test_a_delta_that_the_store_has_forgotten_is_not_followed_by_another_try(
+    store: Offering, fetcher: NodeFetcher, fetched: Path, client_of: ClientOf, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several of its chunks were asked for; that none is there any more says nothing about the version itself."""
+    begun: list[Manifest] = []
+
+    class Noted(PartialVersion):
+        def __init__(self, root: Path, manifest: Manifest) -> None:
+            begun.append(manifest)
+            super().__init__(root, manifest)
+
+    monkeypatch.setattr(pull, "PartialVersion", Noted)
+    client = client_of(fetcher)
+    same(client, weights.publish(1))
+    store.forgetful = True
+    same(client, weights.publish(2, 0.2))
+    assert len(store.parts) > 1
+    assert fetcher.status()["deltas"] == 0
+    assert len(begun) == 2

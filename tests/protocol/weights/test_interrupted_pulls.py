@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import pytest
 
 from protocol.weights import pull
 from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
-from protocol.weights.files import WEIGHTS, directory_of, open_version, prune, versions
-from protocol.weights.partial import folder_of
+from protocol.weights.files import WEIGHTS, directory_of, open_version, prune, sweep, versions
+from protocol.weights.partial import PartialVersion, folder_of
 from tests.protocol.weights.roles import (
     ClientOf,
     Counting,
@@ -152,4 +154,30 @@ def test_two_fetchers_of_one_folder_do_not_harm_each_other(running: Running, pub
     waiting.join()
     assert (first.status()["pulls"], second.status()["pulls"]) == (1, 1)
     with open_version(directory_of(fetched, version(4))) as found:
+        found.verify()
+
+
+@pytest.mark.parametrize("before", ["open", "flock"])
+def test_a_folder_that_is_swept_away_before_it_is_locked_is_made_again(
+    published: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Another fetcher of this machine takes it for one that a dead process has left."""
+    manifest = write(published, version(4))
+    content = (directory_of(published, version(4)) / WEIGHTS).read_bytes()
+    module = os if before == "open" else fcntl
+    real, swept = getattr(module, before), []
+
+    def late(*arguments: Any, **named: Any) -> Any:
+        if not swept:
+            swept.append(True)
+            sweep(fetched)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, before, late)
+    partial = PartialVersion(fetched, manifest)
+    monkeypatch.undo()
+    assert swept
+    for index in range(len(manifest.chunk_checksums)):
+        assert partial.put(index, content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+    with open_version(partial.commit()) as found:
         found.verify()
