@@ -25,6 +25,8 @@ from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcom
 
 POLL_S = 0.2
 """Longest that a wait for results goes without a look at the stop request and at the link's health."""
+FAREWELL_S = 5.0
+"""For the link to end, beyond its own time for that. What it still held was acknowledged to nobody."""
 ACCOUNT_EVERY_S = 1.0
 """Between two updates of the ledger's metrics while the learner waits."""
 
@@ -121,8 +123,11 @@ class Exchange:
         """Say Bye to the actors and account for everything that still came; what is queued is dropped."""
         self.receive(block=False)
         self._link.close(reason)
-        while (late := self._link.intakes.get(timeout=POLL_S)) is not None:  # the link's last word is None
-            self._note(late)
+        try:
+            while (late := self._link.intakes.get(timeout=FAREWELL_S)) is not None:  # the link's last word is None
+                self._note(late)
+        except queue.Empty:
+            self._log.warning("the link does not end", waited_s=FAREWELL_S)
         self._logbook.commit()
         while self._arrived:
             self._take_in(self._arrived.popleft())

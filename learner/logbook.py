@@ -114,6 +114,9 @@ class Logbook:
         The journal goes on to reach back to all checkpoints, or where that is over its limit to the last `REACHED`. A complete run keeps
         it all, to be replayed.
         """
+        if step not in needs:
+            self._log.warning("the checkpoint that was just written cannot be read", step=step)
+            return
         self.note(Checkpointed(step, needs[step]))
         if not self.commit() or complete:
             return

@@ -334,6 +334,8 @@ class NotServed(msgspec.Struct, tag="not_served"):
     reason: str = ""
     base: PolicyVersion | None = None
     """Of the delta that is not there; the version itself may be."""
+    store_answers: bool = True
+    """False where the node fetcher has heard nothing from the weight store."""
 
 
 class FetchRequest(msgspec.Struct, tag="fetch?"):

@@ -30,8 +30,9 @@ from protocol.weights.fetcher import FetchError
 REPORT_S = 0.5
 RETRY_S = 0.5
 GIVE_UP_FETCH_S = 1800.0
-"""An actor that gets no version for so long, while the learner publishes newer ones, ends. A learner that publishes none may take as long
-as it likes: it builds its model, or takes the steps of a long journal again. Whether it is alive is the supervisor's business."""
+"""An actor that gets no version for so long, while the learner publishes newer ones or the weight store cannot be reached, ends. A learner
+that publishes none may take as long as it likes: it builds its model, or takes the steps of a long journal again. Whether it is alive is
+the supervisor's business."""
 REFUSALS = 3
 """Times in a row that a version may turn out damaged."""
 ABORT_S = 5.0
@@ -79,12 +80,16 @@ class _Failing:
     first: PolicyVersion
     since_s: float | None = None
     """When a newer one was published first."""
+    away_since_s: float | None = None
+    """When the weight store was first found not to answer."""
 
-    def left_behind_s(self, wanted: PolicyVersion, now_s: float) -> float:
-        """For how long the learner has published and nothing has come."""
+    def for_s(self, wanted: PolicyVersion, error: FetchError, now_s: float) -> float:
+        """For how long something is wrong: the learner publishes and nothing comes, or nobody is there to ask."""
         if wanted > self.first and self.since_s is None:
             self.since_s = now_s
-        return now_s - self.since_s if self.since_s is not None else 0.0
+        if error.store_answers is not None:
+            self.away_since_s = None if error.store_answers else self.away_since_s or now_s
+        return max((now_s - since_s for since_s in (self.since_s, self.away_since_s) if since_s is not None), default=0.0)
 
 
 class Actor:
@@ -230,7 +235,7 @@ class Actor:
                 if failing is None:
                     failing = _Failing(wanted)
                     self._log.warning("policy version does not come yet", policy_version=str(wanted), error=str(error))
-                if failing.left_behind_s(wanted, now_s) > GIVE_UP_FETCH_S:
+                if failing.for_s(wanted, error, now_s) > GIVE_UP_FETCH_S:
                     raise
             except RefusedVersionError as error:
                 refusals += 1

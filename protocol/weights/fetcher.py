@@ -199,7 +199,7 @@ class NodeFetcher:
                 self._log.error("pulled version is damaged", error=str(damaged))
                 continue
             except PullStoppedError as stopped:
-                return NotServed(version, None, str(stopped))
+                return NotServed(version, None, str(stopped), store_answers=False)
             seconds = time.monotonic() - started_s
             self._count(manifest, pull, seconds)
             prune(self._root, KEEP)
@@ -257,7 +257,11 @@ class Base:
 
 
 class FetchError(RbaError):
-    """The node fetcher could not bring the version."""
+    """The node fetcher could not bring the version. `store_answers` is None where nothing is known of the weight store."""
+
+    def __init__(self, reason: str, *, store_answers: bool | None = None) -> None:
+        super().__init__(reason)
+        self.store_answers = store_answers
 
 
 class FetcherClient:
@@ -281,7 +285,7 @@ class FetcherClient:
                 self._check(answer)
                 return answer
             if isinstance(answer, NotServed) and answer.policy_version == version:
-                raise FetchError(answer.reason)
+                raise FetchError(answer.reason, store_answers=answer.store_answers)
         raise FetchError(f"policy version {version} did not come within {timeout_s:.0f} s")
 
     @staticmethod

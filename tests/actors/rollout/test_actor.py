@@ -258,6 +258,22 @@ async def test_an_actor_waits_for_a_learner_that_publishes_nothing_and_ends_when
     assert bench.fetched.count(PolicyVersion(0, 1)) >= 2, "not for what failed while nothing was published"
 
 
+async def test_an_actor_ends_that_reaches_no_weight_store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "RETRY_S", 0.0)
+    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.0)
+    answers: list[bool | None] = [False, True, None, False, None]
+
+    async def failing(_: PolicyVersion) -> Fetched:
+        raise FetchError("no answer", store_answers=answers.pop(0))
+
+    bench.actor._fetch = failing
+    bench.learner.say(VersionKnown(PolicyVersion(0, 0)))
+    with pytest.raises(ExceptionGroup) as caught:
+        await bench.actor.work()
+    assert caught.group_contains(FetchError)
+    assert not answers, "it was away twice in a row, as far as anybody knows"
+
+
 async def test_a_damaged_version_leaves_the_old_one_serving_until_it_is_too_much(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acting, "RETRY_S", 0.0)
     damaged = 2
