@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from actors.rollout.failing import Failing
 from actors.rollout.gauges import Gauges
 from actors.rollout.generation import GenerationEngine, RefusedVersionError
 from actors.rollout.groups import GroupRunner, Stage
 from actors.rollout.idle import Idle, IdleClock, idle_state
-from protocol.dialogue.actor import Ended, Granted, Notice, Registered, VersionKnown
+from actors.rollout.neighbours import Fetch, Link
+from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
 from protocol.errors import RbaError
 from protocol.logs import get_logger
 from protocol.messages import Fetched, GroupResult, LeasedGroup, PolicyVersion
@@ -29,67 +30,12 @@ from protocol.weights.fetcher import FetchError
 
 REPORT_S = 0.5
 RETRY_S = 0.5
-GIVE_UP_FETCH_S = 1800.0
-"""An actor that gets no version for so long, while the learner publishes newer ones or the weight store cannot be reached, ends. A learner
-that publishes none may take as long as it likes: it builds its model, or takes the steps of a long journal again. Whether it is alive is
-the supervisor's business."""
 REFUSALS = 3
 """Times in a row that a version may turn out damaged."""
 ABORT_S = 5.0
 """Time for groups under way to be called off."""
 FLUSH_S = 5.0
 """Time for results on their way to be acknowledged."""
-
-
-class Link(Protocol):
-    """The actor's end of the lease dialogue (see `protocol.links.actor.ActorLink`)."""
-
-    async def next_event(self) -> Notice:
-        """What the learner wants."""
-        ...
-
-    def send_results(self, results: list[GroupResult]) -> None:
-        """Hand over outcomes."""
-        ...
-
-    def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
-        """What the next heartbeats tell."""
-        ...
-
-    def resize(self, capacity_groups: int) -> None:
-        """How many groups the actor can hold from now on."""
-        ...
-
-    def give_back(self, keep: Sequence[int]) -> None:
-        """Take no more groups, and give back all but these ordinals."""
-        ...
-
-    async def drained(self, timeout_s: float) -> bool:
-        """Wait until every result is acknowledged."""
-        ...
-
-
-Fetch = Callable[[PolicyVersion], Awaitable[Fetched]]
-"""Have a version, or a newer one, on this node. Raises `FetchError`; one call at a time."""
-
-
-@dataclass
-class _Failing:
-    """Versions that do not come."""
-
-    first: PolicyVersion
-    since_s: float | None = None
-    """When a newer one was published first."""
-    away_since_s: float | None = None
-    """When the weight store was first found not to answer."""
-
-    def for_s(self, wanted: PolicyVersion, error: FetchError, now_s: float) -> float:
-        """For how long something is wrong: the learner publishes and nothing comes, or nobody is there to ask."""
-        if wanted > self.first and self.since_s is None:
-            self.since_s = now_s
-        if error.store_answers is not None:
-            self.away_since_s = None if error.store_answers else self.away_since_s or now_s
-        return max((now_s - since_s for since_s in (self.since_s, self.away_since_s) if since_s is not None), default=0.0)
 
 
 class Actor:
@@ -233,9 +179,9 @@ class Actor:
                 continue
             except FetchError as error:
                 if failing is None:
-                    failing = _Failing(wanted)
+                    failing = Failing(wanted)
                     self._log.warning("policy version does not come yet", policy_version=str(wanted), error=str(error))
-                if failing.for_s(wanted, error, now_s) > GIVE_UP_FETCH_S:
+                if failing.too_long(wanted, error, now_s):
                     raise
             except RefusedVersionError as error:
                 refusals += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.rollout import actor as acting
+from actors.rollout import failing
 from actors.rollout.actor import Actor
 from actors.rollout.gauges import Gauges
 from actors.rollout.generation import EngineFailedError, RefusedVersionError
@@ -246,7 +247,7 @@ async def test_an_actor_waits_for_a_learner_that_publishes_nothing_and_ends_when
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acting, "RETRY_S", 0.0)
-    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.0)
+    monkeypatch.setattr(failing, "GIVE_UP_FETCH_S", 0.0)
     bench.learner.say(VersionKnown(PolicyVersion(0, 0)))
     working = asyncio.create_task(bench.actor.work())
     await bench.until(lambda: len(bench.fetched) > 100)
@@ -260,13 +261,13 @@ async def test_an_actor_waits_for_a_learner_that_publishes_nothing_and_ends_when
 
 async def test_an_actor_ends_that_reaches_no_weight_store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acting, "RETRY_S", 0.0)
-    monkeypatch.setattr(acting, "GIVE_UP_FETCH_S", 0.0)
+    monkeypatch.setattr(failing, "GIVE_UP_FETCH_S", 0.0)
     answers: list[bool | None] = [False, True, None, False, None]
 
-    async def failing(_: PolicyVersion) -> Fetched:
+    async def away(_: PolicyVersion) -> Fetched:
         raise FetchError("no answer", store_answers=answers.pop(0))
 
-    bench.actor._fetch = failing
+    bench.actor._fetch = away
     bench.learner.say(VersionKnown(PolicyVersion(0, 0)))
     with pytest.raises(ExceptionGroup) as caught:
         await bench.actor.work()
