@@ -26,6 +26,7 @@ FACTORIES = {
     "learner": "learner.main:Learner",
     "rollout": "actors.rollout.main:RolloutActor",
 }
+COURIER = "actors.courier"
 SLOW_IMPORTS = {"learner", "rollout"}
 """Roles whose modules take seconds to import."""
 AFRESH = Origin()
@@ -98,6 +99,7 @@ class Topology:
                     "run_dir": self.run.path,
                     "keys": network.keys,
                     "deltas": weights.backend == "delta",
+                    "courier": self._courier(),
                 }
             case "fetcher":
                 root = self.run.shared_memory("fetched")
@@ -109,6 +111,7 @@ class Topology:
                     "index": index,
                     "keys": network.keys,
                     "anchor_every": weights.anchor_every if weights.backend == "delta" else 0,
+                    "courier": self._courier(),
                 }
             case "reward":
                 return {
@@ -143,6 +146,11 @@ class Topology:
                     "run_dir": self.run.path,
                 }
         raise AssertionError(spec.role)
+
+    def _courier(self) -> tuple[str, ...]:
+        """The command of a process that broadcasts versions; none where they are pulled."""
+        weights = self.config.weights
+        return ("-m", COURIER, weights.collective) if weights.backend == "nccl" else ()
 
     def _meeting(self) -> str:
         """Where the learner's ranks meet; a single one meets nobody."""

@@ -307,6 +307,8 @@ class SeatRequest(msgspec.Struct, tag="seat?", frozen=True):
     """``node:life``; a fetcher that comes back has the same node and another life."""
     epoch: int = 0
     """The group that it has joined, or is joining; 0 for none."""
+    question: int = 0
+    """Tells a question that is repeated from another one."""
 
 
 class Seat(msgspec.Struct, tag="seat", frozen=True):

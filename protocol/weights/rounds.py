@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from protocol.messages import PolicyVersion, Seat, SeatRequest
 
-GATHER_S = 2.0
+GATHER_S = 1.0
 """Who asks first waits so long for the others."""
 SETTLE_S = 1.5
 """A group is formed when nobody has come or gone for so long."""
@@ -77,6 +77,8 @@ class Rounds:
         """Of the group; 0 while there is none, or it does not listen yet."""
         self._state = "none"
         self._waiting: dict[str, bytes] = {}
+        self._asked: dict[str, int] = {}
+        """The last question of each. One that comes again when it has been answered waits for nobody: who asked it has gone on."""
         self._since_s = self._changed_s = 0.0
         self._sent: PolicyVersion | None = None
         self._failures, self._proven = 0, False
@@ -119,8 +121,10 @@ class Rounds:
             self._changed_s = now_s
             actions += self._dissolve(f"{member} is back") if self._epoch else []
         self._missed[member] = 0
+        told = self._asked.get(member) == request.question and member not in self._waiting
+        self._asked[member] = request.question
         seated = self._state == "ready" and self._ranks.get(member) is not None and request.epoch == self._epoch
-        if not seated or newest is None or newest == self._sent:
+        if told or not seated or newest is None or newest == self._sent:
             return [*actions, Tell(peer, 0)]
         if not self._waiting:
             self._since_s = now_s
@@ -216,3 +220,4 @@ class Rounds:
     def _forget(self, member: str) -> None:
         del self._seen[member]
         self._missed.pop(member, None)
+        self._asked.pop(member, None)

@@ -28,7 +28,7 @@ class GroupSeat:
         self._log = get_logger("fetcher")
         self._epoch = self._left = self._round = 0
         """The group that it is in, one that it has lost and does not join again, and the last round."""
-        self.broadcasts = 0
+        self.broadcasts = self._questions = 0
         """Versions that came whole, as far as the courier can tell."""
         self._start()
         wait_until_fit(self._reports)
@@ -37,7 +37,8 @@ class GroupSeat:
     def request(self) -> SeatRequest:
         """What the weight store is told."""
         self._look()
-        return SeatRequest(self._member, self._epoch)
+        self._questions += 1
+        return SeatRequest(self._member, self._epoch, self._questions)
 
     def take(self, seat: Seat) -> None:
         """Join the group that the store names, and leave another one."""

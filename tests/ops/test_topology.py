@@ -42,12 +42,16 @@ def test_the_order_follows_the_needs() -> None:
     assert needs["learner-0"] == ("learner", [])
 
 
-@pytest.mark.parametrize(("backend", "expected"), [("zmq", (False, 0)), ("delta", (True, 8))])
-def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[bool, int]) -> None:
-    wiring = wired(["10.0.0.1"], f"weights.backend={backend}", "weights.anchor_every=8")
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("zmq", (False, 0, ())), ("delta", (True, 8, ())), ("nccl", (False, 0, ("-m", "actors.courier", "gloo")))],
+)
+def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[bool, int, tuple[str, ...]]) -> None:
+    wiring = wired(["10.0.0.1"], f"weights.backend={backend}", "weights.anchor_every=8", "weights.collective=gloo")
     places = dict.fromkeys(("weight_store-0", "fetcher-0"), ("10.0.0.1", 1))
     store, fetcher = (wiring.kwargs(name, DESCRIBED, places) for name in ("weight_store-0", "fetcher-0"))
-    assert (store["deltas"], fetcher["anchor_every"]) == expected
+    assert (store["deltas"], fetcher["anchor_every"], store["courier"]) == expected
+    assert fetcher["courier"] == store["courier"]
 
 
 def test_every_machine_has_a_fetcher_and_an_actor_uses_its_own() -> None:

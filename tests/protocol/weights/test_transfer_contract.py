@@ -71,6 +71,11 @@ class Subject:
         self._receivers.append(FetcherClient(self.nodes[node].describe()["endpoints"]["fetcher"]))
         return self._receivers[-1]
 
+    def pulls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No group comes together, so that there are pulls to disturb."""
+        self.in_group = False
+        monkeypatch.setattr(rounds, "SETTLE_S", 1e9)
+
     def crash(self, node: int) -> None:
         """The node's process is gone; its shared memory is not."""
         self._running.stop(self.nodes.pop(node))
@@ -172,8 +177,8 @@ def test_the_newest_wins_and_two_are_kept(subject: Subject) -> None:
     assert newest(subject.published) == version(4)
 
 
-def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject: Subject) -> None:
-    subject.in_group = False
+def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject.pulls(monkeypatch)
     receiver = subject.receiver()
     subject.publish(1)
     subject.store.quiet_after = 4
@@ -187,9 +192,9 @@ def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject
 
 
 @pytest.mark.parametrize("who", ["the node", "the learner's side"])
-def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who: str) -> None:
+def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes back, the version arrives, and what had arrived before does not come again."""
-    subject.in_group = False
+    subject.pulls(monkeypatch)
     receiver = subject.receiver()
     manifest = subject.publish(1)
     subject.store.quiet_after = 5
