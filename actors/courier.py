@@ -47,6 +47,8 @@ BLOCK_BYTES = 16 << 20
 """That one collective moves."""
 TIMEOUT = timedelta(hours=1)
 """Of torch's own; who started the courier ends it long before."""
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+"""What rank 0 connects to itself by, where it listens on every address."""
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 Say = Callable[[Report], None]
@@ -133,7 +135,7 @@ def _meet(order: Join, say: Say) -> TCPStore:
     listener = socket.create_server((order.host, 0), family=socket.AF_INET6 if ":" in order.host else socket.AF_INET)
     port = listener.getsockname()[1]
     store = TCPStore(
-        "127.0.0.1" if order.host == "0.0.0.0" else order.host,  # noqa: S104 - compared with, not bound
+        ANYWHERE.get(order.host, order.host),
         port,
         order.size,
         is_master=True,

@@ -111,7 +111,7 @@ class Topology:
                     "index": index,
                     "keys": network.keys,
                     "anchor_every": weights.anchor_every if weights.backend == "delta" else 0,
-                    "courier": self._courier(),
+                    "courier": self._courier(beside_store=spec.node == self.nodes[0]),
                 }
             case "reward":
                 return {
@@ -147,10 +147,14 @@ class Topology:
                 }
         raise AssertionError(spec.role)
 
-    def _courier(self) -> tuple[str, ...]:
-        """The command of a process that broadcasts versions; none where they are pulled."""
+    def _courier(self, *, beside_store: bool = False) -> tuple[str, ...]:
+        """The command of a process that broadcasts versions; none where they are pulled, as they are beside the weight store by NCCL, which
+        takes no two ranks on one GPU.
+        """
         weights = self.config.weights
-        return ("-m", COURIER, weights.collective) if weights.backend == "nccl" else ()
+        if weights.backend != "nccl" or (beside_store and weights.collective == "nccl"):
+            return ()
+        return ("-m", COURIER, weights.collective)
 
     def _meeting(self) -> str:
         """Where the learner's ranks meet; a single one meets nobody."""

@@ -44,7 +44,8 @@ THREADS = min(8, os.cpu_count() or 1)
 """That apply deltas."""
 
 Put = Callable[[int, memoryview], bool]
-Bring = Callable[[Path, Manifest], object]
+Bring = Callable[[Path, Manifest], bool]
+"""Writes the version's bytes into the file, unchecked; True when it has written all."""
 
 
 class VersionGoneError(RbaError):
@@ -98,7 +99,7 @@ class Pull:
                 raise VersionGoneError(version, answer.newest, answer.reason)
 
     def into(self, root: Path, manifest: Manifest, base: OpenVersion | None = None, bring: Bring | None = None) -> Path:
-        """Pull what is missing, check it and commit the folder under `root`. `bring` may write chunks before, right or wrong.
+        """Pull what is missing, check it and commit the folder under `root`. `bring` may write chunks before.
 
         Raises `VersionGoneError`, `PullStoppedError`, or `DamagedVersionError` when the whole is not what the manifest promises.
         """
@@ -106,8 +107,9 @@ class Pull:
         self.by_delta = False
         try:
             if bring is not None:
-                bring(partial.file, manifest)
+                brought = bring(partial.file, manifest)
                 partial.look()
+                self.bad_chunks += len(partial.missing) if brought else 0
             if base is not None and manifest.deltas and not partial.resumed:
                 self._follow(partial, base)
             self._chunks(manifest.policy_version, manifest.chunk_checksums, partial.missing, partial.put)

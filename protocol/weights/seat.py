@@ -51,13 +51,13 @@ class GroupSeat:
             self._epoch = seat.epoch
             self._courier.tell(Join(self._host, seat.port, seat.rank, seat.size))
 
-    def receive(self, file: Path, manifest: Manifest) -> None:
-        """Take part in the broadcast of this version; afterwards its bytes lie in `file`, unless something went wrong.
+    def receive(self, file: Path, manifest: Manifest) -> bool:
+        """Take part in the broadcast of this version; True when all its bytes have been written into `file`.
 
         Returns at the latest when no byte has come for `STALL_S`. Raises `PullStoppedError`.
         """
         if manifest.broadcast <= self._round or not self._epoch:
-            return
+            return False
         self._round = manifest.broadcast
         self._courier.tell(Receive(str(file), manifest.size_bytes))
         moved_s = time.monotonic()
@@ -70,12 +70,13 @@ class GroupSeat:
                 continue
             if isinstance(report, Done):
                 self.broadcasts += 1
-                return
+                return True
             if isinstance(report, Moved | Joined):
                 moved_s = time.monotonic()
             elif self._lost(report):
-                return
+                return False
         self._leave("the broadcast does not move")
+        return False
 
     def close(self) -> None:
         """End the courier."""

@@ -54,6 +54,13 @@ def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[b
     assert fetcher["courier"] == store["courier"]
 
 
+def test_by_nccl_all_machines_but_the_weight_stores_take_part() -> None:
+    wiring = wired(["10.0.0.1", "10.0.0.2"], "weights.backend=nccl")
+    places = {"weight_store-0": ("10.0.0.1", 1), "fetcher-0": ("10.0.0.1", 1), "fetcher-1": ("10.0.0.2", 1)}
+    couriers = [wiring.kwargs(name, DESCRIBED, places)["courier"] for name in ("weight_store-0", "fetcher-0", "fetcher-1")]
+    assert couriers == [("-m", "actors.courier", "nccl"), (), ("-m", "actors.courier", "nccl")]
+
+
 def test_every_machine_has_a_fetcher_and_an_actor_uses_its_own() -> None:
     wiring = wired(["10.0.0.1", "10.0.0.2"], "rollout.actors=2")
     places = {"learner-0": ("10.0.0.1", 1), "weight_store-0": ("10.0.0.1", 1), "reward-0": ("10.0.0.2", 1)}

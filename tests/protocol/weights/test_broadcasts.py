@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from protocol.errors import UserError
@@ -111,6 +112,7 @@ def test_bytes_that_arrive_wrong_are_refused_and_pulled(fleet: Fleet) -> None:
     fleet.fetch(1)
     blocks = -(-manifest.size_bytes // (16 << 10))
     assert len(fleet.store.chunks) == blocks, "one chunk of each block, by one node"
+    assert f"rba_weight_chunk_errors_total {float(blocks)}" in httpx.get(fleet.nodes[0].describe()["metrics_url"]).text
     assert in_group(fleet.store) == 2
 
 
