@@ -29,7 +29,7 @@ class Broadcasts:
         self.sent = 0
         """Versions that have gone to the group."""
         self._start()
-        wait_until_fit(self._reports)
+        wait_until_fit(self._courier, self._reports)
 
     @property
     def state(self) -> str:
@@ -91,7 +91,8 @@ class Broadcasts:
                     )
                     self._log.warning("the group of broadcasts has ended", reason=action.reason, follows=follows)
                     self._courier.abort()
-                    self._start()
+                    if not action.for_good:
+                        self._start()
 
     def _start(self) -> None:
         self._reports: queue.Queue[Report] = queue.Queue()

@@ -86,6 +86,8 @@ CAP_BYTES = 4096
 """Of one message: less than a pipe holds, so that giving an order never waits for one that hangs."""
 REASON_CHARS = 500
 """Of `Failed` and `Unfit`."""
+ABORT_S = 1.0
+"""For a process that was killed to be gone."""
 _ENCODER = msgspec.msgpack.Encoder()
 _REPORTS: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
 ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
@@ -139,12 +141,13 @@ class Courier:
             write(self._orders, order)
 
     def abort(self) -> None:
-        """End it, whatever it is doing. Nothing is reported after this."""
+        """End it, whatever it is doing. Nothing is reported after this. Returns soon, even when a driver holds the process back."""
         self._aborted = True
         self._process.kill()
-        self._process.wait()
-        self._thread.join()
-        for stream in (self._orders, self._reports):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(ABORT_S)
+        self._thread.join(ABORT_S)
+        for stream in () if self._thread.is_alive() else (self._orders, self._reports):
             with contextlib.suppress(OSError):
                 stream.close()
 

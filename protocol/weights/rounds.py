@@ -40,7 +40,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Dissolve:
-    """End the group and what it is doing."""
+    """End the group and what it is doing; the courier is needed again unless it is `for_good`."""
 
     reason: str
     for_good: bool
@@ -157,9 +157,9 @@ class Rounds:
         self._state, self._proven = "ready", True
 
     def failed(self, reason: str, now_s: float) -> list[Action]:
-        """The courier is lost."""
+        """The courier is lost, in a group or before it was in one."""
         self._changed_s = now_s
-        return self._failed(reason)
+        return self._failed(reason) if self._state != "given up" else []
 
     # --- time -----------------------------------------------------------------------------------------------
 
@@ -209,8 +209,6 @@ class Rounds:
         return self._dissolve(reason)
 
     def _dissolve(self, reason: str) -> list[Action]:
-        if not self._epoch:
-            return []
         for_good = self._failures >= FAILURES
         self._epoch = self._port = 0
         self._ranks, self._proven = {}, False

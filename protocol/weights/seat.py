@@ -31,7 +31,7 @@ class GroupSeat:
         self.broadcasts = self._questions = 0
         """Versions that came whole, as far as the courier can tell."""
         self._start()
-        wait_until_fit(self._reports)
+        wait_until_fit(self._courier, self._reports)
 
     @property
     def request(self) -> SeatRequest:
@@ -111,13 +111,15 @@ class GroupSeat:
         self._courier = Courier(self._command, self._reports.put)
 
 
-def wait_until_fit(reports: queue.Queue[Report]) -> None:
-    """Wait for a courier's first report. Raises `UserError` unless its machine has what it needs."""
-    fix = "set weights.backend=zmq, or weights.collective=gloo where there are no GPUs"
+def wait_until_fit(courier: Courier, reports: queue.Queue[Report]) -> None:
+    """Wait for a courier's first report. Raises `UserError`, and ends it, unless its machine has what it needs."""
     try:
-        report = reports.get(timeout=START_S)
+        report: Report | None = reports.get(timeout=START_S)
     except queue.Empty:
-        raise UserError(f"the courier did not start within {START_S:.0f} s", where="weights.backend: nccl", fix=fix) from None
-    if not isinstance(report, Ready):
-        reason = report.reason if isinstance(report, Unfit | Failed) else "the courier makes no sense"
-        raise UserError(reason, where="weights.backend: nccl", fix=fix)
+        report = None
+    if isinstance(report, Ready):
+        return
+    courier.abort()
+    reason = report.reason if isinstance(report, Unfit | Failed) else f"the courier did not start within {START_S:.0f} s"
+    fix = "set weights.backend=zmq, or weights.collective=gloo where there are no GPUs"
+    raise UserError(reason, where="weights.backend: nccl", fix=fix)

@@ -157,6 +157,12 @@ def test_after_some_failures_in_a_row_there_is_no_group() -> None:
     assert table.taken() == pulled(A)
 
 
+def test_a_courier_that_does_not_even_start_is_not_tried_for_ever() -> None:
+    rounds_ = Rounds(1)
+    told = [action for _ in range(2 * rounds.FAILURES) for action in rounds_.failed("it ended", 1.0)]
+    assert [action.for_good for action in told if isinstance(action, Dissolve)] == [False] * (rounds.FAILURES - 1) + [True]
+
+
 def test_a_version_that_all_came_after_makes_good_for_failures() -> None:
     table = Table()
     step = 0
@@ -197,8 +203,6 @@ class Everything(RuleBasedStateMachine):
     @rule(well=st.booleans())
     def courier(self, well: bool) -> None:
         held, state = self.table.rounds, self.table.rounds.state
-        if state in {"none", "given up"}:
-            return
         if not well:
             self.table.actions += held.failed("it ended", self.table.now_s)
         elif state == "forming":
