@@ -6,12 +6,13 @@ LOCKS := requirements/cpu.lock requirements/quickstart.lock
 # Used only where the CPU build of PyTorch is not found by a plain install.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install develop quickstart test soak check format clean
+.PHONY: help install develop quickstart test faults soak check format clean
 
 help:
 	@echo "make quickstart   set up, then run the main job on the embedded default"
 	@echo "make test         set up, then run every test"
-	@echo "make soak         set up, then throw a million mutated frames at the decoders and at a learner"
+	@echo "make faults       set up, run the drills of faults, print their table"
+	@echo "make soak         set up, throw a million mutated frames at the decoders and at a learner, then kill processes of a job at random moments"
 	@echo "make develop      set up, with what tests and checks need"
 	@echo "make check        lint, types, import rules, formatting"
 	@echo "make format       apply the formatter"
@@ -43,6 +44,10 @@ test: develop
 
 soak: develop
 	$(BIN)/python -m tests.protocol.fuzz --frames 1000000
+	$(BIN)/python -m pytest -m soak tests/faults
+
+faults: develop
+	$(BIN)/python -m tests.faults
 
 check: develop
 	$(BIN)/ruff format --check .

@@ -10,19 +10,18 @@ temporary one is used; it has to lie on a real disk.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import command
 from benchmarks.exchange import rayqueue, redis
 from benchmarks.exchange.endpoint import Endpoint
 from benchmarks.exchange.fleet import Shape, finished, start
 from benchmarks.exchange.load import Load
-from benchmarks.rows import row, table
+from benchmarks.rows import row
 from learner.journal.disk import PosixDisk
 from learner.journal.records import Received
 from learner.journal.recovery import read_all
@@ -30,7 +29,7 @@ from protocol.logs import configure
 
 GOAL = 20_000
 """Pairs a second, at eight pairs a message."""
-ACTORS, CAPACITY, BATCH, LAG = 4, 32, 32, 3
+ACTORS, CAPACITY, BATCH, LAG = 4, 32, 256, 3
 OUTSTANDING = ACTORS * CAPACITY
 """Messages on their way, of either side."""
 WARM_S, MEASURED_S, TURNS = 1.0, 3.0, 3
@@ -80,17 +79,5 @@ def measure(folder: Path | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = measure(options.folder)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "pairs", "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command("pairs", __doc__, measure, {"folder": {"type": Path}})

@@ -10,8 +10,6 @@ generation and training, which overlap unless `learner.max_policy_lag` is 0.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,10 +17,11 @@ from typing import Any
 
 import psutil
 
+from benchmarks.command import command
 from benchmarks.exchange.endpoint import Endpoint
 from benchmarks.exchange.fleet import Shape, finished, start
 from benchmarks.exchange.load import Load
-from benchmarks.rows import row, table
+from benchmarks.rows import row
 from protocol.dialogue.learner import SILENT_HEARTBEATS
 from protocol.links.loop import TICK_MS
 from protocol.logs import configure
@@ -38,33 +37,32 @@ STEP_GROUPS = 64
 OVERLAP = 1.05
 
 
-def rate(folder: Path, actors: int, generation_s: float) -> tuple[float, dict[str, float]]:
-    """Durable pairs a second of a fleet, and what the endpoint's process uses."""
+def rate(folder: Path, actors: int, generation_s: float) -> float:
+    """Durable pairs a second of a fleet."""
     groups = actors * CAPACITY
     with Endpoint(folder / f"{actors}-{generation_s}", Load(PAIRS), groups, max_policy_lag=3) as learner:
         fleet = start(learner.link.endpoint, Shape(actors, CAPACITY, generation_s, PAIRS))
         try:
             learner.run(lambda: len(learner.link.status()["actors"]) == actors)
             found = learner.rate(WARM_S, MEASURED_S)
-            process = psutil.Process()
-            used = {"rss_bytes": float(process.memory_info().rss), "descriptors": float(process.num_fds())}
             learner.close()
             finished(fleet)
         finally:
             fleet.kill()
-    return found, used
+    return found
 
 
 def growth(folder: Path) -> list[dict[str, Any]]:
-    """Rates beside the single actor's times the number, or beside the ceiling where that is less; and the cost of an actor."""
-    ceiling, _ = rate(folder, 8, 0.0)
+    """Rates beside the single actor's times the number, or beside the ceiling where that is less."""
+    ceiling = rate(folder, 8, 0.0)
     found = {actors: rate(folder, actors, GENERATION_S) for actors in FLEETS}
-    one, rows = found[1][0], []
-    for actors, (reached, _) in found.items():
-        bound = min(actors * one, ceiling)
-        peer = "one actor times their number" if actors * one <= ceiling else "ceiling, actors that take no time"
-        rows.append(row(f"{actors} actors", "pairs/s", reached, peer, bound, LINEAR if actors * one <= ceiling else None))
-    return [*rows, *costs(folder)]
+    one, rows = found[1], list[dict[str, Any]]()
+    for actors, reached in found.items():
+        free = actors * one <= ceiling
+        peer = "one actor times their number" if free else "ceiling, actors that take no time"
+        name = f"{actors} actor{'s' * (actors > 1)}"
+        rows.append(row(name, "pairs/s", reached, peer, min(actors * one, ceiling), LINEAR if free else None))
+    return rows
 
 
 def costs(folder: Path) -> list[dict[str, Any]]:
@@ -164,20 +162,8 @@ def measure(folder: Path | None = None) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         inside = Path(name)
         configure(inside, "scaling")
-        return [*growth(inside), return_of_the_learner(inside), loss_of_actors(inside), *overlap(inside)]
-
-
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = measure(options.folder)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"bench": "scaling", "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        return [*costs(inside), *growth(inside), return_of_the_learner(inside), loss_of_actors(inside), *overlap(inside)]
 
 
 if __name__ == "__main__":
-    main()
+    command("scaling", __doc__, measure, {"folder": {"type": Path}})

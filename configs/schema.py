@@ -389,6 +389,9 @@ class FleetSection(Section):
     drain_s: PositiveFloat = 30.0
     """A rollout actor that leaves, for a smaller fleet or after `rba stop`, has so long to finish the groups that it samples; what it has
     not begun is leased to others at once, what it does not finish then."""
+    spare_actors: NonNegativeInt = 0
+    """Rollout actors beyond those that work, with their engine loaded and the latest policy version in it; one takes over at once when
+    another one fails."""
     autoscale: bool = False
     """Let the number of rollout actors follow the learner, between `min_actors` and `max_actors`."""
     min_actors: PositiveInt = 1
@@ -448,6 +451,12 @@ class RunConfig(Section):
         test, validation = data.test if self.evaluation.groups else None, data.validation if self.validation.every else None
         mixed = ((f"mix {number}", path) for number, path in enumerate(data.mix, 1))
         return {key: path for key, path in (("train", data.train), *mixed, ("test", test), ("validation", validation)) if path}
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The checkpoints that the run starts from, and that its own reward servers load, by key."""
+        scores = self.uses_rewards and not self.rewards.urls and self.rewards.scorer != "bleu" and self.rewards.model
+        return {"model.path": self.model.path, **({"rewards.model": scores} if scores else {})}
 
     @property
     def budget_groups(self) -> int:

@@ -17,7 +17,7 @@ from learner.intake import Batch, Drop, Intake
 from learner.journal.records import Dropped, HeldOut, Leased, Received, Skipped, Taken, Trained
 from learner.life import account
 from learner.logbook import Logbook
-from protocol.dialogue.learner import Intake as Arrived
+from protocol.dialogue.learner_events import Intake as Arrived
 from protocol.errors import RbaError, UserError
 from protocol.links.learner import LearnerLink
 from protocol.logs import Sparing, get_logger

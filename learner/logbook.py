@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -28,13 +29,14 @@ class Logbook:
         self,
         journal: Journal,
         gauges: Gauges,
-        limit_bytes: int,
         sequences: Mapping[int, int] | None = None,
+        *,
+        limit_bytes: float = math.inf,
         known: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`sequences` are the places of results that an earlier life has received, by ordinal; `known` is the last sequence that was
-        durable at the checkpoint that this life begins with.
+        """`sequences` are the places of results that an earlier life has received, by ordinal. `limit_bytes` is the size that the journal
+        is held to; `known` is the last sequence that was durable at the checkpoint that this life begins with.
         """
         self._journal, self._gauges, self._limit_bytes, self._clock = journal, gauges, limit_bytes, clock
         self._behind_bytes = journal.bytes_behind(known)
@@ -100,7 +102,7 @@ class Logbook:
     @property
     def wants_checkpoint(self) -> bool:
         """True when so much lies behind the last one that the journal would outgrow its limit."""
-        return self._behind_bytes > self._limit_bytes // 2
+        return 2 * self._behind_bytes > self._limit_bytes
 
     def begin_checkpoint(self) -> None:
         """One is about to be written; whether it succeeds or not, the next one is not wanted at once."""

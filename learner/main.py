@@ -185,7 +185,8 @@ class Learner:
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )
         intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
-        logbook = Logbook(self._journal, gauges, config.learner.journal_limit_bytes, self._history.sequences, life.journal_at)
+        limit_bytes = config.learner.journal_limit_bytes
+        logbook = Logbook(self._journal, gauges, self._history.sequences, limit_bytes=limit_bytes, known=life.journal_at)
         logbook.note(Began(life.lineage, life.step, str(self._checkpoint or ""), life.frontier.lease_epoch))
         self._session = Session(
             config,

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
 from learner.ranks import Ranks
+from policies.checkpoint import save_tensors
 
 WEIGHTS = "weights"
 KINDS = (WEIGHTS, "exp_avg", "exp_avg_sq")
@@ -186,7 +186,7 @@ def write(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     count = 0
     for name, tensor in tensors:
         if shard and sum(each.nbytes for each in shard.values()) + tensor.nbytes > SHARD_BYTES:
-            save_file(shard, folder / f"optimizer-{count:05d}.safetensors")
+            save_tensors(shard, folder / f"optimizer-{count:05d}.safetensors")
             shard, count = {}, count + 1
         shard[name] = tensor.contiguous()
-    save_file(shard, folder / f"optimizer-{count:05d}.safetensors")
+    save_tensors(shard, folder / f"optimizer-{count:05d}.safetensors")

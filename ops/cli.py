@@ -82,13 +82,15 @@ def stop(
 @app.command()
 def scale(
     run: RunArgument,
-    actors: Annotated[int, typer.Option(min=1, help="Rollout actors that there are to be.")],
+    actors: Annotated[int | None, typer.Option(min=1, help="Rollout actors that there are to be, spares not counted.")] = None,
+    rewards: Annotated[int | None, typer.Option(min=1, help="Reward servers that there are to be.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until they run.")] = False,
 ) -> None:
-    """Add or remove rollout actors while the run goes on; those that leave give their groups back."""
+    """Add or remove rollout actors and reward servers while the run goes on; actors that leave give their groups back."""
     from ops import rundir, watching
 
-    raise typer.Exit(watching.scale(rundir.find(run), _console(), actors=actors, wait=wait))
+    wanted = {name: count for name, count in (("actors", actors), ("rewards", rewards)) if count is not None}
+    raise typer.Exit(watching.scale(rundir.find(run), _console(), wanted, wait=wait))
 
 
 @app.command()

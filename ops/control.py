@@ -6,6 +6,7 @@ Listens on loopback only. ``/v1/status``, ``/v1/stop`` and ``/v1/scale`` want th
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import threading
@@ -17,6 +18,8 @@ import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Response
 from pydantic import BaseModel, Field
 
+from ops.orders import Scale
+from ops.rundir import BEAT_S
 from protocol.errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -26,7 +29,7 @@ class ControlServer:
     """Serves from a thread of its own until `close`.
 
     `status` returns the run's status, `stop` asks for its end (the second time at once), `scale` for another number of
-    rollout actors, and `metrics` returns the supervisor's own exposition; all are called from the server's threads.
+    rollout actors or reward servers, and `metrics` returns the supervisor's own exposition; all are called from the server's threads.
     """
 
     def __init__(
@@ -34,15 +37,32 @@ class ControlServer:
         *,
         status: Callable[[], dict[str, Any]],
         stop: Callable[[str], None],
-        scale: Callable[[int], None],
+        scale: Callable[[Scale], None],
         metrics: Callable[[], bytes],
+        beat: Callable[[], object] = lambda: None,
         port: int = 0,
     ) -> None:
+        """`beat` is called every `BEAT_S` for as long as it serves; what goes wrong in it is no matter."""
         self.token = secrets.token_urlsafe(24)
         self._socket = _listen(port)
         self.url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
         app = application(status=status, stop=stop, scale=scale, metrics=metrics, token=self.token)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1))
+
+        async def notify() -> None:
+            with contextlib.suppress(OSError):
+                beat()
+
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="error",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+                callback_notify=notify,
+                timeout_notify=BEAT_S,
+            )
+        )
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="control", daemon=True)
         self._thread.start()
 
@@ -61,14 +81,15 @@ class ControlServer:
 class Wanted(BaseModel):
     """The body of ``/v1/scale``."""
 
-    actors: int = Field(ge=1, le=4096)
+    actors: int | None = Field(default=None, ge=1, le=4096)
+    rewards: int | None = Field(default=None, ge=1, le=4096)
 
 
 def application(
     *,
     status: Callable[[], dict[str, Any]],
     stop: Callable[[str], None],
-    scale: Callable[[int], None],
+    scale: Callable[[Scale], None],
     metrics: Callable[[], bytes],
     token: str,
 ) -> FastAPI:
@@ -91,10 +112,10 @@ def application(
     @app.post("/v1/scale", dependencies=[Depends(authorised)])
     def post_scale(wanted: Wanted) -> dict[str, Any]:
         try:
-            scale(wanted.actors)
+            scale(Scale(wanted.actors, wanted.rewards))
         except UserError as error:
             raise HTTPException(409, str(error)) from error
-        return {"actors": wanted.actors}
+        return {name: count for name, count in wanted.model_dump().items() if count is not None}
 
     @app.get("/v1/targets")
     def get_targets() -> list[dict[str, Any]]:

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from learner.checkpoint import newest
 from ops import ports
-from ops.orders import Action, Build, Drain, Event, Failed, Finish, Kill, Place, Placed, Run, Stop
+from ops.orders import Action, Build, Drain, Event, Failed, Finish, Kill, Phase, Place, Placed, Run, Stop
 from ops.processes import RETIRED
 from ops.resume import Origin
 from ops.supervision import Supervision
@@ -55,6 +56,20 @@ class Hands:
                     return action
         return None
 
+    def inform(self) -> None:
+        """Tell the actors that run what has changed for them since they were built, or told."""
+        running = {name for name, phase in self._supervision.phases.items() if phase is Phase.RUNNING}
+        for name, settings in self._settings().items():
+            if name in running and self.fleet.told.get(name) != settings:
+                self.fleet.adjust(name, settings)
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """Of each rollout actor, what may change while it runs."""
+        described = {other: self.fleet.descriptions[other] for other in self._supervision.rewards if other in self.fleet.descriptions}
+        urls, spares = self.wiring.reward_urls(described, self.fleet.places), set(self._supervision.spares)
+        actors = (spec.id for spec in self.wiring.specs if spec.role == "rollout")
+        return {name: {"spare": name in spares, "reward_urls": urls} for name in actors}
+
     def hear(self, timeout_s: float) -> list[Event]:
         """What the workers report. An actor is said with the fetcher of its machine, which may be one that the run is new to."""
         if self._search is not None and self._search.done():
@@ -72,13 +87,16 @@ class Hands:
         return Placed(event.id, fetcher)
 
     def _place(self, name: str) -> None:
-        """A reward server comes back on its machine, where the actors know it."""
+        """A reward server comes back on its machine, where the actors know it, or anywhere when that is lost; they are told."""
         if name not in self.wiring.names():
             self.wiring = self.wiring.grown(name)
         spec = self.wiring.spec(name)
         known = self.fleet.places.get(name)
         if spec.role == "reward" and known is not None:
-            spec = dataclasses.replace(spec, node=known[0])
+            if known[0] in self.fleet.nodes():
+                spec = dataclasses.replace(spec, node=known[0])
+            else:
+                self.fleet.descriptions.pop(name, None)  # its port is free there, and may not be elsewhere
         self.fleet.place_again(spec)
 
     def _build(self, name: str, attempt: int) -> None:
@@ -92,8 +110,11 @@ class Hands:
             kwargs = self.wiring.kwargs(name, described, self.fleet.places, attempt)
         except KeyError as missing:
             self.fleet.report(Failed(name, f"{missing.args[0]}, which it needs, is not there any more"))
-        else:
-            self.fleet.build(name, kwargs)
+            return
+        if self.wiring.spec(name).role == "rollout":
+            self.fleet.told[name] = settings = self._settings()[name]
+            kwargs |= settings
+        self.fleet.build(name, kwargs)
 
     def _go_back(self, checkpoint: Path | None, torn: dict[Path, list[str]]) -> None:
         """The learner goes on from the last whole checkpoint, in a new lineage; all ranks from the same one."""

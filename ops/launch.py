@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import socket
 import sys
 import time
 import traceback
@@ -59,10 +60,10 @@ def launch(
         asked = loader.load(source, overrides)
         with console.status("checking", spinner="dots"):
             config = preflight.check(asked, lambda text: console.print(text, style="dim", highlight=False))
-        known = rundir.provenance(source, list(overrides), config.manifests)
+        known = rundir.provenance(source, list(overrides), config.manifests, config.checkpoints)
         if resume:
             run = rundir.reopen(config, run_dir)
-            origin = find_origin(run, config, known["data_digests"])._replace(salvage=salvage)
+            origin = find_origin(run, config, known)._replace(salvage=salvage)
             tell_origin(origin, console)
             run.summary.unlink(missing_ok=True)
         else:
@@ -180,6 +181,7 @@ class Supervisor:
         asked_at_s, fleet = 0.0, hands.fleet
         actions = self.supervision.start()
         while (finish := hands.act(actions)) is None:
+            hands.inform()
             happened = [*self._signals.take(), *hands.hear(LOOP_S), Tick()]
             now_s = time.monotonic()
             actions = [action for event in happened for action in self.supervision.handle(event, now_s)]
@@ -233,19 +235,30 @@ class Supervisor:
             stop=lambda reason: self._signals.put(StopRequested(reason, hurried=False)),
             scale=self._scale,
             metrics=self._metrics.render,
+            beat=lambda: os.utime(self.run.control),
             port=self.config.network.control_port,
         )
         self.overview.control_url = control.url
         rundir.write_private_json(
-            self.run.control, {"url": control.url, "token": control.token, "pid": os.getpid(), "run_id": self.run.run_id}
+            self.run.control,
+            {
+                "url": control.url,
+                "token": control.token,
+                "pid": os.getpid(),
+                "run_id": self.run.run_id,
+                "host": socket.gethostname(),
+            },
         )
         return control
 
-    def _scale(self, actors: int) -> None:
-        """From the control server's threads. Raises `UserError` when the run ends."""
+    def _scale(self, wanted: Scale) -> None:
+        """From the control server's threads. Raises `UserError` when the run ends, or starts no reward servers."""
         if self.supervision.state not in {State.STARTING, State.RUNNING}:
             raise UserError(f"the run is {self.supervision.state}", where=str(self.run.path), fix="only a run that goes on can be scaled")
-        self._signals.put(Scale(actors))
+        if wanted.rewards is not None and not self.supervision.wanted["reward"]:
+            why = f"asks those at {', '.join(self.config.rewards.urls)}" if self.config.rewards.urls else "needs none"
+            raise UserError(f"the run starts no reward servers: it {why}", where=str(self.run.path), fix="leave --rewards out")
+        self._signals.put(wanted)
 
     def _tell(self) -> None:
         for note in self.supervision.notes[self._told :]:

@@ -98,7 +98,7 @@ def plain(status: Mapping[str, Any]) -> str:
     if status["state"] == "running":
         parts.append(f"step {status['step']}/{status['steps']}")
         parts += [f"{name} {value}" for name, value in figures(status)]
-        parts += [f"actors {text}" for text in [actors(status)] if text]
+        parts += [f"{name} {text}" for name, text in _fleet(status)]
         parts += [f"version {version(status['policy_version'])}", f"eta {eta(status)}"]
     elif waiting := [each["id"] for each in status["processes"] if each["phase"] in {"waiting", "building"}]:
         parts[0] += f": waiting for {', '.join(waiting)}"
@@ -124,7 +124,7 @@ def panel(status: Mapping[str, Any]) -> Panel:
     colours |= {"placing": "dim", "restarting": "bold yellow", "quarantined": "bold red"}
     for each in status["processes"]:
         processes.append("● ", style=colours.get(each["phase"], ""))
-        processes.append(f"{each['id']}  ")
+        processes.append(f"{each['id']}{' (spare)' if each.get('spare') else ''}  ")
     problems = [Text(f"! {problem}", style="bold red") for problem in status["problems"]]
     return Panel(Group(head, bar, shown, processes, *problems), title=f"rba · {status['run']}", border_style="red" if problems else "blue")
 
@@ -158,12 +158,6 @@ def figures(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, form.format(known[key])) for key, name, form in FIGURES if known.get(key) is not None]
 
 
-def actors(status: Mapping[str, Any]) -> str:
-    """``2/3`` when two of three rollout actors run that are wanted; nothing when all do."""
-    known = status.get("actors", {"running": 0, "wanted": 0})
-    return "" if known["running"] == known["wanted"] else f"{known['running']}/{known['wanted']}"
-
-
 def eta(status: Mapping[str, Any]) -> str:
     """Time left, as ``m:ss``, at the pace of the steps so far; ``–`` while that is unknown."""
     seconds = status["figures"].get("eta_s")
@@ -183,7 +177,9 @@ def version(value: Mapping[str, int] | None) -> str:
 
 
 def _fleet(status: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [("actors", text)] if (text := actors(status)) else []
+    """``2/3`` when two of three run that are wanted, of each kind; nothing when all do."""
+    known = ((name, status.get(name, {"running": 0, "wanted": 0})) for name in ("actors", "spares", "rewards"))
+    return [(name, f"{each['running']}/{each['wanted']}") for name, each in known if each["running"] != each["wanted"]]
 
 
 def _rows(items: list[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:

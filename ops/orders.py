@@ -85,6 +85,14 @@ class Hung:
 
 
 @dataclass(frozen=True)
+class Homeless:
+    """It was to be placed on one machine and no other, which has left the cluster."""
+
+    id: str
+    machine: str
+
+
+@dataclass(frozen=True)
 class Gone:
     """Nothing is left of a process that was killed, nor of what it started."""
 
@@ -107,12 +115,13 @@ class Tick:
 
 @dataclass(frozen=True)
 class Scale:
-    """There are to be so many rollout actors."""
+    """There are to be so many rollout actors, spares not counted, or reward servers; None for as many as before."""
 
-    actors: int
+    actors: int | None = None
+    rewards: int | None = None
 
 
-Event = Placed | Built | Ended | Failed | Hung | Gone | StopRequested | Scale | Tick
+Event = Placed | Built | Ended | Failed | Hung | Homeless | Gone | StopRequested | Scale | Tick
 
 # --- actions ------------------------------------------------------------------------------------------------
 

@@ -54,14 +54,13 @@ class Overview:
             control=self.control_url,
             processes=self._views(),
             pace=self._pace.figures(self._config.learner.steps),
-            wanted_actors=self._watched[0].wanted_actors if self._watched else self._config.rollout.actors,
+            wanted=self._wanted(),
         )
 
     @property
     def running_actors(self) -> int:
-        """Rollout actors that run."""
-        phases = self._watched[0].phases if self._watched else {}
-        return sum(phase is Phase.RUNNING for name, phase in phases.items() if name.startswith("rollout-"))
+        """Rollout actors that run, spares not counted."""
+        return sum((view.role, view.phase, view.spare) == ("rollout", Phase.RUNNING, False) for view in self._views())
 
     def measure(self, now_s: float) -> None:
         """How fast the run goes."""
@@ -99,7 +98,13 @@ class Overview:
         if self._watched:
             self._count_up("rba_restarts_total", self._watched[0].restarted)
             self._count_up("rba_hangs_total", self._watched[0].hung)
-            self._metrics.set("rba_actors_wanted", self._watched[0].wanted_actors)
+            self._metrics.set("rba_actors_wanted", self._watched[0].wanted["rollout"])
+            self._metrics.set("rba_spare_actors", sum(view.spare and view.phase is Phase.RUNNING for view in views))
+
+    def _wanted(self) -> dict[str, int]:
+        if self._watched is None:
+            return {"rollout": self._config.rollout.actors, "reward": 0, "spare": self._config.fleet.spare_actors}
+        return self._watched[0].wanted
 
     def _count_up(self, metric: str, counts: Mapping[str, int]) -> None:
         for role in topology.FACTORIES:
@@ -111,7 +116,7 @@ class Overview:
         if self._watched is None:
             return []
         supervision, hands = self._watched
-        fleet, phases, now_s = hands.fleet, supervision.phases, time.monotonic()
+        fleet, phases, spares, now_s = hands.fleet, supervision.phases, set(supervision.spares), time.monotonic()
         return [
             ProcessView(
                 id=spec.id,
@@ -122,6 +127,7 @@ class Overview:
                 description=fleet.descriptions.get(spec.id) if phases[spec.id] in ANSWERING else None,
                 status=fleet.statuses.get(spec.id, {}),
                 last_heartbeat_s=now_s - fleet.answered_at[spec.id] if spec.id in fleet.answered_at else None,
+                spare=spec.id in spares,
                 restarts=supervision.restarted[spec.id],
             )
             for spec in hands.wiring.specs

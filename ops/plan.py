@@ -73,6 +73,7 @@ class Plan:
         """CPUs to offer when Ray is started on this machine."""
         actor = next(process for process in self.processes if process.role == "rollout")
         more = max(0, self.config.fleet.max_actors - self.config.rollout.actors) if self.config.fleet.autoscale else 0
+        more += self.config.fleet.spare_actors
         return self.config.ray.num_cpus or max(self.machine.cpus, math.ceil(self.cpus + more * actor.cpus))
 
 
@@ -168,6 +169,8 @@ def _process_rows(plan: Plan) -> list[tuple[str, str]]:
         if plan.config.ray.address
         else f"Ray, started on this machine with {plan.ray_cpus} CPUs"
     )
+    if plan.config.fleet.spare_actors:
+        rows.append(("spares", f"{plan.config.fleet.spare_actors} × a rollout actor more, once everything runs"))
     return [*rows, ("in all", f"{plan.cpus:g} CPUs, {plan.gpus:g} GPUs on {where}")]
 
 

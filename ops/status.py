@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ops.orders import Phase, State
-from ops.rundir import RunDir
+from ops.rundir import BEAT_S, RunDir
 from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 from protocol.role import RoleDescription
@@ -34,6 +37,8 @@ class ProcessView(msgspec.Struct, kw_only=True):
     status: Mapping[str, Any] = {}
     last_heartbeat_s: float | None = None
     """Seconds since its last answer."""
+    spare: bool = False
+    """True for a rollout actor that waits to take over from another one."""
     restarts: int = 0
     """How often it was started again after a failure."""
 
@@ -49,9 +54,9 @@ def assemble(
     control: str,
     processes: list[ProcessView],
     pace: Mapping[str, float],
-    wanted_actors: int = 0,
+    wanted: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Everything that `rba status --json` prints.
+    """Everything that `rba status --json` prints. `wanted`: how many there are to be of each role, "spare" being one of them.
 
     The learner's rank 0 says how far the run is, and `pace` (see `ops.pace`) how fast; figures that nobody has yet are left out or None.
     """
@@ -72,10 +77,9 @@ def assemble(
         "steps": int(learner.get("steps", steps)),
         "policy_version": version_of(learner.get("policy_version")),
         "elapsed_s": round(elapsed_s, 1),
-        "actors": {
-            "wanted": wanted_actors,
-            "running": sum(each.role == "rollout" and each.phase is Phase.RUNNING for each in processes),
-        },
+        "actors": _count(processes, "rollout", wanted["rollout"], spare=False),
+        "spares": _count(processes, "rollout", wanted["spare"], spare=True),
+        "rewards": _count(processes, "reward", wanted["reward"], spare=False),
         "ledger": dict(learner.get("ledger", {})),
         "figures": {**figures_of(learner), **pace},
         "evaluation": dict(learner.get("evaluations", {})),
@@ -140,12 +144,41 @@ def is_alive(run: RunDir) -> bool:
     return True
 
 
+def writer_elsewhere(run: RunDir) -> str:
+    """The other machine whose supervisor keeps the run's folder alive; "" when none does. Watches for three beats where one may.
+
+    The control server answers on its own machine alone, and two clocks need not agree, so what counts is that the file's time moves.
+    """
+    try:
+        host = json.loads(run.control.read_text()).get("host", "")
+    except (OSError, ValueError):
+        return ""
+    if host in {"", socket.gethostname()}:
+        return ""
+    first_ns, give_up_s = _written_ns(run.control), time.monotonic() + 3 * BEAT_S
+    while time.monotonic() < give_up_s:
+        if _written_ns(run.control) != first_ns:
+            return str(host)
+        time.sleep(0.1)
+    return ""
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        with path.open() as file:  # opening it has a network file system look again
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return 0
+
+
 def ask(run: RunDir, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One call to the run's control server. Raises `RbaError` when it does not answer, `UserError` when it refuses."""
     import httpx
 
     try:
         control = json.loads(run.control.read_text())
+        if control.get("host", socket.gethostname()) != socket.gethostname():
+            raise RbaError(f"the supervisor of {run.path} runs, or ran, on {control['host']}, and answers there alone")
         answer = httpx.request(
             method,
             control["url"] + path,
@@ -206,6 +239,11 @@ def _vanished(run: RunDir, reason: str) -> dict[str, Any]:
     }
 
 
+def _count(processes: list[ProcessView], role: str, wanted: int, *, spare: bool) -> dict[str, int]:
+    running = sum((each.role, each.phase, each.spare) == (role, Phase.RUNNING, spare) for each in processes)
+    return {"wanted": wanted, "running": running}
+
+
 def _process(view: ProcessView) -> dict[str, Any]:
     return {
         "role": view.role,
@@ -214,6 +252,7 @@ def _process(view: ProcessView) -> dict[str, Any]:
         "host": view.host,
         "phase": str(view.phase),
         "restarts": view.restarts,
+        "spare": view.spare,
         "policy_version": version_of(view.status.get("policy_version")),
         "last_heartbeat_s": None if view.last_heartbeat_s is None else round(view.last_heartbeat_s, 2),
         "endpoints": dict(view.description["endpoints"]) if view.description else {},

@@ -1,6 +1,6 @@
 """When each process of a run is built, run, restarted, stopped or killed, and how the run ends: a pure state machine.
 
-    events (Placed, Built, Ended, Failed, Hung, Gone, StopRequested, Scale, Tick)
+    events (Placed, Built, Ended, Failed, Hung, Homeless, Gone, StopRequested, Scale, Tick)
         ──▶ Supervision ──▶ actions (Place, Build, Run, Drain, Stop, Kill, Finish)
 
 No sockets, no clock, no Ray: `ops.hands` carries the actions out. A process is built once everything it needs has been
@@ -8,6 +8,8 @@ built, and runs at once. One that fails comes back under its own id once nothing
 (`ops.restarts`); then it is quarantined, and the run goes on with what is left. The learner's ranks come back together, or not
 at all. The run is over when the learner has ended; what is left then stops in waves, the ones that ask before the ones that
 answer, each wave with a deadline.
+
+Spares join once everything runs. One that runs takes the place of an actor that does not, which is the spare when it is back.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from configs.schema import FleetSection
-from ops.ending import FAREWELL_S, Ending
+from ops.ending import Ending
 from ops.orders import (
     Action,
     Build,
     Built,
-    Drain,
     Ended,
     Event,
     Failed,
     Finish,
     Gone,
+    Homeless,
     Hung,
     Kill,
     Phase,
@@ -43,6 +45,7 @@ from ops.orders import (
 )
 from ops.processes import RETIRED, Process, Processes
 from ops.restarts import Restarts
+from ops.sizing import Sizing
 
 OWN_FETCHER = "fetcher-0"
 """On the supervisor's machine. Other machines may be lost with what runs there."""
@@ -69,11 +72,10 @@ class Supervision:
         self._restarts = Restarts(section.restarts, section.restart_window_s, section.restart_wait_s, chance)
         self._learner_restarts = Restarts(section.learner_restarts, math.inf, section.restart_wait_s, chance)
         self._ending = Ending(self._processes, section.drain_s)
-        self._drain_s = section.drain_s
-        self.wanted_actors = len(self._processes.members("rollout"))
         self.state = State.STARTING
         self.notes: list[str] = []
         """What people should hear of, though it need not end the run."""
+        self._sizing = Sizing(self._processes, section, self.notes, self._ending.kill)
         self.figures: dict[str, dict[str, Any]] = {}
         """Closing figures by process."""
         self.hung: Counter[str] = Counter()
@@ -88,9 +90,24 @@ class Supervision:
         return self._ending.reason
 
     @property
+    def wanted(self) -> dict[str, int]:
+        """How many of each role there are to be, by role, and "spare"."""
+        return {**self._sizing.wanted, "spare": self._sizing.wanted_spares}
+
+    @property
     def present_actors(self) -> int:
-        """Rollout actors that run, or are going to: fewer than are wanted once one is quarantined."""
+        """Rollout actors that run, or are going to, spares not counted: fewer than are wanted once one is quarantined."""
         return len(self._processes.members("rollout"))
+
+    @property
+    def spares(self) -> list[str]:
+        """The rollout actors that are spares, or are going to be."""
+        return self._processes.spares()
+
+    @property
+    def rewards(self) -> list[str]:
+        """The reward servers that may be asked: those that run, or come back."""
+        return self._processes.members("reward")
 
     @property
     def phases(self) -> dict[str, Phase]:
@@ -124,16 +141,21 @@ class Supervision:
                 actions = self._failed(event, now_s)
             case Hung(name, reason):
                 actions = self._hung(name, reason, now_s)
+            case Homeless(name, machine):
+                actions = self._homeless(name, machine, now_s)
             case Gone(name):
                 self._processes[name].gone = True
                 actions = []
             case StopRequested(reason, hurried):
                 actions = self._stop_requested(reason, now_s if hurried else None)
-            case Scale(actors):
-                actions = self._scale(actors, now_s)
+            case Scale(actors, rewards):
+                sizes = {"rollout": actors, "reward": rewards} if self._ending.outcome is None else {}
+                actions = [action for role, wanted in sizes.items() for action in self._sizing.scale(role, wanted, now_s)]
             case Tick():
                 actions = self._tick(now_s)
         self._watch(now_s)
+        if self._ending.outcome is None and self.state is State.RUNNING:
+            actions += self._sizing.relieve()
         actions += self._ending.advance(now_s)
         if actions and isinstance(finish := actions[-1], Finish):
             self.state = finish.state
@@ -147,12 +169,17 @@ class Supervision:
             return []  # it was killed meanwhile
         process.phase = Phase.WAITING
         actions: list[Action] = []
-        if self._ending.outcome is None and fetcher and fetcher not in self._processes:
+        if self._ending.outcome is None and fetcher and self._lacks(fetcher):
             # Ray found room on a machine that the run had nothing on.
             self._processes[fetcher] = Process("fetcher", self._processes[OWN_FETCHER].needs, Phase.PLACING, added=True)
             actions = [Place(fetcher)]
         process.needs |= {fetcher} if fetcher else set()
         return [*actions, *self._buildable()]
+
+    def _lacks(self, fetcher: str) -> bool:
+        """True when it is not there, or left with its machine, which is back."""
+        known = self._processes.get(fetcher)
+        return known is None or known.phase is Phase.ENDED
 
     def _buildable(self) -> list[Action]:
         ready = self._processes.buildable() if self._ending.outcome is None else []
@@ -210,6 +237,15 @@ class Supervision:
         actions = self._failed(Failed(name, reason), now_s)
         return actions if Kill(name) in actions else [Kill(name), *actions]
 
+    def _homeless(self, name: str, machine: str, now_s: float) -> list[Action]:
+        """A fetcher is wanted where actors are, and comes back with the machine. Others fail for the lack of it."""
+        process = self._processes[name]
+        if process.role != "fetcher" or not process.alive or self._ending.outcome is not None:
+            return self._failed(Failed(name, f"its machine {machine} has left the cluster"), now_s)
+        process.phase, process.gone = Phase.ENDED, True
+        self.notes.append(f"{name} has left with its machine {machine}")
+        return self._buildable()
+
     def _learner_failed(self, failed: Failed, now_s: float) -> list[Action]:
         """The other ranks wait in a collective for the one that failed: all come back from the last checkpoint, or none."""
         ranks = dict(self._processes.role("learner"))
@@ -231,36 +267,15 @@ class Supervision:
         process = self._processes[failed.id]
         process.phase = Phase.QUARANTINED
         self.notes.append(f"{failed.id} failed too often and is quarantined: {failed.reason}")
-        # An actor that ended by itself was told that the run is over; then the learner's end decides.
-        lost = not any(each.present or each.phase is Phase.ENDED for _, each in self._processes.role(process.role))
+        lost = not self._processes.members(process.role)
+        self._sizing.vacate(failed.id)
+        if process.role == "rollout":
+            # An actor that ended by itself was told that the run is over; then the learner's end decides.
+            ended = any(each.phase is Phase.ENDED for _, each in self._processes.role("rollout"))
+            lost = lost and not ended and not self._processes.spares()
         if failed.id == OWN_FETCHER or (lost and process.role not in self._optional):
             self._settle(State.FAILED, f"{failed.id} failed too often: {failed.reason}")
         return [Kill(failed.id), *self._buildable()]
-
-    # --- growing and shrinking ------------------------------------------------------------------------------
-
-    def _scale(self, actors: int, now_s: float) -> list[Action]:
-        """More actors as Ray finds room for them; fewer by those that do least, which finish what they work on."""
-        if self._ending.outcome is not None:
-            return []
-        self.wanted_actors = actors
-        spare = len(self._processes.members("rollout")) - actors
-        self.notes.append(f"rollout actors wanted: {actors} ({max(0, -spare)} join, {max(0, spare)} leave)")
-        if spare <= 0:
-            return [Place(self._processes.add("rollout")) for _ in range(-spare)]
-        return [action for name in self._processes.dispensable("rollout")[:spare] for action in self._leave(name, now_s)]
-
-    def _leave(self, name: str, now_s: float) -> list[Action]:
-        process = self._processes[name]
-        match process.phase:
-            case Phase.RESTARTING:
-                process.phase = Phase.ENDED
-                return []
-            case Phase.RUNNING:
-                process.phase, process.leaves_until_s = Phase.STOPPING, now_s + self._drain_s + FAREWELL_S
-                return [Drain(name, "the fleet is made smaller")]
-            case _:
-                return [self._ending.kill(name)]
 
     # --- ending ---------------------------------------------------------------------------------------------
 
@@ -268,7 +283,7 @@ class Supervision:
         process = self._processes[name]
         if not process.alive:
             return []  # it was killed meanwhile
-        if self._ending.outcome is None and process.role not in {"learner", "rollout"}:
+        if self._ending.outcome is None and process.leaves_until_s is None and process.role not in {"learner", "rollout"}:
             return self._failed(Failed(name, "it ended while it was still needed"), now_s)
         process.phase = Phase.ENDED
         self.figures[name] = dict(figures)
@@ -302,10 +317,8 @@ class Supervision:
         if late := self._ending.late(now_s):
             self.notes.extend(f"{name} did not stop in time and was killed" for name in late)
             return [self._ending.kill(name) for name in late]
-        slow = [name for name in self._processes.living("rollout") if now_s >= (self._processes[name].leaves_until_s or math.inf)]
-        if slow and self._ending.outcome is None:
-            self.notes.extend(f"{name} did not leave within {self._drain_s + FAREWELL_S:g} s and was killed" for name in slow)
-            return [self._ending.kill(name) for name in slow]
+        if self._ending.outcome is None and (slow := self._sizing.overdue(now_s)):
+            return slow
         due = self._processes.due(now_s)
         for name in due:
             self._processes[name].place()

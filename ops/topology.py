@@ -77,6 +77,7 @@ class Topology:
     ) -> dict[str, Any]:
         """The constructor's arguments of one process, when all that it needs is described. `places`: (IP address, pid) of each.
 
+        Without those that may change while it runs (see `ops.hands`).
         A server that was described before listens where it listened then, for the others know it by that.
         """
         spec = self.spec(name)
@@ -135,14 +136,12 @@ class Topology:
                     "master": self._meeting(),
                 }
             case "rollout":
-                rewards = [other for other in described if other.startswith("reward-")]
                 return {
                     "config": self.config,
                     "index": index,
                     "incarnation": attempt,
                     "learner_endpoint": endpoint("learner-0", "pairs"),
                     "fetcher_endpoint": described[self._fetcher_beside(name, places)]["endpoints"]["fetcher"],
-                    "reward_urls": self.config.rewards.urls or [endpoint(other, "rewards") for other in sorted(rewards)],
                     "run_dir": self.run.path,
                 }
         raise AssertionError(spec.role)
@@ -155,6 +154,11 @@ class Topology:
         if weights.backend != "nccl" or (beside_store and weights.collective == "nccl"):
             return ()
         return ("-m", COURIER, weights.collective)
+
+    def reward_urls(self, described: Mapping[str, RoleDescription], places: Mapping[str, tuple[str, int]]) -> list[str]:
+        """Where actors find the reward servers that are described, or those that run already."""
+        servers = sorted(name for name in described if name.startswith("reward-"))
+        return self.config.rewards.urls or [reachable(described[name]["endpoints"]["rewards"], places[name][0]) for name in servers]
 
     def _meeting(self) -> str:
         """Where the learner's ranks meet; a single one meets nobody."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -54,21 +55,32 @@ def stop(run: RunDir, console: Console, *, wait: bool) -> int:
     return 0 if seen["healthy"] else 1
 
 
-def scale(run: RunDir, console: Console, *, actors: int, wait: bool) -> int:
-    """Ask for so many rollout actors; with `wait` until they run. Raises `UserError` when the run is over, or about to be."""
+def scale(run: RunDir, console: Console, wanted: Mapping[str, int], *, wait: bool) -> int:
+    """Ask for so many rollout actors (`wanted["actors"]`) or reward servers (`["rewards"]`); with `wait` until they run.
+
+    Raises `UserError` when nothing is asked for, and when the run is over, or about to be.
+    """
+    if not wanted:
+        raise UserError("nothing is to be scaled", where="the command line", fix="give --actors N, --rewards N or both")
     seen = status.read(run)
     if seen["state"] in OVER:
         raise UserError(f"the run is over: {seen['state']}", where=str(run.path), fix="only a run that goes on can be scaled")
-    status.ask(run, "POST", "/v1/scale", {"actors": actors})
-    with console.status("waiting for the actors", spinner="dots"):
+    status.ask(run, "POST", "/v1/scale", wanted)
+    with console.status("waiting for them", spinner="dots"):
         seen = status.read(run)
-        while wait and seen["state"] not in OVER and seen["actors"] != {"wanted": actors, "running": actors}:
+        while (
+            wait
+            and seen["state"] not in OVER
+            and any((seen[name]["wanted"], seen[name]["running"]) != (count, count) for name, count in wanted.items())
+        ):
             time.sleep(EVERY_S)
             seen = status.read(run)
     if seen["state"] in OVER:
         console.print(f"the run has ended: {seen['state']}", highlight=False)
         return 1
-    console.print(f"{actors} rollout actors wanted, {seen['actors']['running']} run", highlight=False)
+    for name, count in wanted.items():
+        called = "rollout actors" if name == "actors" else "reward servers"
+        console.print(f"{count} {called} wanted, {seen[name]['running']} run", highlight=False)
     return 0
 
 

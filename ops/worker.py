@@ -13,10 +13,10 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from protocol.errors import RbaError, UserError
-from protocol.role import Leaver, Role, RoleDescription
+from protocol.role import Adjustable, Leaver, Role, RoleDescription
 
 
 class RoleError(Exception):
@@ -71,6 +71,11 @@ class RoleWorker:
     def status(self) -> dict[str, Any]:
         """The role's `status`; nothing while it is being built."""
         return self._role.status() if self._role is not None else {}
+
+    def adjust(self, settings: dict[str, Any]) -> None:
+        """The role's `adjust`. Raises `RoleError`."""
+        with _told():
+            cast(Adjustable, self._role).adjust(**settings)
 
     def drain(self, reason: str) -> None:
         """The role's `drain`; its `stop` where it has none."""

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ops import guard
-from ops.orders import Built, Ended, Event, Failed, Gone, Placed
+from ops.orders import Built, Ended, Event, Failed, Gone, Homeless, Placed
 from ops.worker import RoleError, RoleWorker
 from protocol.errors import RbaError
 from protocol.role import RoleDescription
 
 TAIL_LINES = 8
 """Lines of a dead process's output that its failure quotes."""
+RESERVE_S = 10.0
+"""A group that finds no room within this waits beside the others: machines may have to be started for all of them."""
 SWEEP_S = 0.1
 """Between two looks for what is left of a process that was killed here."""
 SWEEP_LIMIT_S = 30.0
@@ -70,6 +72,8 @@ class Fleet:
         self.statuses: dict[str, dict[str, Any]] = {}
         self.answered_at: dict[str, float] = {}
         """When each process last answered (`time.monotonic`)."""
+        self.told: dict[str, dict[str, Any]] = {}
+        """What each process was built with, or told last, of what may change while it runs."""
         self.places: dict[str, tuple[str, int]] = {}
         """(IP address, pid) of each process; of one that is being placed again, those it had."""
 
@@ -88,8 +92,9 @@ class Fleet:
         self._specs[spec.id] = spec
         self.answered_at.pop(spec.id, None)
         self.statuses.pop(spec.id, None)
-        if spec.node is not None and spec.node not in self._nodes():
-            self.report(Failed(spec.id, f"its machine {spec.node} has left the cluster"))
+        if spec.node is not None and spec.node not in self.nodes():
+            self.descriptions.pop(spec.id, None)
+            self.report(Homeless(spec.id, spec.node))
             return
         self._workers[spec.id] = worker = self._create(spec)
         self._pending[worker.where.remote()] = (spec.id, "place")
@@ -109,6 +114,11 @@ class Fleet:
     def run(self, name: str) -> None:
         """Run its role; `poll` reports `Ended` or `Failed`."""
         self._pending[self._workers[name].run.remote()] = (name, "run")
+
+    def adjust(self, name: str, settings: dict[str, Any]) -> None:
+        """Tell its role of settings that have changed; `told` forgets what did not arrive."""
+        self.told[name] = settings
+        self._pending[self._workers[name].adjust.remote(settings)] = (name, "adjust")
 
     def drain(self, name: str, reason: str) -> None:
         """Ask its role to leave once what it works on is done; `poll` reports its end."""
@@ -161,7 +171,9 @@ class Fleet:
         here = [name for name in self._ending if guard.end(self._specs[name].env.get(guard.PROCESS, ""))]
         self._ending -= set(here)
         now_s = time.monotonic()
-        lost = [name for name, since_s in self._sweeping.items() if now_s - since_s > SWEEP_LIMIT_S]
+        machines = self.nodes() if self._sweeping else set()
+        late = (name for name, since_s in self._sweeping.items() if now_s - since_s > SWEEP_LIMIT_S)
+        lost = {*late, *(name for name in self._sweeping if self.places[name][0] not in machines)}
         for name in lost:
             self._forget_calls(name)
         return [Gone(name) for name in (*here, *lost)]
@@ -176,10 +188,15 @@ class Fleet:
             self._asked.pop(name, None)
         try:
             answer = self._ray.get(ref)
-        except self._ray.exceptions.ActorUnavailableError:
+        except self._ray.exceptions.ActorUnavailableError as error:
+            if method in {"place", "build", "run"}:  # its answer would be lost, and so may its machine be, which Ray finds out later
+                self._forget_calls(name)
+                return Failed(name, f"it cannot be reached: {error}")
+            if method == "adjust":
+                self.told.pop(name, None)
             return None  # a hiccup between Ray's processes; if the worker is dead, its `run` says so
         except self._ray.exceptions.RayError as error:
-            if method in {"status", "drain", "stop"} and isinstance(error, self._ray.exceptions.ActorDiedError):
+            if method in {"status", "drain", "stop", "adjust"} and isinstance(error, self._ray.exceptions.ActorDiedError):
                 return None  # its `run` says so
             if method == "sweep":
                 self._sweeping.pop(name, None)
@@ -213,7 +230,8 @@ class Fleet:
         output = self._output(name)
         return Failed(name, f"its process was killed or crashed; its output is in {output}", detail=_tail(output))
 
-    def _nodes(self) -> set[str]:
+    def nodes(self) -> set[str]:
+        """IP addresses of the machines that are there."""
         return {str(node["NodeManagerAddress"]) for node in self._ray.nodes() if node["Alive"]}
 
     def _output(self, name: str) -> Path:
@@ -257,13 +275,14 @@ def _grouped(role_worker: type[RoleWorker]) -> type[RoleWorker]:
         "status": "watch",
         "drain": "watch",
         "stop": "watch",
+        "adjust": "watch",
     }.items():
         setattr(role_worker, method, ray.method(concurrency_group=group)(getattr(role_worker, method)))
     return role_worker
 
 
 def _placement_groups(specs: list[WorkerSpec]) -> dict[str, tuple[Any, int]]:
-    """(placement group, bundle) of each worker that belongs to a group."""
+    """(placement group, bundle) of each worker that belongs to a group. Groups choose before others, who may run anywhere."""
     import ray
 
     placed: dict[str, tuple[Any, int]] = {}
@@ -274,6 +293,7 @@ def _placement_groups(specs: list[WorkerSpec]) -> dict[str, tuple[Any, int]]:
             for spec in members
         ]
         reserved = ray.util.placement_group(bundles, strategy="PACK")
+        reserved.wait(RESERVE_S)
         placed |= {spec.id: (reserved, bundle) for bundle, spec in enumerate(members)}
     return placed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -52,6 +52,14 @@ def raise_unless_loaded(info: dict[str, Any], directory: Path) -> None:
         raise UserError(f"the weights do not fit the model: {problems}", where=str(directory), fix="check the checkpoint's config.json")
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. Raises `OSError` where the disk refuses it; the library's own error is none."""
+    try:
+        save_file(tensors, str(path), metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
 def save_copy(directory: Path, tensors: Iterable[tuple[str, Tensor]], source: Path, names: set[str], dtype: str) -> None:
     """Write a checkpoint: `tensors` by released name, and every other file copied from the checkpoint `source`.
 
@@ -79,7 +87,7 @@ def save_weights(directory: Path, tensors: Iterable[tuple[str, Tensor]], dtype: 
     pending: dict[str, Tensor] = {}
 
     def flush() -> None:
-        save_file(pending, str(directory / f"shard-{len(shards)}.safetensors"), metadata={"format": "pt"})
+        save_tensors(pending, directory / f"shard-{len(shards)}.safetensors", {"format": "pt"})
         shards.append({name: tensor.nbytes for name, tensor in pending.items()})
         pending.clear()
 

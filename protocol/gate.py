@@ -181,6 +181,7 @@ class Gate:
                 self._answer(self._zap.recv_multipart())
             if self._events in ready:
                 self._observe(recv_monitor_message(self._events))
+        self._zap.unbind(ZAP_ENDPOINT)  # a closed socket keeps its place for as long as ZeroMQ's threads need
         for socket in (self._zap, self._events):
             socket.close(linger=0)
         self._mailbox.close()

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
+
+
+class Lines:
+    """Where log lines go. One that the disk has no room for is left out: whoever logs that a disk is full must not fail by it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Of a text stream."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Of a text stream."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def configure(run_dir: Path | None, role_id: str) -> Path | None:
@@ -36,7 +54,7 @@ def configure(run_dir: Path | None, role_id: str) -> Path | None:
             structlog.processors.JSONRenderer(sort_keys=False, default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, Lines(stream))),
         cache_logger_on_first_use=False,
     )
     return path

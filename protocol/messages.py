@@ -117,7 +117,7 @@ class Hello(msgspec.Struct, tag="hello"):
     incarnation: Count
     """Rises with every start of the actor's process; a lower one is fenced off."""
     capacity_groups: Count
-    """Groups that the actor can hold at once."""
+    """Groups that the actor can hold at once; a spare has none, and hears of policy versions all the same."""
     protocol: tuple[int, int]
     host: Name = ""
     pid: Count = 0
@@ -241,6 +241,8 @@ class Heartbeat(msgspec.Struct, tag="heartbeat"):
     held_groups: int = 0
     generated_tokens: int = 0
     """Since the actor's start; shows that the working loop works."""
+    capacity_groups: Count | None = None
+    """Since 1.1: of the actor, from now on (see `Hello`)."""
 
 
 class Bye(msgspec.Struct, tag="bye"):

@@ -141,7 +141,8 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     # Supervisor.
     Metric("rba_processes", "gauge", "Processes that run.", (SUPERVISOR,), ("role",)),
-    Metric("rba_actors_wanted", "gauge", "Rollout actors that there are to be.", (SUPERVISOR,)),
+    Metric("rba_actors_wanted", "gauge", "Rollout actors that there are to be, spares not counted.", (SUPERVISOR,)),
+    Metric("rba_spare_actors", "gauge", "Warm spares among the rollout actors that run.", (SUPERVISOR,)),
     Metric("rba_restarts_total", "counter", "Processes that were started again after a failure.", (SUPERVISOR,), ("role",)),
     Metric("rba_hangs_total", "counter", "Processes that were ended since they lived and did no work.", (SUPERVISOR,), ("role",)),
     Metric("rba_quarantined", "gauge", "Processes that failed too often and do not come back.", (SUPERVISOR,), ("role",)),

@@ -44,6 +44,14 @@ class Role(Protocol):
         ...
 
 
+class Adjustable(Role, Protocol):
+    """A role with settings that may change while it runs; the constructor takes them too."""
+
+    def adjust(self, **settings: Any) -> None:
+        """All of them, as they are from now on. Thread-safe."""
+        ...
+
+
 @runtime_checkable
 class Leaver(Role, Protocol):
     """A role that can leave while the others go on."""

@@ -13,6 +13,8 @@ HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 10_000
 HANDSHAKE_MS = 5_000
 KEEPALIVE_IDLE_S = 60
+KEEPALIVE_EVERY_S = 10
+KEEPALIVE_PROBES = 6
 BACKLOG = 1_024
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 1_000
@@ -25,16 +27,19 @@ def _common(socket: Socket, cap_bytes: int) -> None:
     socket.setsockopt(zmq.IPV6, 1)
     # Per frame, and an oversize frame disconnects its sender; the codec sums over the frames.
     socket.setsockopt(zmq.MAXMSGSIZE, cap_bytes)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_EVERY_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
 
 
 def router(
     context: Context, bind: str, port: int, cap_bytes: int, what: str, guard: Callable[[Socket], None] | None = None
 ) -> tuple[Socket, str]:
     """A listening ROUTER and its endpoint. Port 0 takes a free one. Raises `UserError` when the port cannot be had.
+
+    It answers ZeroMQ's heartbeats and begins none: libzmq ends the process when one falls due on a connection that ended while its
+    receive queue was full, which any peer can bring about. See docs/decisions/0014-heartbeats-of-one-side.md.
 
     `guard` sees the socket before it listens (see `protocol.gate.Gate.guard`).
     """
@@ -66,6 +71,12 @@ def dealer(context: Context, endpoint: str, cap_bytes: int, identity: bytes = b"
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.own.public.encode("ascii"))
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret)
         socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server.encode("ascii"))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.RCVHWM, 0)  # with heartbeats, a full queue may end the process (see `router`)
+    # A network that swallows everything answers neither of the two: without a bound, the wait for it outlasts the trouble.
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)

@@ -32,6 +32,8 @@ class Mailbox(Generic[Event]):
             if self._closed:
                 return
             self._events.append(event)
+            if len(self._events) > 1:
+                return  # the owner was woken for the first one and has not come yet
             try:
                 self._sender.send(b"", flags=zmq.DONTWAIT)
             except zmq.Again:

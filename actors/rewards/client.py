@@ -60,6 +60,11 @@ class Rotation:
         self.servers = [Server(url) for url in urls]
         self._next = 0
 
+    def use(self, urls: Sequence[str]) -> None:
+        """From now on these servers; those that were known keep their standing."""
+        known = {server.url: server for server in self.servers}
+        self.servers = [known.get(url) or Server(url) for url in urls]
+
     def pick(self, now_s: float) -> Server:
         """The next server in good standing; when there is none, the one that has been left alone longest."""
         turn = [self.servers[(self._next + offset) % len(self.servers)] for offset in range(len(self.servers))]
@@ -83,18 +88,17 @@ class RewardClient:
 
         `first_wait_s`: the first back-off, which doubles with every try, so that five tries outlast the restart of a server.
         """
-        if not urls:
-            raise UserError("no reward server is known", where="rewards.urls", fix="name one, or let the run start its own")
-        for url in urls:
-            if not _is_http(url):
-                raise UserError(f"{url} is no HTTP address", where="rewards.urls", fix="write it as http://host:port")
-        self._rotation = Rotation([url.rstrip("/") for url in urls])
+        self._rotation = Rotation(_addresses(urls))
         self._section = section
         self._metrics = metrics
         self._first_wait_s = first_wait_s
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=IDLE_CONNECTION_S)
         # reward servers are named outright, so a proxy from the environment would only stand in between
         self._http = httpx.AsyncClient(timeout=section.timeout_s, limits=limits, trust_env=False)
+
+    def use(self, urls: Sequence[str]) -> None:
+        """Ask these servers from the next try on. Raises `UserError` as the constructor does."""
+        self._rotation.use(_addresses(urls))
 
     async def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """One outcome an item, in order. Takes at most attempts × (timeout + back-off) per `section.batch_items` items."""
@@ -230,6 +234,15 @@ def read_answer(status: int, answer: bytes, items: Sequence[RewardItem]) -> list
     if [score.id for score in scores] != [item.id for item in items]:
         raise RequestFailedError("bad_answer", "the ids are not those that were asked for", retry=True)
     return [checked(score) for score in scores]
+
+
+def _addresses(urls: Sequence[str]) -> list[str]:
+    if not urls:
+        raise UserError("no reward server is known", where="rewards.urls", fix="name one, or let the run start its own")
+    for url in urls:
+        if not _is_http(url):
+            raise UserError(f"{url} is no HTTP address", where="rewards.urls", fix="write it as http://host:port")
+    return [url.rstrip("/") for url in urls]
 
 
 def _is_http(url: str) -> bool:

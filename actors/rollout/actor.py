@@ -14,12 +14,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from actors.rollout.gauges import Gauges
 from actors.rollout.generation import GenerationEngine, RefusedVersionError
 from actors.rollout.groups import GroupRunner, Stage
-from actors.rollout.idle import IdleClock, idle_state
+from actors.rollout.idle import Idle, IdleClock, idle_state
 from protocol.dialogue.actor import Ended, Granted, Notice, Registered, VersionKnown
 from protocol.errors import RbaError
 from protocol.logs import get_logger
@@ -54,6 +55,10 @@ class Link(Protocol):
         """What the next heartbeats tell."""
         ...
 
+    def resize(self, capacity_groups: int) -> None:
+        """How many groups the actor can hold from now on."""
+        ...
+
     def give_back(self, keep: Sequence[int]) -> None:
         """Take no more groups, and give back all but these ordinals."""
         ...
@@ -86,8 +91,17 @@ class Actor:
     """Works until the learner says Bye, or `stop` or `drain` is called. All methods but `figures` belong to one event loop."""
 
     def __init__(
-        self, link: Link, fetch: Fetch, engine: GenerationEngine, runner: GroupRunner, gauges: Gauges, capacity_groups: int
+        self,
+        link: Link,
+        fetch: Fetch,
+        engine: GenerationEngine,
+        runner: GroupRunner,
+        gauges: Gauges,
+        capacity_groups: int,
+        *,
+        spare: bool = False,
     ) -> None:
+        """A `spare` applies policy versions and is leased nothing until `rest` says otherwise; its link has told the learner so."""
         self._link, self._fetch, self._engine, self._runner, self._gauges = link, fetch, engine, runner, gauges
         self._capacity_groups = capacity_groups
         self._log = get_logger("rollout")
@@ -96,7 +110,7 @@ class Actor:
         self._running: dict[asyncio.Task[None], LeasedGroup] = {}
         self._stages: Counter[Stage] = Counter()
         self._results: asyncio.Queue[GroupResult] = asyncio.Queue()
-        self._idle = IdleClock(time.monotonic())
+        self._idle = IdleClock(time.monotonic(), Idle.SPARE if spare else Idle.LEASES)
         self._known: PolicyVersion | None = None
         self._ending: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._moved_s = time.monotonic()
@@ -106,6 +120,7 @@ class Actor:
         """Why it takes no more groups, or ""."""
         self.applied: PolicyVersion | None = None
         self.registered = False
+        self.spare = spare
 
     async def work(self) -> str:
         """Consumes: notices of the learner, policy versions. Produces: group results. Waits for: the end of the job.
@@ -144,6 +159,14 @@ class Actor:
         if not self._ending.done():
             self._ending.set_result(reason)
 
+    def rest(self, spare: bool) -> None:
+        """Be a spare from now on, which finishes what it holds, or be one no more."""
+        if spare != self.spare:
+            self.spare = spare
+            self._log.info("spare" if spare else "spare no more", policy_version=str(self.applied))
+            self._link.resize(0 if spare else self._capacity_groups)
+            self._account()
+
     def figures(self) -> dict[str, Any]:
         """Current figures; the closing ones when `work` has returned. Any thread may ask."""
         now_s = time.monotonic()
@@ -152,12 +175,13 @@ class Actor:
             "policy_version": str(self.applied) if self.applied else None,
             "quiet_s": round(now_s - self._moved_s, 3),
             "registered": self.registered,
+            "spare": self.spare,
             "held_groups": len(self._waiting) + len(self._running),
             "groups": gauges.groups,
             "outcomes": dict(gauges.outcomes),
             "completions": gauges.completions,
             "generated_tokens": gauges.tokens,
-            "idle": round(self._idle.share(now_s), 4),
+            "idle": None if (share := self._idle.share(now_s)) is None else round(share, 4),
             "idle_seconds": {reason.value: round(seconds, 3) for reason, seconds in self._idle.seconds(now_s).items()},
             "waits_for": self._idle.state.value if self._idle.state else None,
             "pushes": gauges.pushes,
@@ -224,6 +248,10 @@ class Actor:
         self._applying = True
         try:
             pause_s = await self._engine.apply(fetched)
+        except RefusedVersionError as error:
+            if _is_there(fetched):
+                raise
+            raise FetchError(f"newer versions have taken the place of {fetched.policy_version}") from error
         finally:
             self._applying, self._moved_s = False, time.monotonic()
         apply_s = time.monotonic() - fetched_s
@@ -299,7 +327,7 @@ class Actor:
 
     def _account(self) -> None:
         stages = self._stages
-        state = idle_state(stages[Stage.SAMPLING], stages[Stage.AUDIO], stages[Stage.SCORING], len(self._waiting))
+        state = idle_state(stages[Stage.SAMPLING], stages[Stage.AUDIO], stages[Stage.SCORING], len(self._waiting), spare=self.spare)
         self._idle.switch(state, time.monotonic())
 
     async def _know(self, version: PolicyVersion) -> None:
@@ -315,3 +343,8 @@ class Actor:
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:
             await self._changed.wait_for(condition)
+
+
+def _is_there(fetched: Fetched) -> bool:
+    """False once the fetcher has removed it for newer versions."""
+    return Path(fetched.directory).exists()

@@ -16,14 +16,16 @@ class Idle(StrEnum):
     """Audio is being read."""
     REWARDS = "rewards"
     """All that is held waits for scores."""
+    SPARE = "spare"
+    """Nothing: it is a warm spare."""
 
 
 class IdleClock:
     """Adds up idle seconds by reason. Times are those of one monotonic clock."""
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, state: Idle = Idle.LEASES) -> None:
         self._since_s = self._started_s = now_s
-        self._state: Idle | None = Idle.LEASES
+        self._state: Idle | None = state
         self._seconds: dict[Idle, float] = dict.fromkeys(Idle, 0.0)
 
     def switch(self, state: Idle | None, now_s: float) -> None:
@@ -44,12 +46,15 @@ class IdleClock:
             added[state] += now_s - self._since_s
         return added
 
-    def share(self, now_s: float) -> float:
-        """Idle seconds by all seconds so far."""
-        return sum(self.seconds(now_s).values()) / max(1e-9, now_s - self._started_s)
+    def share(self, now_s: float) -> float | None:
+        """Idle seconds by all seconds so far, those as a spare left out; None for one that was never anything else."""
+        seconds = self.seconds(now_s)
+        spare_s = seconds.pop(Idle.SPARE)
+        worked_s = now_s - self._started_s - spare_s
+        return sum(seconds.values()) / worked_s if worked_s > 0 else None
 
 
-def idle_state(sampling: int, reading: int, scoring: int, waiting: int) -> Idle | None:
+def idle_state(sampling: int, reading: int, scoring: int, waiting: int, *, spare: bool = False) -> Idle | None:
     """What an actor waits for that has so many groups in each stage; `waiting` ones have leases that ask for newer weights."""
     if sampling:
         return None
@@ -57,4 +62,6 @@ def idle_state(sampling: int, reading: int, scoring: int, waiting: int) -> Idle 
         return Idle.AUDIO
     if waiting:
         return Idle.WEIGHTS
-    return Idle.REWARDS if scoring else Idle.LEASES
+    if scoring:
+        return Idle.REWARDS
+    return Idle.SPARE if spare else Idle.LEASES

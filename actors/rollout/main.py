@@ -52,10 +52,12 @@ class RolloutActor:
         run_dir: Path | str | None,
         engine: GenerationEngine | None = None,
         incarnation: int | None = None,
+        spare: bool = False,
     ) -> None:
         """`config.model.path` and the data sets are folders and files of this machine. The engine starts with `run`.
 
-        `incarnation` is higher with every restart of the same actor; by default the time says which is newer.
+        `incarnation` is higher with every restart of the same actor; by default the time says which is newer. A `spare` has its engine
+        loaded and keeps up with policy versions, and is leased nothing until `adjust` says otherwise.
 
         Raises `UserError` for a checkpoint, a data set or settings that cannot be used.
         """
@@ -68,6 +70,7 @@ class RolloutActor:
         self._keys = keyring.client() if keyring is not None else None
         self._fetcher_keys = keyring.neighbour() if keyring is not None else None
         self._reward_urls = list(reward_urls) if config.uses_rewards else []
+        self._spare = spare
         model = Path(config.model.path)
         self._processing = adapter(config.model.adapter).open(model)
         paths = config.manifests.values()
@@ -81,6 +84,7 @@ class RolloutActor:
         self._stop_reason: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._actor: Actor | None = None
+        self._rewards: RewardClient | None = None
         self._starting: asyncio.Task[None] | None = None
         self._state = "built"
         self._start_seconds = 0.0
@@ -135,6 +139,19 @@ class RolloutActor:
         self._state = "draining"
         self._actor.drain(self._stop_reason or "", self._config.fleet.drain_s)
 
+    def adjust(self, *, spare: bool, reward_urls: Sequence[str]) -> None:
+        """From now on be a spare or not, and ask these reward servers."""
+        with self._lock:
+            self._spare, self._reward_urls = spare, list(reward_urls) if self._config.uses_rewards else []
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._adjust_now)
+
+    def _adjust_now(self) -> None:
+        if self._actor is not None:
+            self._actor.rest(self._spare)
+        if self._rewards is not None and self._reward_urls:
+            self._rewards.use(self._reward_urls)
+
     def _stop_now(self) -> None:
         reason = self._stop_reason or ""
         if self._actor is not None:
@@ -173,21 +190,21 @@ class RolloutActor:
         return self._stop_reason is None
 
     async def _work(self) -> dict[str, Any]:
-        config, gauges = self._config, Gauges(self._metrics)
-        rewards = RewardClient(self._reward_urls, config.rewards, self._metrics) if self._reward_urls else None
+        config, gauges, spare = self._config, Gauges(self._metrics), self._spare
+        self._rewards = rewards = RewardClient(self._reward_urls, config.rewards, self._metrics) if self._reward_urls else None
         runner = GroupRunner(config, self._engine, self._processing, self._audio, rewards, config.rollout.engine.max_model_len)
         link = ActorLink(
             self._learner_endpoint,
             self.id,
             incarnation=self._incarnation,
-            capacity_groups=config.rollout.capacity_groups,
+            capacity_groups=0 if spare else config.rollout.capacity_groups,
             host=socket.gethostname(),
             pid=os.getpid(),
             engine=self._engine.description,
             keys=self._keys,
         )
         fetcher = _Fetcher(self._fetcher_endpoint, self._fetcher_keys)
-        self._actor = actor = Actor(link, fetcher, self._engine, runner, gauges, config.rollout.capacity_groups)
+        self._actor = actor = Actor(link, fetcher, self._engine, runner, gauges, config.rollout.capacity_groups, spare=spare)
         self._state = "working"
         if self._stop_reason is not None:
             actor.stop(self._stop_reason)

@@ -74,7 +74,7 @@ class Endpoint:
         frontier = Frontier([Source(load.groups(GROUPS))], 0, shuffle=False)
         intake = Intake("group", config.loss, max_policy_lag, boot, VOCABULARY)
         clips = Clips(lambda _: CLIP, cast(Processing, Silent()))
-        logbook = Logbook(self.journal, gauges, config.learner.journal_limit_bytes)
+        logbook = Logbook(self.journal, gauges, limit_bytes=config.learner.journal_limit_bytes)
         self.exchange = Exchange(config, self.link, frontier, intake, clips, gauges, logbook)
         self.boot, self.step = boot, 0
         self._closed = False

@@ -70,7 +70,8 @@ def server(folder: Path) -> Iterator[int]:
     """A server on a free port that answers a write once it is on disk (``appendfsync always``)."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "appendfsync": "always", "save": ""}
+    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "appendfsync": "always"}
+    options |= {"save": "", "auto-aof-rewrite-percentage": 0}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
     try:

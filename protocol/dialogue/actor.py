@@ -61,6 +61,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """The actor can hold so many groups from now on."""
+
+    capacity_groups: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passes."""
 
@@ -88,7 +95,7 @@ class Leaving:
     reason: str
 
 
-Event = LearnerSaid | Results | Report | Tick | Connected | GivingBack | Leaving
+Event = LearnerSaid | Results | Report | Resized | Tick | Connected | GivingBack | Leaving
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -154,6 +161,7 @@ class ActorDialogue:
     engine: str = ""
     registered: bool = False
     ended: bool = False
+    leaving: bool = False
     boot_id: str = ""
     heartbeat_s: float = 2.0
     version: PolicyVersion | None = None
@@ -180,6 +188,8 @@ class ActorDialogue:
             case Report():
                 self._applied, self._generated_tokens = event.applied, event.generated_tokens
                 return []
+            case Resized():
+                return self._resize(event.capacity_groups)
             case Tick():
                 return self._tick(event.now_s)
             case Connected():
@@ -224,10 +234,19 @@ class ActorDialogue:
         return actions
 
     def _give_back(self, keep: frozenset[int]) -> None:
-        self.capacity_groups = 0
+        self.capacity_groups, self.leaving = 0, True
         self.held = {ordinal: epoch for ordinal, epoch in self.held.items() if ordinal in keep}
         self.groups = {ordinal: group for ordinal, group in self.groups.items() if ordinal in keep}
         self.registered, self._greeted_s = False, float("-inf")  # the next tick greets
+
+    def _resize(self, capacity_groups: int) -> list[Action]:
+        """More room is told at once. One that has none left greets anew, so that what is on its way to it goes to others."""
+        if self.leaving or capacity_groups == self.capacity_groups:
+            return []
+        self.capacity_groups = capacity_groups
+        if not capacity_groups:
+            self.registered, self._greeted_s = False, float("-inf")
+        return [self._beat()] if self.registered else []
 
     def _take(self, leased: LeasedGroup) -> bool:
         """Note a leased group; False when the actor works on it already, or takes no more."""
@@ -276,9 +295,12 @@ class ActorDialogue:
         actions: list[Action] = []
         if now_s - self._beat_s >= self.heartbeat_s:
             self._beat_s = now_s
-            actions.append(Send(Heartbeat(self._applied, len(self.held), self._generated_tokens)))
+            actions.append(self._beat())
         for waiting in self.unacknowledged.values():
             if now_s - waiting.sent_s >= waiting.wait_s:
                 waiting.sent_s, waiting.wait_s = now_s, min(2 * waiting.wait_s, RESEND_LIMIT_S)
                 actions.append(Send(waiting.message))
         return actions
+
+    def _beat(self) -> Send:
+        return Send(Heartbeat(self._applied, len(self.held), self._generated_tokens, self.capacity_groups))

@@ -16,6 +16,8 @@ class Mail:
     """What has come from one incarnation of an actor, by the sequences of its messages."""
 
     incarnation: int
+    process: tuple[str, int]
+    """Host and pid."""
     received: SequenceSet = field(default_factory=SequenceSet)
     acknowledged: SequenceSet = field(default_factory=SequenceSet)
 

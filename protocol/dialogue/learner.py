@@ -12,25 +12,37 @@ leased it: the ordinals that earlier lives have given out are wanted from the st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import msgspec
 
 from protocol.codec import PROTOCOL
 from protocol.dialogue.departed import Departed, Mail
+from protocol.dialogue.learner_events import (
+    Action,
+    ActorSaid,
+    Closing,
+    Event,
+    Intake,
+    Log,
+    Offer,
+    Published,
+    Send,
+    Settled,
+    Tick,
+    Undelivered,
+)
+from protocol.dialogue.leaseholder import Actor, OpenLease
 from protocol.dialogue.sequences import SequenceSet
 from protocol.dialogue.sharing import shares
 from protocol.ledger import Ledger
 from protocol.messages import (
     Ack,
-    ActorMessage,
     Bye,
     GroupResult,
     GroupResults,
     Heartbeat,
     Hello,
-    LearnerMessage,
     Lease,
     LeasedGroup,
     PolicyVersion,
@@ -42,142 +54,6 @@ SILENT_HEARTBEATS = 3
 """An actor that misses this many heartbeats has lost its leases."""
 INTERVALS = 1024
 """Gaps in the sequence of one actor's messages; more have no cause but malice."""
-
-# --- events -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ActorSaid:
-    """A decoded message of a peer."""
-
-    peer: bytes
-    message: ActorMessage
-    now_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Groups that may be leased now."""
-
-    groups: Sequence[LeasedGroup]
-    now_s: float
-    passed: Sequence[int] = ()
-    """Ordinals that nobody is asked for: their groups were set aside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A newer policy version is served."""
-
-    version: PolicyVersion
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The learner has taken in the results of this message; it may be acknowledged."""
-
-    actor_id: str
-    incarnation: int
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passes."""
-
-    now_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Undelivered:
-    """A lease could not be sent: the peer's connection is gone."""
-
-    peer: bytes
-    now_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """The run ends."""
-
-    reason: str
-
-
-Event = ActorSaid | Offer | Published | Settled | Tick | Undelivered | Closing
-
-# --- actions ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message to a peer."""
-
-    peer: bytes
-    message: LearnerMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """First outcomes, for the learner to take in and then to settle. May be empty: the message still wants its acknowledgement."""
-
-    actor_id: str
-    incarnation: int
-    sequence: int
-    results: list[GroupResult]
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Something that people should see."""
-
-    event: str
-    actor_id: str
-    detail: str = ""
-
-
-Action = Send | Intake | Log
-
-# --- state --------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Actor:
-    """What the learner knows of one registered actor."""
-
-    actor_id: str
-    mail: Mail
-    peer: bytes
-    capacity_groups: int
-    last_heard_s: float
-    last_sent_s: float
-    host: str = ""
-    pid: int = 0
-    engine: str = ""
-    applied: PolicyVersion | None = None
-    generated_tokens: int = 0
-    held: set[int] = field(default_factory=set)
-    """Ordinals of its open leases."""
-    begun: frozenset[int] = frozenset()
-    """Ordinals that it works on by leases that are over: they are granted to it rather than to others."""
-
-    @property
-    def incarnation(self) -> int:
-        """Of its process."""
-        return self.mail.incarnation
-
-    @property
-    def room(self) -> int:
-        """Groups that may be granted to it."""
-        return self.capacity_groups - len(self.held)
-
-
-@dataclass(slots=True)
-class OpenLease:
-    """A granted lease without an outcome."""
-
-    leased: LeasedGroup
-    actor_id: str
-    deadline_s: float
 
 
 class LearnerDialogue:
@@ -255,9 +131,17 @@ class LearnerDialogue:
             case Heartbeat():
                 actor.applied = message.policy_version or actor.applied
                 actor.generated_tokens = message.generated_tokens
-                return []
+                return self._resize(actor, message.capacity_groups, event.now_s)
             case Bye():
                 return [Log("actor left", actor.actor_id, message.reason), *self._remove(actor, event.now_s)]
+
+    def _resize(self, actor: Actor, capacity_groups: int | None, now_s: float) -> list[Action]:
+        """An actor that can hold more is granted more; one that can hold less keeps what it has."""
+        if capacity_groups is None or capacity_groups == actor.capacity_groups:
+            return []
+        detail = f"{actor.capacity_groups} to {capacity_groups} groups"
+        actor.capacity_groups = capacity_groups
+        return [Log("actor resized", actor.actor_id, detail), *self._grant(now_s)]
 
     def _hello(self, peer: bytes, hello: Hello, now_s: float) -> list[Action]:
         if hello.protocol[0] != PROTOCOL[0]:
@@ -269,6 +153,11 @@ class LearnerDialogue:
         if mail is not None and hello.incarnation < mail.incarnation:
             reason = f"incarnation {mail.incarnation} of {hello.actor_id} is registered, this one is {hello.incarnation}"
             return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
+        if mail is not None and mail.incarnation == hello.incarnation and mail.process != (hello.host, hello.pid):
+            # Both number their messages from 0: what one sends would be taken for what the other has sent, and be acknowledged.
+            host, pid = mail.process
+            reason = f"process {pid} on {host} is {hello.actor_id} already, in the same incarnation, {hello.incarnation}"
+            return [Send(peer, Refused(reason)), Log("actor refused", hello.actor_id, reason)]
         actions: list[Action] = []
         if here is not None and here is not known:
             actions += self._remove(here, now_s)  # a connection speaks for one actor
@@ -279,7 +168,7 @@ class LearnerDialogue:
             actions += self._remove(known, now_s, keep=held)
         mail = self.departed.take(hello.actor_id)
         if mail is None or mail.incarnation != hello.incarnation:
-            mail = Mail(hello.incarnation)
+            mail = Mail(hello.incarnation, (hello.host, hello.pid))
         mail.received.fill(hello.done_below)
         mail.acknowledged.fill(hello.done_below)
         begun = frozenset(ordinal for ordinal, _ in hello.held) - held

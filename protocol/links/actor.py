@@ -67,6 +67,10 @@ class ActorLink(Loop):
         """What the next heartbeats tell."""
         self._mailbox.put(acting.Report(applied, generated_tokens))
 
+    def resize(self, capacity_groups: int) -> None:
+        """From now on the actor can hold so many groups."""
+        self._mailbox.put(acting.Resized(capacity_groups))
+
     def give_back(self, keep: Sequence[int]) -> None:
         """Take no more groups, and give back all but these ordinals."""
         self._mailbox.put(acting.GivingBack(frozenset(keep)))

@@ -12,13 +12,15 @@ import zmq
 
 from protocol import logs, sockets
 from protocol.codec import ACTOR_CODEC, DIALOGUE_CAP_BYTES, OtherVersionError, encode
-from protocol.dialogue import learner as learning
-from protocol.dialogue.learner import Intake, LearnerDialogue
+from protocol.dialogue import learner_events as learning
+from protocol.dialogue.learner import LearnerDialogue
+from protocol.dialogue.learner_events import Intake
+from protocol.dialogue.leaseholder import Actor
 from protocol.errors import ProtocolError, UserError
 from protocol.gate import Door, Gate, RevokedError, listen, receive
 from protocol.ledger import Ledger
 from protocol.links.loop import CLOSE_S, LINGER_MS, TICK_MS, Loop
-from protocol.messages import Bye, Lease, LeasedGroup, PolicyVersion, Refused
+from protocol.messages import Bye, Heartbeat, Lease, LeasedGroup, PolicyVersion, Refused
 from protocol.wakeup import Mailbox
 
 FAREWELL_MS = 200
@@ -141,7 +143,8 @@ class LearnerLink(Loop):
             for action in actions:
                 match action:
                     case learning.Send():
-                        if not sockets.send(self._socket, [action.peer, *encode(action.message)]) and isinstance(action.message, Lease):
+                        sent = sockets.send(self._socket, [action.peer, *encode(action.message)])
+                        if not sent and isinstance(action.message, Lease | Heartbeat):
                             unsent.append(learning.Undelivered(action.peer, time.monotonic()))
                     case learning.Intake():
                         self.intakes.put(action)
@@ -157,7 +160,7 @@ class LearnerLink(Loop):
         self.intakes.put(None)
 
 
-def _figures(actor: learning.Actor, now_s: float) -> dict[str, Any]:
+def _figures(actor: Actor, now_s: float) -> dict[str, Any]:
     return {
         "id": actor.actor_id,
         "incarnation": actor.incarnation,
@@ -166,6 +169,7 @@ def _figures(actor: learning.Actor, now_s: float) -> dict[str, Any]:
         "engine": actor.engine,
         "policy_version": str(actor.applied) if actor.applied else None,
         "last_heartbeat_s": round(max(0.0, now_s - actor.last_heard_s), 3),
+        "capacity_groups": actor.capacity_groups,
         "held_groups": len(actor.held),
         "generated_tokens": actor.generated_tokens,
     }

@@ -320,9 +320,13 @@ class FetcherClient:
 
     @staticmethod
     def _check(answer: Fetched) -> None:
-        with open_version(Path(answer.directory)) as found:
-            if found.manifest.digest != answer.digest:
-                raise FetchError(f"{answer.directory} holds another version than the fetcher says")
+        try:
+            with open_version(Path(answer.directory)) as found:
+                digest = found.manifest.digest
+        except DamagedVersionError as error:  # two newer versions came while the answer was on its way
+            raise FetchError(str(error)) from error
+        if digest != answer.digest:
+            raise FetchError(f"{answer.directory} holds another version than the fetcher says")
 
     def close(self) -> None:
         """Close the socket."""

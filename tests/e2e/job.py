@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from ops import status as statuses
 from ops.rundir import RunDir
@@ -57,15 +59,24 @@ def launch(run_dir: Path, *overrides: str, timeout_s: float = 280.0) -> subproce
     return rba(*launch_arguments(run_dir, *overrides), timeout_s=timeout_s)
 
 
-def start(run_dir: Path, *overrides: str, resume: bool = False) -> subprocess.Popen[str]:
-    """One short job that goes on while the test does something else."""
+def start(run_dir: Path, *overrides: str, resume: bool = False, machine: str = "") -> subprocess.Popen[str]:
+    """One short job that goes on while the test does something else; on a `machine` of that name, as far as it can tell."""
+    named = ["unshare", "--uts", "sh", "-c", f'hostname {machine} && exec "$@"', "sh"] if machine else []
     return subprocess.Popen(
-        [sys.executable, "-m", "ops.cli", *launch_arguments(run_dir, *overrides), *(["--resume"] if resume else [])],
+        [*named, sys.executable, "-m", "ops.cli", *launch_arguments(run_dir, *overrides), *(["--resume"] if resume else [])],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
     )
+
+
+def another_machine(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of another machine, on which this process is from now on; "" where machines cannot be named."""
+    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
+        return ""
+    monkeypatch.setattr(socket, "gethostname", lambda: "machine-b")
+    return "machine-b"
 
 
 def status(run_dir: Path) -> dict[str, Any]:
@@ -81,13 +92,13 @@ def process_of(run_dir: Path, name: str) -> dict[str, Any]:
     return next((each for each in status(run_dir).get("processes", []) if each["id"] == name), {})
 
 
-def wait_until(probe: Callable[[], Any], timeout_s: float, what: str) -> Any:
+def wait_until(probe: Callable[[], Any], timeout_s: float, what: str, every_s: float = POLL_S) -> Any:
     """The first true answer of `probe`; fails the test after `timeout_s`."""
     give_up_at_s = time.monotonic() + timeout_s
     while time.monotonic() < give_up_at_s:
         if found := probe():
             return found
-        threading.Event().wait(POLL_S)
+        threading.Event().wait(every_s)
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from configs import loader
 from tests.e2e import job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -93,7 +95,7 @@ def test_single_strategy_needs_no_reward_server_and_bleu_scores_through_one(tmp_
     assert not job.leftovers("e2e-")
 
 
-def test_a_killed_run_goes_on_and_sigterm_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_elsewhere_and_sigterm_ends_it_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = tmp_path / "e2e-killed"
     overrides = ("learner.steps=100000", "learner.checkpoint_every=4", "learner.keep_checkpoints=2", "evaluation.before=false")
     process = job.start(run_dir, *overrides)
@@ -108,7 +110,12 @@ def test_a_killed_run_goes_on_and_sigterm_ends_it_with_a_checkpoint(tmp_path: Pa
     before = max(int(path.name.removeprefix("step-")) for path in (run_dir / "checkpoints").glob("step-*"))
     taken = max(event["step"] for event in job.events(run_dir) if event["event"] == "step")
 
-    process = job.start(run_dir, *overrides, resume=True)
+    config = loader.load(run_dir / "config.yaml")
+    shutil.copytree(config.model.path, tmp_path / "there" / "model")
+    (tmp_path / "there" / "data").symlink_to(Path(config.data.train).parent)
+    moved = [f"data.train={tmp_path}/there/data/{Path(config.data.train).name}", f"model.path={tmp_path}/there/model"]
+    machine = job.another_machine(monkeypatch)
+    process = job.start(run_dir, *overrides, *moved, resume=True, machine=machine)
     try:
         job.wait_until(lambda: job.status(run_dir).get("step", 0) >= taken + 3, 240, "steps of its own")
         process.send_signal(signal.SIGTERM)

@@ -39,7 +39,7 @@ class Run:
         )
         records = found.records(needed - 1)
         sequences = {record.result.ordinal: sequence for sequence, record in records if isinstance(record, Received)}
-        self.logbook = Logbook(self.journal, self.gauges, LIMIT_BYTES, sequences, self.known)
+        self.logbook = Logbook(self.journal, self.gauges, sequences, limit_bytes=LIMIT_BYTES, known=self.known)
 
     def restart(self) -> None:
         self.journal.close()

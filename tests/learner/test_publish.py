@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from learner.checkpoint import DIGESTS, verify, write_checkpoint
 from learner.publish import NamesDifferError, checked
 from policies.adapter import adapter
+from policies.checkpoint import save_tensors
 from protocol.messages import PolicyVersion
 from protocol.weights.files import directory_of, open_version, versions, write_version
 
@@ -71,3 +73,13 @@ def test_a_checkpoint_that_fails_is_not_there(checkpoint: Path, tmp_path: Path) 
     assert verify(write(checkpoint, tmp_path, tensors)) == []
     assert verify(write(checkpoint, tmp_path, tensors)) == []
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+
+
+def test_a_disk_without_room_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"full\.safetensors"):
+            save_tensors({"weight": torch.zeros(10_000)}, tmp_path / "full.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -20,7 +20,7 @@ def test_a_checkpoint_needs_nothing_that_may_never_be_written() -> None:
     """Or a life that goes on from it would miss what the disk has refused."""
     disk, now_s = FaultyDisk(), 0.0
     journal, _ = Journal.open(disk)
-    logbook = Logbook(journal, Deaf(), 1 << 30, clock=lambda: now_s)  # type: ignore[arg-type]
+    logbook = Logbook(journal, Deaf(), limit_bytes=1 << 30, clock=lambda: now_s)  # type: ignore[arg-type]
     logbook.note(Began(0, 0))
     assert logbook.commit()
     disk.faults[len(disk.calls) + 1] = FULL
@@ -34,6 +34,6 @@ def test_a_checkpoint_needs_nothing_that_may_never_be_written() -> None:
     assert list(found.records()) == []
 
     now_s = 2 * RETRY_S
-    again = Logbook(journal, Deaf(), 1 << 30, clock=lambda: now_s)  # type: ignore[arg-type]
+    again = Logbook(journal, Deaf(), limit_bytes=1 << 30, clock=lambda: now_s)  # type: ignore[arg-type]
     again.note(Received(result(ordinal=5)))
     assert again.position([5]) == (2, 2)

@@ -109,7 +109,17 @@ class FakeReward(FakeRole):
 
 
 class FakeRollout(FakeRole):
+    """Prints what it is told."""
+
     role, socket = "rollout", "none"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if "spare" in kwargs:
+            self.adjust(spare=kwargs["spare"], reward_urls=kwargs["reward_urls"])
+
+    def adjust(self, **settings: Any) -> None:
+        print("settings", json.dumps(settings), flush=True)
 
     def drain(self, reason: str) -> None:
         print(f"told to leave: {reason}", flush=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from ops import rundir, watching
 from ops import status as statuses
 from ops.control import ControlServer
-from ops.orders import Phase, State
+from ops.orders import Phase, Scale, State
 from ops.rundir import RunDir
 from ops.status import ProcessView, assemble
 from protocol.errors import RbaError, UserError
@@ -68,7 +68,7 @@ def scripted(state: State = State.RUNNING, reason: str = "", processes: list[Pro
         control="http://127.0.0.1:9",
         processes=seen,
         pace={},
-        wanted_actors=actors,
+        wanted={"rollout": actors, "reward": 0, "spare": 0},
     )
 
 
@@ -84,7 +84,7 @@ class Scripted:
     def __init__(self, run: RunDir) -> None:
         self.state = State.RUNNING
         self.stops: list[str] = []
-        self.scales: list[int] = []
+        self.scales: list[Scale] = []
         self.actors = 1
         self.run = run
         self.server = ControlServer(
@@ -92,11 +92,11 @@ class Scripted:
         )
         rundir.write_private_json(run.control, {"url": self.server.url, "token": self.server.token, "pid": 1})
 
-    def scale(self, actors: int) -> None:
+    def scale(self, wanted: Scale) -> None:
         if self.state is not State.RUNNING:
             raise UserError("the run is stopping", where="here", fix="nothing")
-        self.scales.append(actors)
-        self.actors = actors
+        self.scales.append(wanted)
+        self.actors = wanted.actors or self.actors
 
     def stop(self, reason: str) -> None:
         self.stops.append(reason)
@@ -185,18 +185,23 @@ def test_rba_stop_asks_and_waits(supervisor: Scripted) -> None:
 
 def test_rba_scale_asks_and_tells_what_runs(supervisor: Scripted) -> None:
     console = printed()
-    assert watching.scale(supervisor.run, console, actors=3, wait=False) == 0
-    assert supervisor.scales == [3]
+    assert watching.scale(supervisor.run, console, {"actors": 3}, wait=False) == 0
+    assert supervisor.scales == [Scale(3)]
     assert "3 rollout actors wanted, 1 run" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert watching.scale(supervisor.run, printed(), actors=1, wait=True) == 0
+    assert watching.scale(supervisor.run, printed(), {"actors": 1}, wait=True) == 0
+    console = printed()
+    assert watching.scale(supervisor.run, console, {"rewards": 2}, wait=False) == 0
+    assert "2 reward servers wanted, 0 run" in console.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="--actors N"):
+        watching.scale(supervisor.run, printed(), {}, wait=True)
     url, body = f"{supervisor.server.url}/v1/scale", {"actors": 2}
     assert httpx.post(url, json=body).status_code == 401
     token = {"Authorization": f"Bearer {supervisor.server.token}"}
     assert httpx.post(url, json={"actors": 0}, headers=token).status_code == 422
-    assert supervisor.scales == [3, 1]
+    assert supervisor.scales == [Scale(3), Scale(1), Scale(rewards=2)]
     supervisor.state = State.STOPPING
     with pytest.raises(UserError, match="the run is stopping"):
-        watching.scale(supervisor.run, printed(), actors=2, wait=False)
+        watching.scale(supervisor.run, printed(), {"actors": 2}, wait=False)
 
 
 def test_a_supervisor_that_is_gone_is_told_as_such(supervisor: Scripted) -> None:

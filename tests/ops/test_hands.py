@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from configs.schema import FleetSection
 from ops import hands as rim
 from ops.hands import Hands
-from ops.orders import Build, Event, Failed, Kill, Place, Placed
+from ops.orders import Build, Built, Event, Failed, Kill, Place, Placed, Scale
 from ops.resume import Origin
 from ops.supervision import Supervision
 from ops.workers import WorkerSpec
-from tests.ops.test_topology import DESCRIBED, wired
+from tests.ops.test_topology import DESCRIBED, described, wired
 
 
 class Workers:
@@ -24,7 +25,16 @@ class Workers:
         self.placed: list[WorkerSpec] = []
         self.built: dict[str, dict[str, Any]] = {}
         self.killed: list[str] = []
+        self.drained: list[str] = []
         self.reports: list[Event] = []
+        self.told: dict[str, dict[str, Any]] = {}
+        self.machines = {"10.0.0.1", "10.0.0.9"}
+
+    def nodes(self) -> set[str]:
+        return self.machines
+
+    def adjust(self, name: str, settings: dict[str, Any]) -> None:
+        self.told[name] = settings
 
     def place_again(self, spec: WorkerSpec) -> None:
         self.placed.append(spec)
@@ -34,6 +44,12 @@ class Workers:
 
     def kill(self, name: str) -> None:
         self.killed.append(name)
+
+    def run(self, name: str) -> None:
+        pass
+
+    def drain(self, name: str, reason: str) -> None:
+        self.drained.append(name)
 
     def report(self, event: Event) -> None:
         self.reports.append(event)
@@ -47,7 +63,14 @@ class Bench:
     def __init__(self) -> None:
         self.workers, self.lives = Workers(), list[Origin]()
         wiring = wired(["10.0.0.1"], "learner.ranks=2")
-        self.hands = Hands(Supervision(wiring.needs()), self.workers, wiring, self.lives.append)  # type: ignore[arg-type]
+        self.supervision = Supervision(wiring.needs(), FleetSection(spare_actors=1))
+        self.hands = Hands(self.supervision, self.workers, wiring, self.lives.append)  # type: ignore[arg-type]
+
+    def hear(self, *events: Event) -> None:
+        """The supervision hears it, its orders are carried out, and actors hear what has changed."""
+        for event in events:
+            self.hands.act(self.supervision.handle(event, 0.0))
+            self.hands.inform()
 
 
 @pytest.fixture
@@ -60,6 +83,10 @@ def test_a_reward_server_comes_back_on_its_machine_and_an_actor_anywhere(bench: 
     bench.hands.act([Place("reward-0"), Place("rollout-0"), Kill("rollout-0")])
     assert [(spec.id, spec.node) for spec in bench.workers.placed] == [("reward-0", "10.0.0.9"), ("rollout-0", None)]
     assert bench.workers.killed == ["rollout-0"]
+    bench.workers.machines = {"10.0.0.1"}
+    bench.hands.act([Place("reward-0")])
+    assert bench.workers.placed[-1].node is None, "its machine is lost"
+    assert "reward-0" not in bench.workers.descriptions, "nor is its port free elsewhere"
 
 
 def test_an_actor_on_a_new_machine_is_said_with_a_fetcher_that_is_to_be_there(bench: Bench) -> None:
@@ -144,3 +171,27 @@ def test_what_cannot_be_built_without_one_that_is_lost_is_a_failure(bench: Bench
     (event,) = bench.hands.hear(0.0)
     assert isinstance(event, Failed)
     assert "fetcher-0" in event.reason
+
+
+def test_actors_hear_who_is_a_spare_and_whom_to_ask(bench: Bench) -> None:
+    bench.hands.act(bench.supervision.start())
+    bench.hear(*map(Built, ("weight_store-0", "fetcher-0", "reward-0", "learner-0", "learner-1", "rollout-0")))
+    assert bench.workers.built["rollout-0"] | {"spare": False, "reward_urls": ["http://10.0.0.1:5"]} == bench.workers.built["rollout-0"]
+    bench.workers.places["rollout-1"] = ("10.0.0.1", 7)
+    bench.hear(Placed("rollout-1", "fetcher-0"))
+    assert bench.workers.built["rollout-1"]["spare"]
+    bench.hear(Built("rollout-1"), Failed("rollout-0", "killed"))
+    assert not bench.workers.told["rollout-1"]["spare"]
+
+    bench.hear(Scale(rewards=2), Placed("reward-1"))
+    assert bench.workers.told["rollout-1"]["reward_urls"] == ["http://10.0.0.1:5"], "it cannot be asked yet"
+    bench.workers.places["reward-1"] = ("10.0.0.9", 8)
+    bench.workers.descriptions["reward-1"] = described("reward", "reward-1", rewards="http://0.0.0.0:6")
+    bench.hear(Built("reward-1"))
+    assert bench.workers.told["rollout-1"]["reward_urls"] == ["http://10.0.0.1:5", "http://10.0.0.9:6"]
+    bench.hear(Scale(rewards=1))
+    assert bench.workers.drained == ["reward-1"]
+    assert bench.workers.told["rollout-1"]["reward_urls"] == ["http://10.0.0.1:5"]
+    bench.workers.told.clear()
+    bench.hands.inform()
+    assert set(bench.workers.told) == {"rollout-1"}, "what did not arrive is told again"

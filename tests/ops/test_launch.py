@@ -143,6 +143,13 @@ def processes(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {process["id"]: process for process in status["processes"]}
 
 
+def told(run: ScriptedRun, name: str, setting: str) -> Any:
+    """What an actor was built with, or told last; None before."""
+    output = run.path / "logs" / f"{name}.out"
+    lines = [line for line in output.read_text().splitlines() if line.startswith("settings ")] if output.exists() else []
+    return json.loads(lines[-1].removeprefix("settings "))[setting] if lines else None
+
+
 def test_whoever_dies_comes_back_where_the_others_look_for_it(launched: Callable[..., ScriptedRun]) -> None:
     dying = {"rollout": "die_once", "reward": "die_once", "fetcher": "fail_once", "weight_store": "die_once"}
     run = launched({"learner": "forever", **dying}, *QUICK)
@@ -191,27 +198,43 @@ def test_whoever_hangs_is_ended_and_comes_back(launched: Callable[..., ScriptedR
     assert leftovers(run.run_id) == []
 
 
-def test_actors_join_and_leave_while_the_run_goes_on(launched: Callable[..., ScriptedRun]) -> None:
-    run = launched({"learner": "forever"})
+def test_actors_and_servers_join_and_leave_and_a_spare_takes_over_while_the_run_goes_on(launched: Callable[..., ScriptedRun]) -> None:
+    run = launched({"learner": "forever"}, *QUICK, "-o", "fleet.spare_actors=1")
     status = run.until_running()
-    assert status["actors"] == {"wanted": 1, "running": 1}
-    grown = subprocess.run(rba("scale", str(run.path), "--actors", "2", "--wait"), capture_output=True, text=True, check=False, timeout=60)
+    run.until(lambda: (run.status() or {})["spares"] == {"wanted": 1, "running": 1})
+    assert (run.status() or {})["actors"] == {"wanted": 1, "running": 1}
+    assert (told(run, "rollout-0", "spare"), told(run, "rollout-1", "spare")) == (False, True)
+    command = rba("scale", str(run.path), "--actors", "2", "--rewards", "2", "--wait")
+    grown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert grown.returncode == 0, grown.stderr
-    assert "2 rollout actors wanted, 2 run" in grown.stdout
+    assert "2 rollout actors wanted, 2 run\n2 reward servers wanted, 2 run" in grown.stdout
 
     def targets() -> set[str]:
         with urllib.request.urlopen(status["endpoints"]["control"] + "/v1/targets", timeout=5) as answer:  # noqa: S310
             return {each["labels"]["process"] for each in json.load(answer)}
 
-    assert {"rollout-0", "rollout-1"} <= targets()
-    subprocess.run(rba("scale", str(run.path), "--actors", "1"), capture_output=True, check=True, timeout=60)
-    run.until(lambda: not marked(f"{run.run_id}/rollout-1", guard.PROCESS))
-    assert "rollout-1" not in targets()
-    assert "told to stop: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
+    assert {"rollout-0", "rollout-1", "reward-1"} <= targets()
+    both = sorted(processes(run.status() or {})[name]["endpoints"]["rewards"] for name in ("reward-0", "reward-1"))
+    run.until(lambda: told(run, "rollout-0", "reward_urls") == told(run, "rollout-1", "reward_urls") == both)
+    subprocess.run(rba("scale", str(run.path), "--actors", "1", "--rewards", "1"), capture_output=True, check=True, timeout=60)
+    run.until(lambda: not marked(f"{run.run_id}/rollout-1", guard.PROCESS) and not marked(f"{run.run_id}/reward-1", guard.PROCESS))
+    run.until(lambda: len(told(run, "rollout-0", "reward_urls")) == 1)
+    assert not {"rollout-1", "reward-1"} & targets()
+    assert "told to leave: the fleet is made smaller" in (run.path / "logs" / "rollout-1.out").read_text()
     assert processes(run.status() or {})["rollout-1"]["phase"] == "ended"
+
+    run.until(lambda: told(run, "rollout-2", "spare"))
+    os.kill(processes(run.status() or {})["rollout-0"]["pid"], signal.SIGKILL)
+    run.until(lambda: told(run, "rollout-2", "spare") is False)
+    assert (run.status() or {})["actors"]["running"] == 1
+    run.until(lambda: told(run, "rollout-0", "spare") is True)
+    text = urllib.request.urlopen(status["endpoints"]["control"] + "/metrics", timeout=5).read().decode()  # noqa: S310
+    assert "rba_actors_wanted 1.0" in text
     subprocess.run(rba("scale", str(run.path), "--actors", "2", "--wait"), capture_output=True, check=True, timeout=60)
     run.process.send_signal(signal.SIGTERM)
-    assert run.end(20)[0] == 0
+    code, output, _ = run.end(20)
+    assert code == 0
+    assert "rollout-2, a spare, takes the place of rollout-0" in output
     assert subprocess.run(rba("scale", str(run.path), "--actors", "2"), capture_output=True, check=False).returncode == 2
     assert leftovers(run.run_id) == []
 

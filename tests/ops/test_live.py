@@ -57,6 +57,13 @@ def test_the_panel_shows_step_figures_and_processes() -> None:
         assert part in text
 
 
+def test_a_spare_is_shown_as_one_and_counted_until_it_runs() -> None:
+    spare = {"id": "rollout-1", "phase": "building", "spare": True}
+    waiting = status(processes=[spare], spares={"wanted": 1, "running": 0}, actors={"wanted": 1, "running": 1})
+    assert "rollout-1 (spare)" in shown(live.panel(waiting))
+    assert " spares 0/1 version" in live.plain(waiting)
+
+
 def test_the_table_compares_before_and_after() -> None:
     table = live.evaluation_table({"before": {"accuracy": 0.6, "bleu": 70.0}, "after": {"accuracy": 0.75, "bleu": 80.5}})
     text = shown(table)

@@ -56,6 +56,18 @@ def test_the_written_configuration_says_where_the_run_comes_from_and_loads_again
     assert rundir.file_digest(manifest) in text
 
 
+def test_a_checkpoints_digest_is_of_what_it_holds_and_not_of_where_it_lies(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"a" * (3 << 20))
+    (other / "README.md").write_text("copied")
+    assert rundir.checkpoint_digest(one) == rundir.checkpoint_digest(other)
+    (other / "model.safetensors").write_bytes(b"a" * ((3 << 20) - 1) + b"b")
+    assert rundir.checkpoint_digest(one) != rundir.checkpoint_digest(other)
+
+
 def test_copies_of_another_run_are_not_replaced(config: RunConfig, tmp_path: Path) -> None:
     config.learner.checkpoint_copies = f"file://{tmp_path}/copies"
     launch.refuse_taken_name(rundir.create(config, None), config)

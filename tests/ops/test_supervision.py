@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Homeless,
     Hung,
     Kill,
     Phase,
@@ -229,7 +231,7 @@ def test_a_server_that_ends_by_itself_comes_back() -> None:
 def test_actors_join_while_the_run_goes_on() -> None:
     machine = started()
     assert feed(machine, Scale(3)) == [Place("rollout-1"), Place("rollout-2")]
-    assert (machine.wanted_actors, machine.state) == (3, State.RUNNING)
+    assert (machine.wanted["rollout"], machine.state) == (3, State.RUNNING)
     assert feed(machine, Placed("rollout-2", "fetcher-0")) == [Build("rollout-2")]
     assert feed(machine, Built("rollout-2")) == [Run("rollout-2")]
     assert feed(machine, Scale(3)) == [], "one is still on its way"
@@ -241,6 +243,24 @@ def test_an_actor_on_a_new_machine_waits_for_a_fetcher_there() -> None:
     assert feed(machine, Placed("rollout-1", "fetcher-1")) == [Place("fetcher-1")]
     assert feed(machine, Placed("fetcher-1")) == [Build("fetcher-1")]
     assert feed(machine, Built("fetcher-1")) == [Run("fetcher-1"), Build("rollout-1")]
+
+
+def test_a_fetcher_leaves_with_its_machine_and_comes_back_with_it() -> None:
+    machine = started()
+    feed(machine, Scale(2), Placed("rollout-1", "fetcher-1"), Placed("fetcher-1"), Built("fetcher-1"), Built("rollout-1"))
+    feed(machine, Failed("rollout-1", "killed"), Failed("fetcher-1", "killed"), Gone("fetcher-1"), Gone("rollout-1"))
+    assert ids(feed(machine, Tick(), now_s=5.0), Place) == {"rollout-1", "fetcher-1"}
+    assert feed(machine, Homeless("fetcher-1", "10.0.0.2")) == []
+    assert (machine.phases["fetcher-1"], machine.phases["rollout-1"]) == (Phase.ENDED, Phase.PLACING), "Ray looks for another machine"
+    assert feed(machine, Placed("rollout-1", "fetcher-1")) == [Place("fetcher-1")], "it is back"
+    assert feed(machine, Placed("fetcher-1"), Built("fetcher-1")) == [Build("fetcher-1"), Run("fetcher-1"), Build("rollout-1", attempt=1)]
+
+
+def test_a_server_without_its_machine_has_failed() -> None:
+    machine = started(section=FleetSection(restarts=1))
+    feed(machine, Failed("reward-0", "killed"), Gone("reward-0"))
+    feed(machine, Tick(), Homeless("reward-0", "10.0.0.2"), now_s=5.0)
+    assert machine.phases["reward-0"] is Phase.QUARANTINED
 
 
 def test_those_leave_first_that_do_least_and_the_rest_drains() -> None:
@@ -287,6 +307,99 @@ def test_a_mistake_of_a_machine_that_joined_does_not_end_the_run() -> None:
     assert feed(machine, Failed("rollout-1", "no model here", user_error=True)) == [Kill("rollout-1")]
     assert (machine.phases["rollout-1"], machine.state) == (Phase.QUARANTINED, State.RUNNING)
     assert feed(machine, Scale(2)) == [Place("rollout-2")]
+
+
+def with_spare(**fields: Any) -> Supervision:
+    """rollout-0 and rollout-1 work, rollout-2 is a spare that runs."""
+    machine = started(two_of_each(), FleetSection(spare_actors=1, **fields))
+    feed(machine, Placed("rollout-2", "fetcher-0"), Built("rollout-2"))
+    assert machine.spares == ["rollout-2"]
+    return machine
+
+
+def test_spares_join_once_everything_runs_and_are_not_counted_as_actors() -> None:
+    machine = Supervision(PROCESSES, FleetSection(spare_actors=2))
+    actions = machine.start()
+    feed(machine, *(Built(name) for name in PROCESSES if name != "rollout-0"))
+    assert not ids(actions, Place), "they would hold up the start"
+    assert ids(feed(machine, Built("rollout-0")), Place) == {"rollout-1", "rollout-2"}
+    assert (machine.spares, machine.present_actors, machine.wanted["rollout"]) == (["rollout-1", "rollout-2"], 1, 1)
+    assert feed(machine, Tick()) == [], "once"
+
+
+def test_a_spare_takes_over_at_once_and_who_failed_is_the_spare_when_it_is_back() -> None:
+    machine = with_spare()
+    assert feed(machine, Failed("rollout-0", "killed")) == [Kill("rollout-0")]
+    assert (machine.spares, machine.present_actors) == (["rollout-0"], 2)
+    assert feed(machine, Gone("rollout-0"), Tick(), now_s=9.0) == [Place("rollout-0")]
+    feed(machine, Placed("rollout-0"), Built("rollout-0"), now_s=9.0)
+    assert machine.spares == ["rollout-0"]
+    feed(machine, Hung("rollout-2", "it does nothing"), now_s=9.0)
+    assert (machine.spares, machine.phases["rollout-0"]) == (["rollout-2"], Phase.RUNNING)
+
+
+def test_a_spare_that_does_not_run_yet_takes_over_when_it_does() -> None:
+    machine = started(two_of_each(), FleetSection(spare_actors=1))
+    feed(machine, Failed("rollout-1", "killed"), Placed("rollout-2", "fetcher-0"))
+    assert machine.spares == ["rollout-2"]
+    feed(machine, Built("rollout-2"))
+    assert machine.spares == ["rollout-1"]
+
+
+def test_a_spare_takes_the_place_of_one_that_is_quarantined_and_leaves_none_behind() -> None:
+    machine = with_spare(restarts=0)
+    assert feed(machine, Failed("rollout-0", "killed")) == [Kill("rollout-0")]
+    assert (machine.spares, machine.present_actors) == ([], 2)
+    assert ids(feed(machine, Scale(2)), Place) == {"rollout-3"}, "asked for anew"
+    feed(machine, Failed("rollout-3", "no memory"), Failed("rollout-1", "killed"), Failed("rollout-2", "killed"))
+    assert machine.state is State.STOPPING, "a spare that is quarantined takes no place"
+
+
+def test_a_spare_that_is_quarantined_leaves_no_work_behind() -> None:
+    machine = started(two_of_each(), FleetSection(spare_actors=2, restarts=0))
+    for name in ("rollout-2", "rollout-3"):
+        feed(machine, Placed(name, "fetcher-0"), Built(name))
+    feed(machine, Failed("rollout-2", "no memory"))
+    assert (machine.spares, machine.present_actors) == (["rollout-3"], 2)
+
+
+def test_a_larger_fleet_has_the_spare_to_begin_with_and_a_smaller_one_keeps_it() -> None:
+    machine = with_spare()
+    assert feed(machine, Scale(3)) == [Place("rollout-3")]
+    assert (machine.spares, machine.present_actors) == (["rollout-3"], 3)
+    assert ids(feed(machine, Scale(1)), Drain) == {"rollout-2", "rollout-1"}
+    assert (machine.spares, machine.present_actors) == (["rollout-3"], 1)
+
+
+def test_at_the_end_spares_stop_with_the_actors_and_take_nobodys_place() -> None:
+    machine = with_spare()
+    feed(machine, Ended("rollout-0"), Ended("learner-0"))
+    actions = feed(machine, Ended("learner-1"))
+    assert ids(actions, Stop) == {"rollout-1", "rollout-2"}
+    assert machine.spares == ["rollout-2"]
+    assert end_the_rest(machine, actions).state is State.COMPLETED
+
+
+def test_reward_servers_join_and_leave_and_the_last_words_are_heard() -> None:
+    machine = started()
+    assert feed(machine, Scale(rewards=3)) == [Place("reward-1"), Place("reward-2")]
+    assert machine.wanted == {"rollout": 1, "reward": 3, "spare": 0}
+    assert feed(machine, Placed("reward-1"), Built("reward-1")) == [Build("reward-1"), Run("reward-1")]
+    assert machine.rewards == ["reward-0", "reward-1", "reward-2"]
+    assert feed(machine, Scale(rewards=1)) == [Kill("reward-2"), Drain("reward-1", "the fleet is made smaller")]
+    assert machine.rewards == ["reward-0"], "nobody asks one that leaves"
+    assert feed(machine, Ended("reward-1", {"items": 5})) == [Kill("reward-1")]
+    assert machine.restarted["reward-1"] == 0
+    feed(machine, Gone("reward-1"))
+    assert feed(machine, Scale(rewards=2)) == [Place("reward-1")]
+
+
+def test_a_server_that_left_does_not_stand_in_for_the_last_one() -> None:
+    machine = started(two_of_each(), FleetSection(restarts=0, drain_s=20.0))
+    feed(machine, Scale(rewards=1))
+    assert feed(machine, Tick(), now_s=21.0 + ending.FAREWELL_S) == [Kill("reward-1")], "it did not leave in time"
+    feed(machine, Failed("reward-0", "killed"))
+    assert machine.state is State.STOPPING
 
 
 def test_one_that_hangs_is_ended_and_comes_back() -> None:

@@ -19,8 +19,10 @@ from ops.orders import (
     Failed,
     Finish,
     Gone,
+    Homeless,
     Hung,
     Kill,
+    Phase,
     Place,
     Placed,
     Run,
@@ -44,7 +46,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
     "rollout-0": ("rollout", NEEDS),
     "rollout-1": ("rollout", NEEDS),
 }
-SECTION = FleetSection(restarts=2, restart_window_s=200.0, learner_restarts=1)
+SECTION = FleetSection(restarts=2, restart_window_s=200.0, learner_restarts=1, spare_actors=1)
 
 
 class World:
@@ -75,7 +77,7 @@ class World:
                 case Build(name):
                     assert self.stage[name] == "placed"
                     known = self.described | {other for other, phase in self.machine.phases.items() if phase in RETIRED}
-                    assert set(PROCESSES.get(name, ("", NEEDS))[1]) <= known
+                    assert set(PROCESSES.get(name, ("", [] if name.startswith("reward") else NEEDS))[1]) <= known
                     self.stage[name] = "building"
                 case Run(name):
                     assert self.stage[name] == "built"
@@ -103,6 +105,10 @@ class World:
                 if name in self.machine.phases:  # the process itself goes on
                     self.tell(event)
                 return
+            case Homeless():
+                possible, after = self.stage.get(name) == "placing", ""
+                if possible:
+                    self.left.discard(name)
             case Failed():
                 possible, after = name in self.stage, ""
             case Gone():
@@ -125,9 +131,19 @@ class World:
         for other, count in self.machine.restarted.items():
             if count > before.get(other, 0):
                 self.granted[other].append(self.now_s)
+        self.check_spares()
+
+    def check_spares(self) -> None:
+        """Nobody rests while an actor's work lies idle."""
+        machine = self.machine
+        assert len(machine.spares) <= SECTION.spare_actors
+        assert machine.present_actors <= machine.wanted["rollout"] or machine.state is State.STOPPING
+        if machine.state is State.RUNNING and any(machine.phases[name] is Phase.RUNNING for name in machine.spares):
+            actors = {name for name, phase in machine.phases.items() if name.startswith("rollout")} - set(machine.spares)
+            assert not [name for name in actors if machine.phases[name] in {Phase.PLACING, Phase.BUILDING, Phase.RESTARTING}]
 
 
-NAMES = st.sampled_from([*sorted(PROCESSES), "rollout-2", "rollout-3", "fetcher-1"])
+NAMES = st.sampled_from([*sorted(PROCESSES), "rollout-2", "rollout-3", "rollout-4", "reward-2", "fetcher-1"])
 EVENTS: Any = st.one_of(
     st.builds(Placed, NAMES.filter(lambda name: name.startswith("rollout")), st.sampled_from(["fetcher-0", "fetcher-1"])),
     NAMES.map(Placed),
@@ -136,10 +152,12 @@ EVENTS: Any = st.one_of(
     NAMES.map(Ended),
     NAMES.map(lambda name: Failed(name, "boom")),
     NAMES.map(Gone),
+    st.builds(Homeless, NAMES, st.just("10.0.0.2")),
     NAMES.map(lambda name: Hung(name, "it does nothing")),
     NAMES.map(lambda name: Failed(name, "wrong", user_error=True)),
     st.builds(StopRequested, st.just("SIGTERM"), st.booleans()),
     st.integers(1, 4).map(Scale),
+    st.integers(1, 3).map(lambda servers: Scale(rewards=servers)),
     st.just(Tick()),
 )
 

@@ -68,7 +68,7 @@ def test_every_machine_has_a_fetcher_and_an_actor_uses_its_own() -> None:
     far, near = (wiring.kwargs(name, DESCRIBED, places) for name in ("rollout-0", "rollout-1"))
     assert (far["fetcher_endpoint"], near["fetcher_endpoint"]) == ("tcp://127.0.0.1:4", "tcp://127.0.0.1:3")
     assert far["learner_endpoint"] == "tcp://10.0.0.1:1"
-    assert far["reward_urls"] == ["http://10.0.0.2:5"]
+    assert wiring.reward_urls(DESCRIBED, places) == ["http://10.0.0.2:5"]
     fetcher = wiring.kwargs("fetcher-1", DESCRIBED, places)
     assert (fetcher["store_endpoint"], fetcher["index"]) == ("tcp://10.0.0.1:2", 1)
     remote = next(spec for spec in wiring.specs if spec.id == "fetcher-1")
@@ -118,8 +118,7 @@ def test_ranks_meet_where_they_can_reach_each_other() -> None:
 def test_servers_that_run_already_are_used_as_they_are() -> None:
     wiring = wired(["10.0.0.1"], "rewards.urls=[http://rewards:80]")
     assert not any(spec.role == "reward" for spec in wiring.specs)
-    places = dict.fromkeys(("learner-0", "fetcher-0", "rollout-0"), ("10.0.0.1", 1))
-    assert wiring.kwargs("rollout-0", DESCRIBED, places)["reward_urls"] == ["http://rewards:80"]
+    assert wiring.reward_urls({}, {}) == ["http://rewards:80"]
 
 
 @pytest.mark.parametrize(

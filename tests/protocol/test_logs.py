@@ -68,6 +68,14 @@ def test_without_a_run_directory_lines_go_to_standard_error(capsys: pytest.Captu
     assert json.loads(captured.err)["level"] == "warning"
 
 
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "learner-0.jsonl").symlink_to("/dev/full")
+    logs.configure(tmp_path, "learner-0")
+    for _ in range(3):
+        logs.get_logger("journal").error("journal stalled", why="No space left on device")
+
+
 def test_of_many_lines_of_one_event_a_few_are_written_and_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = logs.configure(tmp_path, "learner")
     assert path is not None

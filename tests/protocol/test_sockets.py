@@ -72,3 +72,15 @@ def test_a_taken_port_is_the_users_error_and_names_port_and_setting(context: soc
 def test_an_address_that_is_not_ours_is_the_users_error(context: sockets.Context) -> None:
     with pytest.raises(UserError, match="192\\.0\\.2\\.1"):
         sockets.router(context, "192.0.2.1", 0, CAP_BYTES, "network.bind")
+
+
+def test_a_peer_that_takes_the_connection_and_says_nothing_is_not_waited_for(
+    context: sockets.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HANDSHAKE_MS", 100)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(10)
+        asking = sockets.dealer(context, f"tcp://127.0.0.1:{silent.getsockname()[1]}", 1 << 20)
+        accepted = [silent.accept()[0] for _ in range(3)]
+    for each in (asking, *accepted):
+        each.close()

@@ -121,7 +121,9 @@ class Learner:
         intake = WatchedIntake("single", self.config.loss, section.max_policy_lag, lineage, 1000, life.counts(), life.ancestry)
         self.fates = intake.fates = dict(kept.fates) if kept is not None else {}
         intake.set_aside(life.frontier.set_aside, life.recovery.rolled_back_at)
-        self.logbook = Logbook(self.journal, SILENT, plan.limit_bytes, history.sequences, life.journal_at, world.clock)
+        self.logbook = Logbook(
+            self.journal, SILENT, history.sequences, limit_bytes=plan.limit_bytes, known=life.journal_at, clock=world.clock
+        )
         self.logbook.note(Began(lineage, life.step, "", life.frontier.lease_epoch))
         self.exchange = Exchange(self.config, self.link, frontier, intake, SILENT, SILENT, self.logbook, world.clock)
         self.exchange._log = self.logbook._log = SILENT

@@ -19,8 +19,10 @@ from learner.journal.journal import Journal
 from learner.journal.records import HeldOut, Record
 from learner.life import Life
 from learner.logbook import Logbook
-from protocol.dialogue import learner as learning
+from protocol.dialogue import learner as dialogue
+from protocol.dialogue import learner_events as learning
 from protocol.dialogue.learner import LearnerDialogue
+from protocol.dialogue.leaseholder import Actor
 from protocol.dialogue.sequences import SequenceSet
 from protocol.messages import GroupResult
 from tests.simulation import learner as simulated
@@ -108,7 +110,7 @@ def a_cursor_ahead_of_the_leases(patch: pytest.MonkeyPatch) -> None:
 def acknowledgements_forgotten_at_a_reconnect(patch: pytest.MonkeyPatch) -> None:
     remove = LearnerDialogue._remove
 
-    def removing(self: LearnerDialogue, actor: learning.Actor, *rest: Any, **more: Any) -> list[learning.Action]:
+    def removing(self: LearnerDialogue, actor: Actor, *rest: Any, **more: Any) -> list[learning.Action]:
         actor.mail.acknowledged = SequenceSet()
         return remove(self, actor, *rest, **more)
 
@@ -187,7 +189,7 @@ def held_out_ordinals_are_not_noted(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_silent_actor_keeps_its_place(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(learning, "SILENT_HEARTBEATS", 1 << 40)
+    patch.setattr(dialogue, "SILENT_HEARTBEATS", 1 << 40)
     patch.setattr(LearnerDialogue, "_expire", lambda self, ordinal: None)
 
 

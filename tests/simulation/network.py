@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from protocol.codec import ACTOR_CODEC, LEARNER_CODEC, encode
-from protocol.dialogue import learner as learning
+from protocol.dialogue import learner_events as learning
+from protocol.dialogue.learner import LearnerDialogue
 from protocol.ledger import Ledger
 from protocol.messages import Ack, ActorMessage, LearnerMessage, Lease, LeasedGroup, PolicyVersion
 
@@ -54,7 +55,7 @@ class Intakes(deque[learning.Intake | None]):
 class Link:
     """`protocol.link.LearnerLink`, turn by turn: what the learner asks for happens at the link's next turn."""
 
-    def __init__(self, world: World, dialogue: learning.LearnerDialogue) -> None:
+    def __init__(self, world: World, dialogue: LearnerDialogue) -> None:
         self._world, self.dialogue = world, dialogue
         self.intakes = Intakes()
         self.mailbox: list[learning.Event] = []

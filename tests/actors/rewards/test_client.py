@@ -233,6 +233,18 @@ async def test_a_server_that_is_gone_is_skipped(scripts: Scripts, client: Client
     assert len(free.requests) == 4
 
 
+async def test_other_servers_are_asked_from_then_on(scripts: Scripts, client: Client):
+    one, two, three = scripts(500), scripts(), scripts()
+    asking = client(one.url, two.url)
+    await asking.score(ITEMS)
+    asking.use([one.url, three.url])
+    for _ in range(3):
+        assert [score.score for score in await asking.score(ITEMS)] == [0.5, 0.5]
+    assert [len(script.requests) for script in (one, two, three)] == [1, 1, 3], "that one failed is not forgotten"
+    with pytest.raises(UserError):
+        asking.use([])
+
+
 async def test_a_failure_moves_on_without_a_pause(scripts: Scripts):
     broken, free = scripts(500), scripts()
     asking = RewardClient([broken.url, free.url], RewardsSection(scorer="bleu"), first_wait_s=5)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Learner:
         self.messages = 0
         self.kept: list[list[int]] = []
         self.reports: list[tuple[PolicyVersion | None, int]] = []
+        self.sizes: list[int] = []
         self.heard = asyncio.Event()
 
     async def next_event(self) -> Notice:
@@ -45,6 +47,9 @@ class Learner:
 
     def report(self, applied: PolicyVersion | None, generated_tokens: int) -> None:
         self.reports.append((applied, generated_tokens))
+
+    def resize(self, capacity_groups: int) -> None:
+        self.sizes.append(capacity_groups)
 
     def give_back(self, keep: Sequence[int]) -> None:
         self.kept.append(sorted(keep))
@@ -282,6 +287,27 @@ async def test_a_damaged_version_leaves_the_old_one_serving_until_it_is_too_much
     assert caught.group_contains(RefusedVersionError)
 
 
+async def test_a_version_whose_place_newer_ones_have_taken_is_no_damaged_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "RETRY_S", 0.0)
+    late = acting.REFUSALS + 1
+    fetch = bench.fetch
+
+    async def fetched_too_late(version: PolicyVersion) -> Fetched:
+        nonlocal late
+        fetched = await fetch(version)
+        if late:
+            late -= 1
+            shutil.rmtree(fetched.directory)
+            bench.newer(version.step + 1)
+        return fetched
+
+    bench.actor._fetch = fetched_too_late
+    bench.newer(0)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied is not None)
+        assert bench.actor.figures()["refused_versions"] == 0
+
+
 async def test_no_more_groups_run_at_once_than_the_actor_has_room_for(bench: Bench) -> None:
     bench.newer(0)
     bench.learner.lease(*range(9))
@@ -393,3 +419,20 @@ async def test_idle_time_is_told_by_reason(bench: Bench, monkeypatch: pytest.Mon
     rendered = bench.metrics.render().decode()
     assert 'rba_actor_idle_seconds_total{reason="weights"}' in rendered
     assert 0.9 < bench.actor.figures()["idle"] <= 1.0
+
+
+async def test_a_spare_applies_versions_and_rests_until_it_is_told(bench: Bench) -> None:
+    runner = GroupRunner(config("single"), bench.engine, Letters(), Tones(), None)  # type: ignore[arg-type]
+    bench.actor = Actor(bench.learner, bench.fetch, bench.engine, runner, Gauges(bench.metrics), CAPACITY, spare=True)
+    bench.newer(1)
+    async with working(bench):
+        await bench.until(lambda: bench.actor.applied == PolicyVersion(0, 1))
+        assert (bench.actor.figures()["waits_for"], bench.actor.figures()["idle"]) == ("spare", None)
+        bench.actor.rest(False)
+        bench.actor.rest(False)
+        assert bench.actor.figures()["waits_for"] == "leases"
+        bench.learner.lease(0, step=1)
+        await bench.until(lambda: bool(bench.learner.results))
+        bench.actor.rest(True)
+    assert bench.learner.sizes == [CAPACITY, 0]
+    assert bench.actor.figures()["idle"] is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from configs.schema import RewardsSection, RunConfig
 from protocol.dataset import ManifestWriter
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.gate import server_door
-from protocol.keyring import Keyring
+from protocol.keyring import ACTOR, Keyring
 from protocol.links.learner import LearnerLink
 from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
 from protocol.weights.fetcher import NodeFetcher
@@ -27,6 +29,7 @@ from protocol.weights.store import WeightStore
 from tests.actors.rollout.conftest import ENGINE
 from tests.actors.rollout.scripted import ScriptedEngine
 from tests.actors.rollout.weights import Weights
+from tests.namespaces import Cable
 from tests.tiny import tone
 
 if TYPE_CHECKING:
@@ -34,31 +37,36 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """Everything around one rollout actor."""
+    """Everything around one rollout actor, which with `cable` is on another machine, and has keys of its own there."""
 
-    def __init__(self, checkpoint: Path, folder: Path, weights: Weights, keys: Path | None = None) -> None:
+    def __init__(self, checkpoint: Path, folder: Path, weights: Weights, keys: Path | None = None, cable: Cable | None = None) -> None:
         self.folder, self.weights = folder, weights
+        host, self.far = (cable.near.address, cable.far.inside) if cable is not None else ("127.0.0.1", contextlib.nullcontext)
         door = None
         if keys is not None:
             Keyring(keys).complete()
             door = server_door(Keyring(keys), "pairs", lambda reason: pytest.fail(reason))
+        theirs = far_keys(Keyring(keys), folder / "far") if keys is not None and cable is not None else keys
         weights.root = folder / "published"
         self.groups = write_dataset(folder / "train.jsonl", 6)
         self.threads = ThreadPoolExecutor(8)
-        self.link = LearnerLink("127.0.0.1", 0, LearnerDialogue("run", "boot", PolicyVersion(0, 0), 0.5, 60.0), door)
+        self.link = LearnerLink(host, 0, LearnerDialogue("run", "boot", PolicyVersion(0, 0), 0.5, 60.0), door)
         self.link.start()
-        self.store = WeightStore(weights.root, keys=keys)
-        self.fetcher = NodeFetcher(self.store.describe()["endpoints"]["weights"], folder / "fetched", keys=keys)
+        self.store = WeightStore(weights.root, bind=host, keys=keys)
+        with self.far():
+            self.fetcher = NodeFetcher(self.store.describe()["endpoints"]["weights"], folder / "fetched", keys=theirs)
         self.config = RunConfig.model_validate(
             {
                 "model": {"path": str(checkpoint), "dtype": "float32"},
                 "data": {"train": str(folder / "train.jsonl"), "max_audio_s": 4.0},
                 "rollout": {"capacity_groups": 3, "sampling": {"max_tokens": 12}, "engine": ENGINE, "cpu_threads": 1},
                 "rewards": {"scorer": "bleu"},
-                "network": {"keys": str(keys) if keys is not None else None},
+                "network": {"keys": str(theirs) if theirs is not None else None},
             }
         )
-        self.services = [self.threads.submit(service.run) for service in (self.store, self.fetcher)]
+        self.services = [self.threads.submit(self.store.run)]
+        with self.far():
+            self.services.append(self.threads.submit(self.fetcher.run))
         self.urls: list[str] = []
         self.results: list[GroupResult] = []
         self.ordinals = itertools.count()
@@ -70,15 +78,16 @@ class Job:
         self.urls = [self.rewards.url]
         self.services.append(self.threads.submit(self.rewards.run))
 
-    def actor(self, engine: ScriptedEngine | None = None) -> RolloutActor:
+    def actor(self, engine: ScriptedEngine | None = None, *, spare: bool = False, reward_urls: list[str] | None = None) -> RolloutActor:
         from actors.rollout.main import RolloutActor
 
         fetcher = self.fetcher.describe()["endpoints"]["fetcher"]
-        return RolloutActor(self.config, 0, self.link.endpoint, fetcher, self.urls, self.folder, engine)
+        return RolloutActor(self.config, 0, self.link.endpoint, fetcher, reward_urls or self.urls, self.folder, engine, spare=spare)
 
     def start(self, actor: RolloutActor) -> Future[dict[str, Any]]:
         """Runs it, as Ray does, in a thread that is not the main one."""
-        return self.threads.submit(actor.run)
+        with self.far():
+            return self.threads.submit(actor.run)
 
     def publish(self) -> PolicyVersion:
         version = self.weights.publish().policy_version
@@ -112,6 +121,15 @@ class Job:
         for service in self.services:
             service.result(20)
         self.threads.shutdown()
+
+
+def far_keys(ours: Keyring, folder: Path) -> Path:
+    """The folder of another machine: a key of its own, which is allowed here, and the learner's public one."""
+    Keyring(folder).generate(ACTOR)
+    shutil.copy(ours.folder / "server.key", folder)
+    ours.allow(Keyring(folder).public(ACTOR), "far")
+    ours.revoke(ACTOR)
+    return folder
 
 
 async def _open(gate: asyncio.Event) -> None:
@@ -163,6 +181,54 @@ def test_a_job_from_the_first_lease_to_the_learners_bye(job: Job) -> None:
     assert (figures["status"], figures["groups"], figures["pushes"]) == ("completed", 5, 2)
     assert figures["completions"] == 4 * 3 + 4
     assert actor.status()["state"] == "ended"
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    laid = Cable()
+    try:
+        laid.lay()
+        yield laid
+    finally:
+        laid.take_up()
+
+
+def test_an_actor_on_another_machine_works_by_its_key_and_goes_on_after_a_partition(
+    checkpoint: Path, tmp_path: Path, weights: Weights, cable: Cable
+) -> None:
+    engine = ScriptedEngine()
+    with cable.near.inside():
+        job = Job(checkpoint, tmp_path, weights, tmp_path / "keys", cable)
+        try:
+            job.config.strategy = "single"
+            running = job.start(actor := job.actor(engine))
+            job.publish()
+            job.offer(0, 1)
+            assert all(result.completions for result in job.collect(2))
+
+            engine.gate = asyncio.Event()
+            job.offer(2, 3)
+            job.until(lambda: engine.running > 0)
+            cable.cut()
+            job.until(lambda: not job.link.status()["actors"])
+            assert job.link.status()["ledger"]["expired"] == 2, "others could have them"
+            newest = job.publish()
+            assert actor._loop is not None
+            actor._loop.call_soon_threadsafe(engine.gate.set)
+            job.until(lambda: actor.status()["held_groups"] == 0)
+
+            cable.mend()
+            assert all(result.completions for result in job.collect(4)), "what was sampled meanwhile comes, once"
+            job.until(lambda: [each["policy_version"] for each in job.link.status()["actors"]] == [str(newest)])
+            job.offer(4)
+            (last,) = job.collect(5)[4:]
+            assert {span.version for each in last.completions for span in each.spans} == {newest}
+            assert job.link.ledger().unique == 5
+            actor.stop("enough")
+            assert running.result(20)["status"] == "enough"
+        finally:
+            actor.stop("the test is over")
+            job.close()
 
 
 def test_audio_that_is_gone_is_an_outcome(job: Job) -> None:
@@ -238,6 +304,39 @@ def test_an_engine_that_dies_fails_the_role(job: Job) -> None:
     with pytest.raises(Exception, match="killed"):
         running.result(20)
     job.until(lambda: not job.link.status()["actors"], 5)
+
+
+def test_a_spare_takes_over_and_asks_other_reward_servers_when_it_is_told(job: Job) -> None:
+    job.serve_rewards()
+    words = itertools.cycle(["abcd efgh", "abcd", "zzzz"])
+    actor = job.actor(ScriptedEngine(lambda _: next(words)), spare=True, reward_urls=["http://127.0.0.1:1"])
+    running = job.start(actor)
+    version = job.publish()
+    job.offer(0, 1)
+    job.until(lambda: [each["policy_version"] for each in job.link.status()["actors"]] == [str(version)])
+    assert job.link.status()["offered"] == 2
+    actor.adjust(spare=False, reward_urls=job.urls)
+    assert {result.outcome for result in job.collect(2)} == {Outcome.PAIRS}
+    actor.adjust(spare=True, reward_urls=[])
+    job.until(lambda: job.link.status()["actors"][0]["capacity_groups"] == 0)
+    actor.stop("enough")
+    assert running.result(20)["groups"] == 2
+
+
+def test_what_a_spare_is_told_while_its_engine_starts_holds(job: Job) -> None:
+    engine = ScriptedEngine()
+    engine.starting = asyncio.Event()
+    job.config.strategy = "single"
+    running = job.start(actor := job.actor(engine, spare=True))
+    job.until(lambda: actor.status()["state"] == "starting the engine")
+    actor.adjust(spare=False, reward_urls=[])
+    assert actor._loop is not None
+    actor._loop.call_soon_threadsafe(engine.starting.set)
+    job.publish()
+    job.offer(0)
+    job.collect(1)
+    actor.stop("enough")
+    running.result(20)
 
 
 @pytest.mark.engine

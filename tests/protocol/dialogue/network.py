@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protocol.dialogue import actor as acting
-from protocol.dialogue import learner as learning
+from protocol.dialogue import learner_events as learning
+from protocol.dialogue.learner import LearnerDialogue
 from protocol.dialogue.sequences import SequenceSet
 from protocol.ledger import Ledger
 from protocol.messages import ActorMessage, GroupResult, LearnerMessage, LeasedGroup, PolicyVersion
@@ -33,9 +34,7 @@ class Node:
 class Network:
     """Both ends, what travels between them, and what the learner took in."""
 
-    learner: learning.LearnerDialogue = field(
-        default_factory=lambda: learning.LearnerDialogue("run", "boot-1", PolicyVersion(0, 0), HEARTBEAT_S, DEADLINE_S)
-    )
+    learner: LearnerDialogue = field(default_factory=lambda: LearnerDialogue("run", "boot-1", PolicyVersion(0, 0), HEARTBEAT_S, DEADLINE_S))
     nodes: dict[str, Node] = field(default_factory=dict)
     to_learner: list[tuple[bytes, ActorMessage]] = field(default_factory=list)
     to_actors: list[tuple[bytes, LearnerMessage]] = field(default_factory=list)
@@ -81,7 +80,7 @@ class Network:
         ledger = Ledger(leased=unique, settled=unique, received=unique, unique=unique, queued=unique)
         missing = [ordinal for ordinal in range(self.offered) if ordinal not in settled]
         self.owed = [examples.leased(ordinal, self.life << 16) for ordinal in missing]
-        self.learner = learning.LearnerDialogue(
+        self.learner = LearnerDialogue(
             "run", f"boot-{self.life}", old.version, HEARTBEAT_S, DEADLINE_S, ledger=ledger, settled=settled, wanted=self.owed
         )
 

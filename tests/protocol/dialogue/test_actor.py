@@ -18,6 +18,7 @@ from protocol.dialogue.actor import (
     Leaving,
     Registered,
     Report,
+    Resized,
     Results,
     Send,
     Tick,
@@ -140,12 +141,34 @@ def test_a_silent_learner_is_greeted_again_with_what_is_held(actor: ActorDialogu
     assert finish(actor, 3, 6.5) == [], "nothing is said to a learner that is away"
 
 
+def test_a_learner_that_is_reached_anew_hears_at_once_what_is_held_and_what_it_may_have_missed(actor: ActorDialogue) -> None:
+    welcome(actor)
+    lease(actor, [4, 3], epoch=1)
+    assert sequences(finish(actor, 4)) == [0]
+    [hello] = said(actor.handle(Connected(0.5)), Hello)
+    assert isinstance(hello, Hello)
+    assert hello.held == [(3, 1)]
+    assert sequences(welcome(actor, 0.6)) == [0], "though the learner is the same one"
+    assert sequences(welcome(actor, 0.7)) == []
+
+
 def test_its_heartbeat_tells_what_it_was_told_to(actor: ActorDialogue) -> None:
     welcome(actor)
     lease(actor, [0, 1])
     actor.handle(Report(PolicyVersion(0, 2), 55))
-    assert said(actor.handle(Tick(HEARTBEAT_S)), Heartbeat) == [Heartbeat(PolicyVersion(0, 2), 2, 55)]
+    assert said(actor.handle(Tick(HEARTBEAT_S)), Heartbeat) == [Heartbeat(PolicyVersion(0, 2), 2, 55, 4)]
     assert said(actor.handle(Tick(HEARTBEAT_S + 0.1)), Heartbeat) == []
+
+
+def test_another_capacity_is_told_at_once_and_with_every_heartbeat(actor: ActorDialogue) -> None:
+    assert actor.handle(Resized(0)) == [], "nobody knows it yet"
+    [hello] = said(actor.handle(Tick(0.0)), Hello)
+    assert isinstance(hello, Hello)
+    assert hello.capacity_groups == 0
+    welcome(actor)
+    told = Heartbeat(None, 0, 0, 4)
+    assert said(actor.handle(Resized(4)), Heartbeat) == [told]
+    assert said(actor.handle(Tick(HEARTBEAT_S)), Heartbeat) == [told], "the first one may be lost"
 
 
 @pytest.mark.parametrize(("message", "refused"), [(Refused("too old"), True), (Bye("too old"), False)])

@@ -6,20 +6,8 @@ import msgspec
 import pytest
 
 from protocol.codec import PROTOCOL
-from protocol.dialogue.learner import (
-    INTERVALS,
-    Action,
-    ActorSaid,
-    Closing,
-    Intake,
-    LearnerDialogue,
-    Offer,
-    Published,
-    Send,
-    Settled,
-    Tick,
-    Undelivered,
-)
+from protocol.dialogue.learner import INTERVALS, LearnerDialogue
+from protocol.dialogue.learner_events import Action, ActorSaid, Closing, Intake, Offer, Published, Send, Settled, Tick, Undelivered
 from protocol.dialogue.sequences import SequenceSet
 from protocol.messages import Ack, ActorMessage, Bye, GroupResults, Heartbeat, Lease, LeasedGroup, PolicyVersion, Purpose, Refused, Welcome
 from tests.protocol import examples
@@ -216,6 +204,17 @@ def test_a_publication_is_announced_and_never_goes_back(learner: LearnerDialogue
     assert learner.version == PolicyVersion(1, 0)
 
 
+def test_a_spare_hears_of_versions_and_is_granted_work_once_it_has_room(learner: LearnerDialogue) -> None:
+    join(learner, capacity=0)
+    assert offer(learner, [0, 1, 2]) == []
+    assert said(learner.handle(Published(PolicyVersion(0, 9))), Heartbeat) == [("rollout-0/0", Heartbeat(PolicyVersion(0, 9)))]
+    assert granted(say(learner, Heartbeat(capacity_groups=2), 1.0)) == {"rollout-0/0": [(0, 0), (1, 0)]}
+    assert say(learner, Heartbeat(capacity_groups=2), 1.5) == []
+    say(learner, Heartbeat(capacity_groups=0), 2.0)
+    assert granted(say(learner, examples.results([0], 0), 2.0)) == {}
+    assert learner.actors["rollout-0"].held == {1}, "it keeps what it has"
+
+
 def test_an_actor_that_reconnects_keeps_what_it_still_holds(learner: LearnerDialogue) -> None:
     join(learner, capacity=3)
     offer(learner, [0, 1])
@@ -262,6 +261,19 @@ def test_a_lower_incarnation_is_refused_and_its_results_do_not_enter(learner: Le
     assert intakes(say(learner, examples.results([0], 0, incarnation=3), peer="rollout-0/3")) == []
     assert learner.ledger.rejected == {"unregistered": 1}
     assert learner.ledger.faults() == []
+
+
+def test_a_second_process_of_one_incarnation_is_refused(learner: LearnerDialogue) -> None:
+    first = msgspec.structs.replace(examples.hello("rollout-0", 4, 2), host="here", pid=1)
+    say(learner, first)
+    offer(learner, [0])
+    assert said(say(learner, first, 1.0), Refused) == [], "it may greet again"
+    [(_, refusal)] = said(say(learner, msgspec.structs.replace(first, pid=2), 2.0), Refused)
+    assert isinstance(refusal, Refused)
+    assert "process 1 on here" in refusal.reason
+    assert learner.actors["rollout-0"].pid == 1
+    assert said(say(learner, msgspec.structs.replace(first, pid=2, incarnation=5), 3.0), Refused) == []
+    assert learner.actors["rollout-0"].pid == 2
 
 
 def test_another_major_version_is_refused_with_both_versions(learner: LearnerDialogue) -> None:

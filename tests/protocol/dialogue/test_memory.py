@@ -75,8 +75,8 @@ def test_a_learner_that_comes_back_hears_what_is_done() -> None:
 def test_only_the_last_ones_that_left_are_remembered() -> None:
     gone = Departed()
     for number in range(3 * departed.KEPT):
-        gone.put(f"actor-{number}", Mail(number))
-        gone.put("again", Mail(number))
+        gone.put(f"actor-{number}", Mail(number, ("host", number)))
+        gone.put("again", Mail(number, ("host", number)))
     assert len(gone) == departed.KEPT
     assert gone.get("actor-0") is None
     last = gone.take("again")

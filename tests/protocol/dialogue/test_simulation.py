@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from protocol.dialogue import actor as acting
-from protocol.dialogue import learner as learning
+from protocol.dialogue import learner_events as learning
 from protocol.messages import Ack, Lease, PolicyVersion
 from tests.protocol.dialogue.network import DEADLINE_S, HEARTBEAT_S, Network
 
@@ -43,6 +43,12 @@ class Fleet(RuleBasedStateMachine):
         if node is not None:
             self.network.act(node, acting.Leaving("drained"))
             self.network.start(actor_id, self.capacity)
+
+    @rule(actor_id=st.sampled_from(ACTORS), spare=st.booleans())
+    def rest(self, actor_id: str, spare: bool) -> None:
+        node = self.network.nodes.get(actor_id)
+        if node is not None:
+            self.network.act(node, acting.Resized(0 if spare else self.capacity))
 
     @rule()
     def restart_learner(self) -> None:
@@ -145,6 +151,9 @@ class Fleet(RuleBasedStateMachine):
         network = self.network
         if not network.nodes:
             return
+        for node in network.nodes.values():
+            network.act(node, acting.Resized(self.capacity))
+            network.to_learner.clear()  # the next heartbeat says it again
         network.offer_again()
         for name, node in list(network.nodes.items()):
             if node.dialogue.capacity_groups == 0:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from protocol.dialogue.learner import Intake, LearnerDialogue
+from protocol.dialogue.learner import LearnerDialogue
+from protocol.dialogue.learner_events import Intake
 from protocol.gate import Door, server_door
 from protocol.keyring import Keyring
 from protocol.links.actor import ActorLink

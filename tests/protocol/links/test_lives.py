@@ -10,9 +10,9 @@ import zmq
 
 from protocol.codec import encode
 from protocol.dialogue import actor as acting
-from protocol.dialogue.actor import Ended, Granted, Registered
+from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
 from protocol.links.loop import LinkError
-from protocol.messages import Heartbeat
+from protocol.messages import Heartbeat, PolicyVersion
 from tests.protocol import examples
 from tests.protocol.links.made import Links, both_ways, intake, notice, port_of, until
 
@@ -87,6 +87,21 @@ async def test_an_actor_that_cannot_be_reached_loses_its_work_before_it_misses_a
     learner.offer([examples.leased(1)])
     granted = await notice(heir, Granted)
     assert [leased.ordinal for leased in granted.lease.groups] == [0, 1]
+
+
+@both_ways
+async def test_a_heartbeat_that_cannot_be_delivered_frees_the_work_of_a_killed_actor_for_a_spare(links: Links) -> None:
+    learner = links.learner(heartbeat_s=30)
+    doomed, spare = links.actor(learner.endpoint, "rollout-0"), links.actor(learner.endpoint, "rollout-1", capacity=0)
+    learner.offer([examples.leased(0)])
+    await notice(doomed, Granted)
+    await notice(spare, Registered)
+    links.kill(doomed)
+    learner.publish(PolicyVersion(0, 1))
+    await until(lambda: learner.ledger().expired == 1)
+    await notice(spare, VersionKnown)
+    spare.resize(2)
+    assert (await notice(spare, Granted)).lease.groups[0].lease_epoch == 1
 
 
 @both_ways

@@ -60,6 +60,19 @@ def test_an_unpublished_version_is_an_error_that_says_so(running: Running, publi
     assert client.fetch(version(4), 10).policy_version == version(4)
 
 
+def test_a_version_that_is_gone_before_the_client_looks_is_an_error_that_says_so(
+    running: Running, published: Path, fetched: Path, client_of: ClientOf
+) -> None:
+    write(published, version(4))
+    store = running.start(WeightStore(published))
+    fetcher = running.start(NodeFetcher(endpoint(store), fetched))
+    client = client_of(fetcher)
+    client.fetch(version(4), 10)
+    prune(fetched, 0)
+    with pytest.raises(FetchError, match="0-4"):
+        client.fetch(version(4), 10)
+
+
 def test_without_a_fetcher_the_client_gives_up(client_of: ClientOf, fetched: Path) -> None:
     silent = NodeFetcher("tcp://127.0.0.1:9", fetched)
     with pytest.raises(FetchError, match="did not come within"):
