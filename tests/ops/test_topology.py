@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from configs import loader
 from ops import plan, topology
 from ops.rundir import RunDir
 from protocol.role import RoleDescription
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.store import WeightStore
 
 MACHINE = plan.Machine(cpus=2, gpus=0, shared_memory_bytes=1 << 34)
 
@@ -52,6 +55,8 @@ def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[b
     store, fetcher = (wiring.kwargs(name, DESCRIBED, places) for name in ("weight_store-0", "fetcher-0"))
     assert (store["deltas"], fetcher["anchor_every"], store["courier"]) == expected
     assert fetcher["courier"] == store["courier"]
+    inspect.signature(WeightStore).bind(**store)
+    inspect.signature(NodeFetcher).bind(**fetcher)
 
 
 def test_by_nccl_all_machines_but_the_weight_stores_take_part() -> None:
