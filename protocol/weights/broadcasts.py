@@ -52,8 +52,8 @@ class Broadcasts:
         self._do(self._rounds.tick(time.monotonic()))
 
     def close(self) -> None:
-        """End the courier."""
-        self._courier.abort()
+        """End the courier, without waiting for it."""
+        self._courier.abort(0)
 
     def _reported(self, report: Report) -> None:
         now_s = time.monotonic()

@@ -140,13 +140,13 @@ class Courier:
         with contextlib.suppress(OSError):
             write(self._orders, order)
 
-    def abort(self) -> None:
-        """End it, whatever it is doing. Nothing is reported after this. Returns soon, even when a driver holds the process back."""
+    def abort(self, wait_s: float = ABORT_S) -> None:
+        """End it, whatever it is doing. Nothing is reported after this. Returns soon after `wait_s`, whatever holds the process back."""
         self._aborted = True
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(ABORT_S)
-        self._thread.join(ABORT_S)
+            self._process.wait(wait_s)
+        self._thread.join(wait_s)
         for stream in () if self._thread.is_alive() else (self._orders, self._reports):
             with contextlib.suppress(OSError):
                 stream.close()

@@ -79,8 +79,8 @@ class GroupSeat:
         return False
 
     def close(self) -> None:
-        """End the courier."""
-        self._courier.abort()
+        """End the courier, without waiting for it."""
+        self._courier.abort(0)
 
     def _look(self) -> None:
         while not self._reports.empty():
