@@ -344,11 +344,17 @@ class WeightsSection(Section):
 
     changeable = frozenset({"*"})
 
-    backend: Literal["zmq", "delta"] = "zmq"
+    backend: Literal["zmq", "delta", "nccl"] = "zmq"
     """`zmq`: every version whole; `delta`: what changed since the version that a machine holds, with the same weights as a result, bit for
-    bit. It pays on networks slower than some 10 Gbit/s, with `model.dtype: bfloat16` and small learning rates."""
+    bit. It pays on networks slower than some 10 Gbit/s, with `model.dtype: bfloat16` and small learning rates. `nccl`: by one broadcast to
+    all machines of a fixed fleet, by `zmq` to those that miss it; every machine needs a GPU, on which it takes a few hundred MB."""
     anchor_every: PositiveInt = 16
     """Of so many versions in a row a machine takes one whole (`delta` only)."""
+    collective: Literal["nccl", "gloo"] = "nccl"
+    """What broadcasts (`nccl` only): NCCL between GPUs, or gloo between machines without any."""
+    in_clear: bool = False
+    """Allow broadcasts off loopback: NCCL and gloo know neither keys nor encryption, so whoever reaches that network can read the weights,
+    and put others in their place (`nccl` only)."""
 
 
 class RaySection(Section):
@@ -483,9 +489,20 @@ class RunConfig(Section):
             raise ValueError(f"learner.batch_groups ({learner.batch_groups}) must be a multiple of learner.ranks ({learner.ranks})")
         if self.rewards.scorer != "bleu" and self.uses_rewards and not self.rewards.urls and not self.rewards.model:
             raise ValueError(f"rewards.scorer={self.rewards.scorer} needs rewards.model (or rewards.urls of servers that already run)")
+        if self.weights.backend == "nccl":
+            self._broadcasts_are_possible()
         if self.network.leaves_the_machine and self.network.keys is None and not self.network.insecure:
             raise ValueError(
                 f"network.bind={self.network.bind} leaves the loopback interface and the sockets carry no keys; "
                 "set network.keys to a folder for them, bind to 127.0.0.1, or set network.insecure=true on a network that you trust"
             )
         return self
+
+    def _broadcasts_are_possible(self) -> None:
+        if self.fleet.autoscale:
+            raise ValueError("weights.backend=nccl needs a fixed fleet; set fleet.autoscale=false, or weights.backend=zmq")
+        if self.network.leaves_the_machine and not self.weights.in_clear and not self.network.insecure:
+            raise ValueError(
+                f"weights.backend=nccl sends the weights in the clear and network.bind={self.network.bind} leaves the loopback interface; "
+                "set weights.in_clear=true on a network that you trust, or weights.backend=zmq"
+            )

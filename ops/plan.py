@@ -131,6 +131,8 @@ def _warnings(plan: Plan) -> Iterator[str]:
         yield f"ray.num_cpus={config.ray.num_cpus} is less than the {plan.cpus:g} CPUs that the processes book: some would wait for ever"
     if local and plan.gpus > machine.gpus:
         yield f"the run needs {plan.gpus:g} GPUs and this machine has {machine.gpus}: start it there, or set ray.address to a cluster"
+    if local and config.weights.backend == "nccl" and config.weights.collective == "nccl":
+        yield "weights.backend=nccl has nobody to broadcast to on one machine: versions are pulled, as with zmq"
     held = config.rollout.actors * config.rollout.capacity_groups
     if held > config.budget_groups:
         yield (

@@ -15,6 +15,7 @@ from pathlib import Path
 from configs.schema import RunConfig
 from learner.destination import Destination
 from ops import assets, memory
+from ops.plan import Machine
 from ops.tokens import needs_token, token_found
 from protocol.errors import UserError
 
@@ -33,6 +34,7 @@ Say = Callable[[str], None]
 def check(config: RunConfig, say: Say) -> RunConfig:
     """`config` with every name resolved to a path, once all checks have passed. Makes or downloads what is missing."""
     _check_ports(config)
+    _check_gpu(config, Machine.here())
     _check_cluster(config)
     _check_token(config, os.environ)
     _check_reward_servers(config)
@@ -84,6 +86,13 @@ def _check_ports(config: RunConfig) -> None:
             except OSError as error:
                 fix = f"choose another port, or network.{key}=0 for a free one"
                 raise UserError(f"the port cannot be had: {error.strerror}", where=f"network.{key}: {host}:{port}", fix=fix) from None
+
+
+def _check_gpu(config: RunConfig, machine: Machine) -> None:
+    """That the learner's machine can broadcast by NCCL; the others are asked when their fetchers start."""
+    if config.weights.backend == "nccl" and config.weights.collective == "nccl" and not machine.gpus:
+        fix = "set weights.backend=zmq, or weights.collective=gloo to broadcast between CPUs"
+        raise UserError("this machine has no GPU to broadcast from", where="weights.backend: nccl", fix=fix)
 
 
 def _check_cluster(config: RunConfig) -> None:

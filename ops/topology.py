@@ -26,6 +26,7 @@ FACTORIES = {
     "learner": "learner.main:Learner",
     "rollout": "actors.rollout.main:RolloutActor",
 }
+COURIER = "actors.courier"
 SLOW_IMPORTS = {"learner", "rollout"}
 """Roles whose modules take seconds to import."""
 AFRESH = Origin()
@@ -99,6 +100,7 @@ class Topology:
                     "run_dir": self.run.path,
                     "keys": network.keys,
                     "deltas": weights.backend == "delta",
+                    "courier": self._courier(),
                 }
             case "fetcher":
                 root = self.run.shared_memory("fetched")
@@ -110,6 +112,7 @@ class Topology:
                     "index": index,
                     "keys": network.keys,
                     "anchor_every": weights.anchor_every if weights.backend == "delta" else 0,
+                    "courier": self._courier(beside_store=spec.node == self.nodes[0]),
                 }
             case "reward":
                 return {
@@ -142,6 +145,15 @@ class Topology:
                     "run_dir": self.run.path,
                 }
         raise AssertionError(spec.role)
+
+    def _courier(self, *, beside_store: bool = False) -> tuple[str, ...]:
+        """The command of a process that broadcasts versions; none where they are pulled, as they are beside the weight store by NCCL, which
+        takes no two ranks on one GPU.
+        """
+        weights = self.config.weights
+        if weights.backend != "nccl" or (beside_store and weights.collective == "nccl"):
+            return ()
+        return ("-m", COURIER, weights.collective)
 
     def reward_urls(self, described: Mapping[str, RoleDescription], places: Mapping[str, tuple[str, int]]) -> list[str]:
         """Where actors find the reward servers that are described, or those that run already."""

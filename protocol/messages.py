@@ -298,6 +298,28 @@ class Manifest(msgspec.Struct, tag="manifest"):
     """Tensors that are not among these, being those of the checkpoint that the run started from."""
     deltas: list[Delta] = []
     """From the base that was named in the request to this version, one after the other; none where the whole is as good."""
+    broadcast: int = 0
+    """The round in which its bytes go to the whole group at once; 0: they are to be pulled."""
+
+
+class SeatRequest(msgspec.Struct, tag="seat?", frozen=True):
+    """Node fetcher → weight store: it is there, and takes part in broadcasts (`weights.backend: nccl`)."""
+
+    member: str
+    """``node:life``; a fetcher that comes back has the same node and another life."""
+    epoch: int = 0
+    """The group that it has joined, or is joining; 0 for none."""
+    question: int = 0
+    """Tells a question that is repeated from another one."""
+
+
+class Seat(msgspec.Struct, tag="seat", frozen=True):
+    """Weight store → node fetcher: which group to join, where and as which rank. Epoch 0: there is none for it (yet)."""
+
+    epoch: int
+    port: int
+    rank: int
+    size: int
 
 
 class ManifestRequest(msgspec.Struct, tag="manifest?"):
@@ -306,6 +328,8 @@ class ManifestRequest(msgspec.Struct, tag="manifest?"):
     policy_version: PolicyVersion | None = None
     base: PolicyVersion | None = None
     """A version that the node holds and would take deltas against."""
+    seat: SeatRequest | None = None
+    """The node's seat in the group, if its bytes may come by broadcast."""
 
 
 class ChunkRequest(msgspec.Struct, tag="chunk?"):
@@ -354,5 +378,5 @@ class Fetched(msgspec.Struct, tag="fetched"):
     seconds: float
 
 
-WeightMessage = ManifestRequest | ChunkRequest | Manifest | Chunk | NotServed | FetchRequest | Fetched
+WeightMessage = ManifestRequest | ChunkRequest | SeatRequest | Manifest | Chunk | Seat | NotServed | FetchRequest | Fetched
 """Everything on the weight sockets."""

@@ -12,8 +12,10 @@ import queue
 import socket as hosts
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import zmq
 
@@ -28,6 +30,7 @@ from protocol.role import RoleDescription
 from protocol.wakeup import Mailbox
 from protocol.weights.files import DamagedVersionError, OpenVersion, directory_of, newest, open_version, prune
 from protocol.weights.pull import Pull, PullStoppedError, VersionGoneError
+from protocol.weights.seat import GroupSeat
 
 KEEP = 2
 """Versions that stay in shared memory: the one that is applied, and the one before."""
@@ -35,6 +38,8 @@ TICK_MS = 200
 ATTEMPTS = 5
 """Versions that are tried, one newer than the other, before the store is said to prune too fast."""
 ASK_AGAIN_S = 1.0
+SEAT_S = 1.0
+"""Between two words to the weight store that this node is there for broadcasts."""
 Answer = Fetched | NotServed
 
 
@@ -51,9 +56,13 @@ class NodeFetcher:
         index: int = 0,
         keys: Path | str | None = None,
         anchor_every: int = 0,
+        courier: Sequence[str] = (),
     ) -> None:
         """`keys` is the folder of this machine (see `protocol.keyring`). Of `anchor_every` versions in a row one is pulled whole, the
         others by deltas where the store offers them; 0 pulls all of them whole.
+
+        `courier` is the command of a courier (see `protocol.weights.courier`), for versions that the store broadcasts. Raises `UserError`
+        when this machine lacks what it needs.
         """
         self._anchor_every, self._since_anchor = anchor_every, anchor_every
         self._id = f"fetcher-{index}"
@@ -69,6 +78,8 @@ class NodeFetcher:
         self._metrics_url = self._metrics.serve(bind)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
+        life, host = f"{self._id}:{time.time_ns()}", urlsplit(store_endpoint).hostname or ""
+        self._seat = GroupSeat(courier, life, host, self._stop.is_set) if courier else None
         self._asking: dict[bytes, PolicyVersion] = {}
         self._held: Fetched | None = None
         self._pulling = False
@@ -102,11 +113,13 @@ class NodeFetcher:
                 self._requests()
                 if self._failure is not None:
                     raise self._failure
-            return {"pulls": self._pulls, "deltas": self._deltas}
+            return self._figures()
         finally:
             self._stop.set()
             self._wanted.put(None)
             puller.join(5)
+            if self._seat is not None:
+                self._seat.close()
             if self._gate is not None:
                 self._gate.close()
             self._mailbox.close()
@@ -117,10 +130,13 @@ class NodeFetcher:
         """The version in shared memory."""
         return {
             "policy_version": str(self._held.policy_version) if self._held else None,
-            "pulls": self._pulls,
-            "deltas": self._deltas,
+            **self._figures(),
             "quiet_s": round(time.monotonic() - self._looked_s, 3),
         }
+
+    def _figures(self) -> dict[str, int]:
+        figures = {"pulls": self._pulls, "deltas": self._deltas}
+        return figures if self._seat is None else {**figures, "broadcasts": self._seat.broadcasts}
 
     def stop(self, reason: str) -> None:
         """End `run`."""
@@ -169,13 +185,25 @@ class NodeFetcher:
         """Consumes wanted versions. Produces folders in shared memory. Waits for a wish. Unblocked by `run` when it ends."""
         socket = sockets.dealer(self._context, self._store_endpoint, WEIGHTS_CAP_BYTES, keys=self._keys)
         try:
-            while (version := self._wanted.get()) is not None:
+            while (version := self._next(socket)) is not None:
                 self._mailbox.put(self._pull(socket, version))
         except Exception as error:  # noqa: BLE001 - surfaces in run
             if not self._stop.is_set():
                 self._failure = error
         finally:
             socket.close(linger=0)
+
+    def _next(self, socket: sockets.Socket) -> PolicyVersion | None:
+        """The next wish; until it comes the store hears that this node is there for broadcasts."""
+        if self._seat is None:
+            return self._wanted.get()
+        pull = Pull(socket, self._stop.is_set)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._wanted.get(timeout=SEAT_S)
+            with contextlib.suppress(PullStoppedError):
+                if (seat := pull.seat(self._seat.request)) is not None:
+                    self._seat.take(seat)
 
     def _pull(self, socket: sockets.Socket, version: PolicyVersion) -> Answer:
         """`version`, or the newest one where that is newer: the store may have pruned what was asked for."""
@@ -184,12 +212,13 @@ class NodeFetcher:
         for _ in range(ATTEMPTS):
             try:
                 with contextlib.closing(self._base()) as base:
-                    manifest = pull.manifest(None, base.policy_version)
+                    seat = self._seat if self._seat is not None and not self._has(version) else None
+                    manifest = pull.manifest(None, base.policy_version, seat.request if seat is not None else None)
                     if manifest.policy_version < version:
                         manifest = pull.manifest(version, base.policy_version)
                     directory = directory_of(self._root, manifest.policy_version)
                     if not self._holds(manifest):
-                        pull.into(self._root, manifest, base.opened)
+                        pull.into(self._root, manifest, base.opened, seat.receive if seat is not None and manifest.broadcast else None)
                         self._pulled(pull)
             except VersionGoneError as gone:
                 if gone.newest is None or gone.newest < version:
@@ -215,6 +244,11 @@ class NodeFetcher:
             return Base(open_version(directory_of(self._root, held)))
         except DamagedVersionError:
             return Base(None)
+
+    def _has(self, version: PolicyVersion) -> bool:
+        """That version, or a newer one, is here, perhaps from an earlier life: no round waits for this node then."""
+        held = newest(self._root)
+        return held is not None and held >= version
 
     def _holds(self, manifest: Manifest) -> bool:
         try:

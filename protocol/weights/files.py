@@ -123,6 +123,11 @@ class OpenVersion:
         """The bytes of one tensor, without a copy."""
         return memoryview(self._map)[entry.offset_bytes : entry.offset_bytes + entry.size_bytes]
 
+    @property
+    def whole(self) -> memoryview:
+        """All bytes, without a copy."""
+        return memoryview(self._map)
+
     def chunk(self, index: int) -> memoryview:
         """One chunk, without a copy."""
         start = index * self.manifest.chunk_bytes

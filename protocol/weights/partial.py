@@ -36,8 +36,13 @@ class PartialVersion:
         self._whole, self._hashed = xxhash.xxh3_128(), 0
         """Digest of the first chunks, and how many they are; most chunks come in order and are hashed as they come."""
         self._there = bytearray(len(manifest.chunk_checksums))
-        self.resumed = self._look() if found else 0
+        self.resumed = self.look() if found else 0
         """Chunks that an earlier one had brought."""
+
+    @property
+    def file(self) -> Path:
+        """Where chunks may be written by others while this is open; `look` finds them."""
+        return self._folder / WEIGHTS
 
     @property
     def missing(self) -> list[int]:
@@ -73,7 +78,7 @@ class PartialVersion:
         if f"xxh128:{self._whole.hexdigest()}" != self.manifest.digest:
             self.discard()
             raise DamagedVersionError(f"policy version {self.manifest.policy_version}: every chunk is right, the whole is not")
-        (self._folder / MANIFEST).write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(self.manifest, deltas=[])))
+        (self._folder / MANIFEST).write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(self.manifest, deltas=[], broadcast=0)))
         self.close()
         final = directory_of(self._root, self.manifest.policy_version)
         commit(self._folder, final)
@@ -106,8 +111,8 @@ class PartialVersion:
                 self._folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self._root))
             os.close(file)
 
-    def _look(self) -> int:
-        """Mark the chunks that are right. Reading does not take memory for those that were never written."""
+    def look(self) -> int:
+        """Mark the chunks that are right and say how many they are. Reading does not take memory for those that were never written."""
         buffer = memoryview(bytearray(self.manifest.chunk_bytes))
         for index, expected in enumerate(self.manifest.chunk_checksums):
             size = os.preadv(self._file, [buffer], index * self.manifest.chunk_bytes)

@@ -18,7 +18,18 @@ import zmq
 from protocol import sockets
 from protocol.codec import WEIGHTS_CODEC, encode
 from protocol.errors import ProtocolError, RbaError
-from protocol.messages import Chunk, ChunkRequest, Delta, Manifest, ManifestRequest, NotServed, PolicyVersion, WeightMessage
+from protocol.messages import (
+    Chunk,
+    ChunkRequest,
+    Delta,
+    Manifest,
+    ManifestRequest,
+    NotServed,
+    PolicyVersion,
+    Seat,
+    SeatRequest,
+    WeightMessage,
+)
 from protocol.weights.files import DamagedVersionError, OpenVersion, checksum
 from protocol.weights.partial import PartialVersion
 from protocol.weights.patch import DamagedDeltaError, apply_piece, split
@@ -33,6 +44,8 @@ THREADS = min(8, os.cpu_count() or 1)
 """That apply deltas."""
 
 Put = Callable[[int, memoryview], bool]
+Bring = Callable[[Path, Manifest], bool]
+"""Writes the version's bytes into the file, unchecked; True when it has written all."""
 
 
 class VersionGoneError(RbaError):
@@ -58,14 +71,24 @@ class Pull:
         self.by_delta = False
         """Deltas brought the last version, or most of it."""
 
-    def manifest(self, version: PolicyVersion | None, base: PolicyVersion | None = None) -> Manifest:
+    def seat(self, request: SeatRequest) -> Seat | None:
+        """Tell the store that this node takes part in broadcasts; None when it does not answer soon. Raises `PullStoppedError`."""
+        give_up_s = time.monotonic() + ANSWER_S
+        answer: WeightMessage | None = None
+        if sockets.ask(self._socket, encode(request), POLL_MS):
+            while not isinstance(answer, Seat) and time.monotonic() < give_up_s:
+                answer, _ = self._receive(float("inf"))
+        return answer if isinstance(answer, Seat) else None
+
+    def manifest(self, version: PolicyVersion | None, base: PolicyVersion | None = None, seat: SeatRequest | None = None) -> Manifest:
         """The table of contents of `version`, or of the newest one. Raises `VersionGoneError` or `PullStoppedError`.
 
-        With a `base` it names the deltas from there, if there are any; making them may take the store a moment.
+        With a `base` it names the deltas from there, if there are any; making them may take the store a moment. With a `seat` it may say
+        that the version is broadcast; gathering the group may take a moment, too.
         """
         give_up_s = time.monotonic() + self._patience_s
         asked_s = float("-inf")
-        question = encode(ManifestRequest(version, base))
+        question = encode(ManifestRequest(version, base, seat))
         while True:
             if time.monotonic() - asked_s > ANSWER_S and sockets.ask(self._socket, question, POLL_MS):
                 asked_s = time.monotonic()
@@ -75,14 +98,18 @@ class Pull:
             if isinstance(answer, NotServed) and (answer.policy_version, answer.base) == (version, None):
                 raise VersionGoneError(version, answer.newest, answer.reason)
 
-    def into(self, root: Path, manifest: Manifest, base: OpenVersion | None = None) -> Path:
-        """Pull what is missing, check it and commit the folder under `root`.
+    def into(self, root: Path, manifest: Manifest, base: OpenVersion | None = None, bring: Bring | None = None) -> Path:
+        """Pull what is missing, check it and commit the folder under `root`. `bring` may write chunks before.
 
         Raises `VersionGoneError`, `PullStoppedError`, or `DamagedVersionError` when the whole is not what the manifest promises.
         """
         partial = PartialVersion(root, manifest)
         self.by_delta = False
         try:
+            if bring is not None:
+                brought = bring(partial.file, manifest)
+                partial.look()
+                self.bad_chunks += len(partial.missing) if brought else 0
             if base is not None and manifest.deltas and not partial.resumed:
                 self._follow(partial, base)
             self._chunks(manifest.policy_version, manifest.chunk_checksums, partial.missing, partial.put)

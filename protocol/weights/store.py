@@ -11,6 +11,7 @@ import os
 import socket as hosts
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from protocol.codec import WEIGHTS_CAP_BYTES, WEIGHTS_CODEC, encode
 from protocol.errors import ProtocolError
 from protocol.gate import RevokedError, listen, receive, server_door
 from protocol.keyring import Keyring
-from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
+from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion, Seat, SeatRequest
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 from protocol.wakeup import Mailbox
+from protocol.weights.broadcasts import Broadcasts
 from protocol.weights.deltas import Deltas
 from protocol.weights.files import DamagedVersionError, OpenVersion, directory_of, newest, open_version
 
@@ -46,8 +48,13 @@ class WeightStore:
         keys: Path | str | None = None,
         *,
         deltas: bool = False,
+        courier: Sequence[str] = (),
     ) -> None:
-        """`keys` is the folder of the learner's machine (see `protocol.keyring`); with `deltas` they are offered to who holds a version."""
+        """`keys` is the folder of the learner's machine (see `protocol.keyring`); with `deltas` they are offered to who holds a version.
+
+        `courier` is the command of a courier (see `protocol.weights.courier`); with one, versions go by broadcast to fetchers that have
+        one too. Raises `UserError` when this machine lacks what it needs.
+        """
         logs.configure(run_dir, "weight_store-0")
         self._root = root
         self._metrics = Metrics("weight_store", "weight_store-0")
@@ -57,9 +64,10 @@ class WeightStore:
         self._metrics_url = self._metrics.serve(bind)
         self._mapped: dict[PolicyVersion, OpenVersion] = {}
         self._mailbox: Mailbox[None] = Mailbox(self._context)
-        self._deltas = Deltas(root, lambda: self._mailbox.put(None)) if deltas else None
+        self._deltas = Deltas(root, self._wake) if deltas else None
         self._parked: dict[bytes, tuple[ManifestRequest, float]] = {}
         """Who waits for the deltas to a version, and until when."""
+        self._broadcasts = Broadcasts(courier, root, bind, self._tell, self._wake) if courier else None
         self._stop = threading.Event()
         self._served_bytes = 0
         self._looked_s = time.monotonic()
@@ -77,7 +85,9 @@ class WeightStore:
         }
 
     def run(self) -> dict[str, Any]:
-        """Consumes requests, finished deltas. Produces manifests and chunks. Waits for either. Unblocked by `stop`, within a tick."""
+        """Consumes requests, finished deltas, the courier's reports. Produces manifests and chunks. Waits for any. Unblocked by `stop`,
+        within a tick.
+        """
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._mailbox.socket, zmq.POLLIN)
@@ -90,12 +100,16 @@ class WeightStore:
                         self._serve(*receive(self._socket, self._gate))
                 elif self._deltas is not None:
                     self._deltas.look()
+                if self._broadcasts is not None:
+                    self._broadcasts.tick()
                 if self._mailbox.take() or self._parked:
                     self._unpark()
             return {"served_bytes": self._served_bytes}
         finally:
             if self._deltas is not None:
                 self._deltas.close()
+            if self._broadcasts is not None:
+                self._broadcasts.close()
             self._mailbox.close()
             for version in self._mapped.values():
                 version.close()
@@ -108,7 +122,8 @@ class WeightStore:
         """The newest version, and bytes served."""
         version = newest(self._root)
         quiet_s = round(time.monotonic() - self._looked_s, 3)
-        return {"policy_version": str(version) if version else None, "served_bytes": self._served_bytes, "quiet_s": quiet_s}
+        found = {"policy_version": str(version) if version else None, "served_bytes": self._served_bytes, "quiet_s": quiet_s}
+        return found if self._broadcasts is None else {**found, "group": self._broadcasts.state, "broadcasts": self._broadcasts.sent}
 
     def stop(self, reason: str) -> None:
         """End `run`."""
@@ -121,9 +136,14 @@ class WeightStore:
         except ProtocolError as error:
             self._log.warning("message refused", error=str(error))
             return
-        answer: Manifest | Chunk | NotServed | None
+        answer: Manifest | Chunk | Seat | NotServed | None
         payload: list[memoryview] = []
         match request:
+            case SeatRequest():
+                answer = self._broadcasts.seat(request) if self._broadcasts is not None else Seat(0, 0, 0, 0)
+            case ManifestRequest(policy_version=None, seat=SeatRequest() as seat) if self._broadcasts is not None:
+                self._broadcasts.ask(seat, peer, newest(self._root))
+                return
             case ManifestRequest():
                 answer = self._manifest(request.policy_version)
                 if isinstance(answer, Manifest) and request.base is not None and self._deltas is not None:
@@ -135,6 +155,17 @@ class WeightStore:
                 return
         if answer is not None:
             sockets.send(self._socket, [peer, *encode(answer, payload)])
+
+    def _tell(self, peer: bytes, round_number: int) -> None:
+        """The newest version's manifest; with a round number its bytes come by broadcast."""
+        answer = self._manifest(None)
+        if isinstance(answer, Manifest) and round_number:
+            answer = msgspec.structs.replace(answer, broadcast=round_number)
+        sockets.send(self._socket, [peer, *encode(answer)])
+
+    def _wake(self) -> None:
+        """Have `run` look around; from any thread."""
+        self._mailbox.put(None)
 
     def _with_deltas(self, deltas: Deltas, peer: bytes, request: ManifestRequest, base: PolicyVersion, whole: Manifest) -> Manifest | None:
         """The manifest with the way from `base`, or None while the deltas are being made: the peer is then answered later."""

@@ -130,6 +130,8 @@ def test_several_mistakes_are_told_at_once(recipe: Path) -> None:
         (["rewards.scorer=armorm"], "rewards.model", ""),
         (["network.bind=0.0.0.0"], "network.bind", "set network.keys to a folder for them"),
         (["network.bind=0.0.0.0"], "network.bind", "network.insecure=true"),
+        (["fleet.autoscale=true", "weights.backend=nccl"], "weights.backend", "fleet.autoscale=false"),
+        (["network.keys=keys", "weights.backend=nccl", "network.bind=0.0.0.0"], "weights.backend", "weights.in_clear=true"),
     ],
 )
 def test_impossible_combinations_are_refused_with_what_to_do(recipe: Path, overrides: list[str], key: str, advice: str) -> None:

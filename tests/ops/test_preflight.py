@@ -96,6 +96,16 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch:
         preflight._check_disk(config)
 
 
+def test_nccl_needs_a_gpu_and_gloo_does_not(tmp_path: Path) -> None:
+    bare, fitted = (plan.Machine(cpus=2, gpus=gpus, shared_memory_bytes=1 << 34) for gpus in (0, 1))
+    config = configured(tmp_path, "weights.backend=nccl")
+    preflight._check_gpu(config, fitted)
+    with pytest.raises(UserError, match=r"no GPU.*weights\.backend"):
+        preflight._check_gpu(config, bare)
+    for other in (["weights.backend=zmq"], ["weights.backend=nccl", "weights.collective=gloo"]):
+        preflight._check_gpu(configured(tmp_path, *other), bare)
+
+
 def test_a_cluster_must_listen(tmp_path: Path, reward_url: str) -> None:
     listening = reward_url.removeprefix("http://")
     preflight._check_cluster(configured(tmp_path, f"ray.address={listening}"))

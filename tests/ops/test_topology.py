@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from configs import loader
 from ops import plan, topology
 from ops.rundir import RunDir
 from protocol.role import RoleDescription
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.store import WeightStore
 
 MACHINE = plan.Machine(cpus=2, gpus=0, shared_memory_bytes=1 << 34)
 
@@ -42,12 +45,25 @@ def test_the_order_follows_the_needs() -> None:
     assert needs["learner-0"] == ("learner", [])
 
 
-@pytest.mark.parametrize(("backend", "expected"), [("zmq", (False, 0)), ("delta", (True, 8))])
-def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[bool, int]) -> None:
-    wiring = wired(["10.0.0.1"], f"weights.backend={backend}", "weights.anchor_every=8")
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("zmq", (False, 0, ())), ("delta", (True, 8, ())), ("nccl", (False, 0, ("-m", "actors.courier", "gloo")))],
+)
+def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[bool, int, tuple[str, ...]]) -> None:
+    wiring = wired(["10.0.0.1"], f"weights.backend={backend}", "weights.anchor_every=8", "weights.collective=gloo")
     places = dict.fromkeys(("weight_store-0", "fetcher-0"), ("10.0.0.1", 1))
     store, fetcher = (wiring.kwargs(name, DESCRIBED, places) for name in ("weight_store-0", "fetcher-0"))
-    assert (store["deltas"], fetcher["anchor_every"]) == expected
+    assert (store["deltas"], fetcher["anchor_every"], store["courier"]) == expected
+    assert fetcher["courier"] == store["courier"]
+    inspect.signature(WeightStore).bind(**store)
+    inspect.signature(NodeFetcher).bind(**fetcher)
+
+
+def test_by_nccl_all_machines_but_the_weight_stores_take_part() -> None:
+    wiring = wired(["10.0.0.1", "10.0.0.2"], "weights.backend=nccl")
+    places = {"weight_store-0": ("10.0.0.1", 1), "fetcher-0": ("10.0.0.1", 1), "fetcher-1": ("10.0.0.2", 1)}
+    couriers = [wiring.kwargs(name, DESCRIBED, places)["courier"] for name in ("weight_store-0", "fetcher-0", "fetcher-1")]
+    assert couriers == [("-m", "actors.courier", "nccl"), (), ("-m", "actors.courier", "nccl")]
 
 
 def test_every_machine_has_a_fetcher_and_an_actor_uses_its_own() -> None:

@@ -48,6 +48,8 @@ LEARNER_MESSAGES: list[messages.LearnerMessage] = [
 WEIGHT_MESSAGES: list[messages.WeightMessage] = [
     messages.Manifest(VERSION, [messages.TensorEntry("w", "F32", [2, 2], 0, 16)], 16, 16, [7], "xxh128:0"),
     messages.ManifestRequest(VERSION),
+    messages.SeatRequest("fetcher-0:1", 7),
+    messages.Seat(7, 4711, 1, 2),
     messages.ChunkRequest(VERSION, 3),
     messages.Chunk(VERSION, 3),
     messages.NotServed(VERSION, None),

@@ -113,8 +113,8 @@ class Damaging(WeightStore):
 class Counting(WeightStore):
     """Counts requests, and may hold chunks back."""
 
-    def __init__(self, root: Path, port: int = 0, keys: Path | None = None, *, deltas: bool = False) -> None:
-        super().__init__(root, port=port, keys=keys, deltas=deltas)
+    def __init__(self, root: Path, port: int = 0, keys: Path | None = None, **options: Any) -> None:
+        super().__init__(root, port=port, keys=keys, **options)
         self.manifests = 0
         self.chunks: list[tuple[PolicyVersion, int]] = []
         self.quiet_after = 1 << 30

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 
 from protocol.messages import Fetched, Manifest, PolicyVersion
-from protocol.weights import pull
+from protocol.weights import fetcher, pull, rounds
 from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
 from protocol.weights.files import MANIFEST, WEIGHTS, TensorBytes, directory_of, newest, open_version
+from protocol.weights.store import WeightStore
 from protocol.weights.transfer import FolderPublisher, Publisher, Receiver
 from tests.protocol.weights.roles import Counting, Running, endpoint, until, version
 from tests.protocol.weights.tensors import CHUNK_BYTES
 
-ANCHOR_EVERY = {"zmq": 0, "delta": 16}
+ANCHOR_EVERY = {"zmq": 0, "delta": 16, "nccl": 0}
+GLOO = ("-m", "actors.courier", "gloo")
+"""What `weights.backend: nccl` is with `weights.collective: gloo`."""
 
 
 class Subject:
@@ -29,7 +32,10 @@ class Subject:
         self.backend, self._folder, self._running = backend, folder, running
         self.published = folder / "published"
         self.publisher: Publisher = FolderPublisher(self.published, CHUNK_BYTES)
-        self.store = running.start(Counting(self.published, deltas=backend == "delta"))
+        self.options: dict[str, Any] = {"deltas": True} if backend == "delta" else {"courier": GLOO} if backend == "nccl" else {}
+        self.store = running.start(Counting(self.published, **self.options))
+        self.in_group = backend == "nccl"
+        """Whether a node that starts waits for its seat, so that its versions come by broadcast."""
         self.nodes: dict[int, NodeFetcher] = {}
         self._receivers: list[FetcherClient] = []
         self._values = np.random.default_rng(0).integers(0, 1 << 16, 60_000, dtype=np.uint16)
@@ -58,9 +64,17 @@ class Subject:
         """An actor on that node; the first one of a node starts what the node needs."""
         if node not in self.nodes:
             root = self._folder / f"node-{node}"
-            self.nodes[node] = self._running.start(NodeFetcher(endpoint(self.store), root, anchor_every=ANCHOR_EVERY[self.backend]))
+            options = {"anchor_every": ANCHOR_EVERY[self.backend], "courier": self.options.get("courier", ())}
+            self.nodes[node] = self._running.start(NodeFetcher(endpoint(self.store), root, index=node, **options))
+            if self.in_group:
+                until(lambda: in_group(self.store) == len(self.nodes), 60)
         self._receivers.append(FetcherClient(self.nodes[node].describe()["endpoints"]["fetcher"]))
         return self._receivers[-1]
+
+    def pulls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No group comes together, so that there are pulls to disturb."""
+        self.in_group = False
+        monkeypatch.setattr(rounds, "SETTLE_S", 1e9)
 
     def crash(self, node: int) -> None:
         """The node's process is gone; its shared memory is not."""
@@ -74,6 +88,8 @@ class Subject:
 @pytest.fixture(params=list(ANCHOR_EVERY))
 def subject(request: pytest.FixtureRequest, tmp_path: Path, running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
     monkeypatch.setattr(pull, "ANSWER_S", 0.2)
+    monkeypatch.setattr(rounds, "SETTLE_S", 0.1)
+    monkeypatch.setattr(fetcher, "SEAT_S", 0.05)
     made = Subject(request.param, tmp_path, running)
     yield made
     made.close()
@@ -85,6 +101,12 @@ def whole(answer: Fetched, manifest: Manifest) -> None:
         found.verify()
         assert found.manifest == manifest
     assert (answer.policy_version, answer.digest) == (manifest.policy_version, manifest.digest)
+
+
+def in_group(store: WeightStore) -> int:
+    """Nodes that take part in broadcasts."""
+    group = store._broadcasts
+    return len(group._rounds._ranks) if group is not None and group.state == "ready" else 0
 
 
 def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -100,6 +122,9 @@ def test_each_version_arrives_bit_for_bit(subject: Subject) -> None:
         manifest = subject.publish(step)
         whole(receiver.fetch(version(step), 10), manifest)
     assert subject.nodes[0].status()["deltas"] == (4 if subject.backend == "delta" else 0)
+    if subject.in_group:
+        assert subject.nodes[0].status()["broadcasts"] == 5
+        assert subject.store.chunks == [], "nothing was pulled"
 
 
 def test_a_version_is_published_whole_or_not_at_all(subject: Subject) -> None:
@@ -152,7 +177,8 @@ def test_the_newest_wins_and_two_are_kept(subject: Subject) -> None:
     assert newest(subject.published) == version(4)
 
 
-def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject: Subject) -> None:
+def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject.pulls(monkeypatch)
     receiver = subject.receiver()
     subject.publish(1)
     subject.store.quiet_after = 4
@@ -166,8 +192,9 @@ def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject
 
 
 @pytest.mark.parametrize("who", ["the node", "the learner's side"])
-def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who: str) -> None:
+def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes back, the version arrives, and what had arrived before does not come again."""
+    subject.pulls(monkeypatch)
     receiver = subject.receiver()
     manifest = subject.publish(1)
     subject.store.quiet_after = 5
@@ -182,7 +209,7 @@ def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who:
     else:
         running.stop(subject.store)
         port = int(endpoint(subject.store).rpartition(":")[2])
-        store = running.start(Counting(subject.published, port=port, deltas=subject.backend == "delta"))
+        store = running.start(Counting(subject.published, port=port, **subject.options))
         thread.join()
     whole(answers[0], manifest)
     assert len({index for _, index in store.chunks}) == len(manifest.chunk_checksums) - 5
