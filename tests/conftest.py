@@ -19,12 +19,12 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 hypothesis.settings.register_profile("rba", deadline=None)
 hypothesis.settings.load_profile("rba")
 
-WHOLE_MACHINE = re.compile(r"pytest\.mark\.(engine|ray|e2e)\b")
-"""Marks of tests that start engines, clusters and jobs."""
+SHARED = {"jobs": re.compile(r"pytest\.mark\.(ray|e2e)\b"), "engines": re.compile(r"pytest\.mark\.engine\b")}
+"""Files whose tests follow one another, by their marks: clusters and jobs need the whole machine, and an engine serves many files."""
 
 
 class OneJobAtATime(LoadScopeScheduling):  # type: ignore[misc]
-    """A file's tests share a process; all files that need the whole machine share one, beside the others."""
+    """A file's tests share a process; so do all files that start clusters and jobs, and all that use an engine."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
@@ -32,13 +32,14 @@ class OneJobAtATime(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "the whole machine" if needs_machine(self._root / file) else file
+        return shared(self._root / file) or file
 
 
 @functools.cache
-def needs_machine(path: Path) -> bool:
-    """True for a file with tests that start engines, clusters or jobs."""
-    return bool(WHOLE_MACHINE.search(path.read_text(encoding="utf-8")))
+def shared(path: Path) -> str:
+    """What a file's tests share with those of other files, or ""."""
+    text = path.read_text(encoding="utf-8")
+    return next((name for name, marks in SHARED.items() if marks.search(text)), "")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
