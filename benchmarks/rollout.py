@@ -1,6 +1,6 @@
 """What the rollout actor's loop costs: audio, sampling, scoring over HTTP, pairing and sending, beside vLLM alone on the same requests.
 
-    python -m benchmarks.rollout [--groups N] [--json FILE]
+    python -m benchmarks.rollout [--json FILE]
 
 Both sides use one engine and take turns; vLLM alone gets all the requests at once. Beside them `generate` of transformers on the same
 prompts, in batches as large as the engine's. The learner's link and the reward server are processes of their own. On two cores all of it
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -35,7 +36,7 @@ from actors.rollout.groups import GroupRunner
 from actors.rollout.weight_engine import checkpoint_shapes, checkpoint_tensors
 from benchmarks.command import command
 from benchmarks.desk import Desk
-from benchmarks.rows import row
+from benchmarks.rows import row, table
 from benchmarks.speechlm import Size, write_checkpoint
 from configs.loader import load
 from configs.schema import RewardsSection, RunConfig
@@ -51,7 +52,7 @@ from protocol.weights.files import directory_of, write_version
 RECIPE = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 VERSION = PolicyVersion(0, 0)
 CHUNK_BYTES = 4 << 20
-REPEATS = 5
+REPEATS = 3
 TARGET = 0.9
 GPU_TARGET = 4.0
 CONCURRENT = 32
@@ -67,12 +68,14 @@ class Case:
     size: Size | None = None
     """Of a model of random weights; by default the quickstart's own model."""
     max_tokens: int = 32
+    groups: int = 64
+    """Sampled at each turn."""
 
 
 CASES = (
     Case("quickstart's model, BLEU", "bleu"),
     Case("quickstart's model, reward model", "reward_model"),
-    Case("26 M, 64 tokens, BLEU", "bleu", Size(384, 6, 6, 4096), 64),
+    Case("26 M, 64 tokens, BLEU", "bleu", Size(384, 6, 6, 4096), 64, 24),
 )
 
 
@@ -207,7 +210,7 @@ def fetched(checkpoint: Path, folder: Path) -> Fetched:
     return Fetched(VERSION, str(directory_of(folder, VERSION)), manifest.digest, manifest.size_bytes, 0.0)
 
 
-async def compare(case: Case, count: int, folder: Path) -> list[dict[str, Any]]:
+async def compare(case: Case, folder: Path) -> list[dict[str, Any]]:
     """The rows of one case."""
     config = config_of(case, folder)
     checkpoint = Path(config.model.path)
@@ -233,11 +236,11 @@ async def compare(case: Case, count: int, folder: Path) -> list[dict[str, Any]]:
                 actor = Actor(link, fetch, recorder, runner, gauges, capacity)
                 link.start()
                 working = asyncio.create_task(actor.work())
-                await loop_tokens_per_s(desk, gauges, data.groups[:count])  # warm
+                await loop_tokens_per_s(desk, gauges, data.groups[: case.groups])  # warm
                 plain = Transformers(checkpoint, config.model.dtype, processing, case.max_tokens)
                 for _ in range(REPEATS):
                     recorder.requests.clear()
-                    sides.loop.append(await loop_tokens_per_s(desk, gauges, data.groups[:count]))
+                    sides.loop.append(await loop_tokens_per_s(desk, gauges, data.groups[: case.groups]))
                     sides.alone.append(await vllm_tokens_per_s(engine, recorder.requests))
                     sides.plain.append(await asyncio.to_thread(plain.tokens_per_s, recorder.requests, data.groups[0].prompt))
                 actor.stop("measured")
@@ -256,14 +259,15 @@ async def compare(case: Case, count: int, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def measure(groups: int = 96) -> list[dict[str, Any]]:
-    """Every row; `groups` are sampled at each turn."""
+def measure() -> list[dict[str, Any]]:
+    """Every row."""
     rows = []
     for case in CASES:
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-            rows += asyncio.run(compare(case, groups, Path(folder)))
+            rows += asyncio.run(compare(case, Path(folder)))
+        print("\n".join(table(rows[-2:]).splitlines()[-2:]), file=sys.stderr, flush=True)
     return rows
 
 
 if __name__ == "__main__":
-    command("rollout", __doc__, measure, {"groups": {"type": int, "default": 96}})
+    command("rollout", __doc__, measure)

@@ -17,13 +17,13 @@ numbers = st.integers(0, (1 << 16) - 1)
 
 
 class Run(RuleBasedStateMachine):
-    """All rules of the model; every message goes through its bytes."""
+    """All rules of the model; in a quarter of the runs every message goes through its bytes."""
 
     world: World
 
     @initialize(number=st.integers(0, (1 << 24) - 1))
     def begin(self, number: int) -> None:
-        self.world = World(Plan.of(number), coded=True)
+        self.world = World(Plan.of(number), coded=number % 4 == 0)
 
     @invariant()
     def every_promise_holds(self) -> None:
