@@ -68,8 +68,8 @@ class Frontier:
     """The run's stream of instruction groups.
 
     Training groups come from one or several sources, in turns by weight; each source goes through epochs of its own, each of them in an
-    order that the run's seed decides. Ordinals number everything
-    that is leased, training and evaluation alike, and never stand for two groups. A group stays open from `take` or `hold_out` to `close`.
+    order that the run's seed decides. Ordinals number everything that is leased, training and evaluation alike, and never stand for two
+    groups. A group stays open from `take` or `hold_out` to `close`.
 
     A group that was set aside keeps its places in the stream, and each of them its ordinal, but nobody is leased it: so ordinals stand for
     the same groups whatever was set aside, and when.

@@ -13,7 +13,7 @@ from torch import Tensor
 from learner.engine import Engine
 from protocol.errors import RbaError
 from protocol.messages import Manifest, PolicyVersion
-from protocol.weights.transfer import FolderPublisher
+from protocol.weights.transfer import FolderPublisher, Publisher
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
@@ -35,7 +35,8 @@ def publish(engine: Engine, root: Path, version: PolicyVersion, names: set[str],
     """
     unchanged = names - engine.trained_names
     tensors = checked(engine.tensors(dtype, trained=True), names - unchanged)
-    return FolderPublisher(root, chunk_bytes).publish(version, tensors, unchanged)
+    publisher: Publisher = FolderPublisher(root, chunk_bytes)
+    return publisher.publish(version, tensors, unchanged)
 
 
 def gather(engine: Engine, dtype: str, *, trained: bool = False) -> None:

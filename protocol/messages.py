@@ -184,11 +184,6 @@ class Completion(msgspec.Struct, gc=False):
     """Why `reward` is None."""
     reward_parts: dict[str, float] = {}
 
-    @property
-    def oldest_version(self) -> PolicyVersion | None:
-        """The oldest policy version that wrote a token of it (None without tokens)."""
-        return min((span.version for span in self.spans), default=None)
-
 
 class PreferencePair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Indices into the group's completions. `chosen` may be `REFERENCE`: then it is heard on `rejected`'s utterance."""

@@ -32,6 +32,7 @@ from protocol.messages import Fetched, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 from protocol.weights.fetcher import FetcherClient
+from protocol.weights.transfer import Receiver
 
 FETCH_SLICE_S = 5.0
 """A fetch is asked for again after this time."""
@@ -229,7 +230,7 @@ class _Fetcher:
 
     def __init__(self, endpoint: str, keys: ClientKeys | None) -> None:
         self._thread = ThreadPoolExecutor(1, "fetch")
-        self._client = FetcherClient(endpoint, keys)
+        self._client: Receiver = FetcherClient(endpoint, keys)
 
     async def __call__(self, version: PolicyVersion) -> Fetched:
         """See `actors.rollout.actor.Fetch`."""

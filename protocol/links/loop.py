@@ -52,7 +52,7 @@ class Loop:
     def _guarded(self) -> None:
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001 - it surfaces in raise_if_failed and in on_failure
+        except Exception as error:  # noqa: BLE001 - it surfaces in raise_if_failed
             self.failure = error
             logs.get_logger("link").error("link failed", exc_info=True)
         finally:

@@ -53,7 +53,7 @@ class Intakes(deque[learning.Intake | None]):
 
 
 class Link:
-    """`protocol.link.LearnerLink`, turn by turn: what the learner asks for happens at the link's next turn."""
+    """`protocol.links.learner.LearnerLink`, turn by turn: what the learner asks for happens at the link's next turn."""
 
     def __init__(self, world: World, dialogue: LearnerDialogue) -> None:
         self._world, self.dialogue = world, dialogue
