@@ -110,9 +110,9 @@ def loss_of_actors(folder: Path) -> dict[str, Any]:
         try:
             learner.run(lambda: len(learner.link.status()["actors"]) == 16)
             learner.run(lambda: held(learner) == 8 * CAPACITY)
+            killed_s, before = time.monotonic(), learner.link.ledger().expired
             doomed.kill()
-            killed_s = time.monotonic()
-            learner.run(lambda: learner.link.ledger().expired >= 8 * CAPACITY and not learner.link.status()["offered"])
+            learner.run(lambda: learner.link.ledger().expired >= before + 8 * CAPACITY and not learner.link.status()["offered"])
             seconds = time.monotonic() - killed_s
             learner.close()
             finished(staying)
