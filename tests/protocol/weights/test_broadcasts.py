@@ -51,7 +51,8 @@ class Fleet:
         return not self._mark.exists()
 
     def fetch(self, step: int, nodes: list[NodeFetcher] | None = None) -> list[Path]:
-        """All nodes fetch at once; where they have it, whole."""
+        """All nodes fetch at once, when the last broadcast has ended; where they have it, whole."""
+        until(lambda: self.store.status()["group"] != "sending")
         clients = [FetcherClient(node.describe()["endpoints"]["fetcher"]) for node in nodes or self.nodes]
         self._clients += clients
         threads = [in_thread(lambda client=client: client.fetch(version(step), 60)) for client in clients]
