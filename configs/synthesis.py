@@ -1,0 +1,125 @@
+"""How a data set is made: the pydantic schema of `rba synthesize`'s recipes, one section a stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from configs.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+TOPICS = (
+    "Information Seeking", "Advice Seeking", "Creative Writing", "Planning", "Reasoning", "Brainstorming", "Role Playing", "Others",
+)  # fmt: skip
+"""The paper's eight (Table 1)."""
+DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
+
+
+class LanguageModelSection(Section):
+    """A language model: in this process, or behind an OpenAI-compatible server."""
+
+    model: str
+    """Checkpoint folder, Hub name, `SCHEME:NAME` of an asset provider; with `url`, the name that the server knows it by."""
+    url: str | None = None
+    """Base URL of an OpenAI-compatible server (…/v1); without one, vLLM runs in process."""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key."""
+    tokenizer: str | None = None
+    """Where the chat template is read from when `url` is given: a folder or Hub name; by default `model`."""
+    concurrency: PositiveInt = 64
+    """Requests to the server at once."""
+    timeout_s: PositiveFloat = 300.0
+    attempts: PositiveInt = 8
+    """Tries per request, with exponential back-off and jitter; then the synthesis stops, and goes on when it is called again."""
+    tensor_parallel_size: PositiveInt = 1
+    max_model_len: PositiveInt | None = 4096
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    cpu_kvcache_bytes: PositiveInt = 1 << 30
+    enforce_eager: bool = False
+    cpu_threads: NonNegativeInt = 0
+    """Threads of the engine on a CPU; 0 leaves it to vLLM."""
+    extra: dict[str, Any] = {}
+    """Further `EngineArgs` fields of vLLM."""
+
+
+class InstructionsSection(Section):
+    """The instructions: written by the teacher itself, or taken from transcripts."""
+
+    count: PositiveInt = 250_000
+    """Instructions that are sampled, before the filter."""
+    source: Literal["pre_query", "seeded_chat", "corpus"] = "pre_query"
+    """`pre_query`: sampled from the chat template's text before a user's words (Magpie); `seeded_chat`: asked for in a chat, for servers
+    without raw completions; `corpus`: the transcripts of `corpus`."""
+    system: str | None = None
+    """System prompt before the pre-query text; by default the template's own."""
+    pre_query: str | None = None
+    """Takes the place of what the chat template gives."""
+    temperature: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.2)
+    """Each block draws one in this range."""
+    top_p: tuple[float, float] = (0.99, 1.0)
+    max_tokens: PositiveInt = 256
+    first_line: bool = False
+    """Keep the first line only."""
+
+
+class ResponsesSection(Section):
+    """The teacher's references."""
+
+    temperature: NonNegativeFloat = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: PositiveInt = 1024
+    system: str | None = None
+    prompt: str = "{instruction}"
+    """The user's turn to the teacher; `{instruction}` and `{prompt}` (the task's) are replaced."""
+    task_prompt: str = ""
+    """Text that stands beside the audio in every group."""
+    language: str = "en"
+    """Of the references."""
+
+
+class FilterSection(Section):
+    """What cannot be spoken, or is there already."""
+
+    enabled: bool = True
+
+
+class TagsSection(Section):
+    """Topic and difficulty, by a language model of its own."""
+
+    enabled: bool = True
+    model: LanguageModelSection | None = None
+    """The tagger; by default the teacher."""
+
+
+class SpeechSection(Section):
+    """Voices, and who speaks."""
+
+    backend: str = "espeak"
+    """`espeak` (offline), `openai` (any /v1/audio/speech server), or the name of an entry point of the group `rba.speech`."""
+    voices_per_group: PositiveInt = 4
+
+
+class SplitsSection(Section):
+    """Held-out instructions, per topic."""
+
+    validation_per_topic: NonNegativeInt = 128
+    test_per_topic: NonNegativeInt = 200
+
+
+class SynthesisConfig(Section):
+    """A synthesis: `rba synthesize CONFIG`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
+    directory: str = "data"
+    """The data set is made in `<directory>/<name>`."""
+    seed: NonNegativeInt = 0
+    block_groups: PositiveInt = 256
+    """Instructions that are committed at once, at every stage."""
+    teacher: LanguageModelSection
+    instructions: InstructionsSection = InstructionsSection()
+    responses: ResponsesSection = ResponsesSection()
+    filter: FilterSection = FilterSection()
+    tags: TagsSection = TagsSection()
+    splits: SplitsSection = SplitsSection()
+    speech: SpeechSection = SpeechSection()
