@@ -39,7 +39,7 @@ class LanguageModelSection(Section):
     enforce_eager: bool = False
     cpu_threads: NonNegativeInt = 0
     """Threads of the engine on a CPU; 0 leaves it to vLLM."""
-    extra: dict[str, Any] = {}
+    extra: Annotated[dict[str, Any], Field(default_factory=dict)]
     """Further `EngineArgs` fields of vLLM."""
 
 

@@ -25,13 +25,13 @@ class Stage(ABC):
     ahead: int = 1
     """Blocks that it may be handed at once, by as many threads; 1 where a block needs what the one before has left."""
 
-    def survey(self, drafts: Iterable[Draft]) -> None:
-        """Look at every draft that will come, where a decision needs them all. Called once, before anything else; by default it looks at none.
+    def survey(self, drafts: Iterable[Draft]) -> None:  # noqa: B027 -- most look at none
+        """Look at every draft that will come, where a decision needs them all. Called once, before anything else.
 
         A stage that overrides it starts when the stage before is complete.
         """
 
-    def recall(self, drafts: Sequence[Draft]) -> None:
+    def recall(self, drafts: Sequence[Draft]) -> None:  # noqa: B027 -- most need none
         """One block that an earlier life of this stage has committed, as committed; called for each of them, in order."""
 
     @abstractmethod
