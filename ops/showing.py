@@ -27,6 +27,7 @@ MOST_ROWS = 12
 """Of a table of topics, languages or voices."""
 MAX_AUDIO_S = 3600.0
 BINS = 46
+SPREADS = ("languages", "topics", "voices")
 
 
 class Shown:
@@ -94,7 +95,7 @@ def tables(shown: Shown) -> list[Table]:
     for number, (heading, _) in enumerate(rows[0]):
         counts.add_row(heading, *(each[number][1] for each in rows))
     spread = []
-    for key in ("topics", "languages", "voices"):
+    for key in SPREADS:
         table = Table(key, *(each.name for each in shown.figures), box=None, pad_edge=False)
         for heading in _headings([getattr(each, key) for each in shown.figures]):
             table.add_row(heading, *(f"{_value(getattr(each, key), heading):,}" for each in shown.figures))
@@ -153,7 +154,7 @@ def _totals(counted: Sequence[Figures]) -> list[tuple[str, str]]:
 
 def _described(each: Figures) -> dict[str, Any]:
     spreads = []
-    for key in ("topics", "languages", "voices"):
+    for key in SPREADS:
         counted: dict[str, int] = getattr(each, key)
         most = max(counted.values(), default=1)
         listed = [(name, f"{_value(counted, name):,}", min(100.0, 100 * _value(counted, name) / most)) for name in _headings([counted])]
