@@ -27,7 +27,7 @@ for _name, _value in ENVIRONMENT.items():
 
 import vllm  # noqa: E402
 from vllm import AsyncEngineArgs, SamplingParams  # noqa: E402
-from vllm.config import WeightTransferConfig  # noqa: E402
+from vllm.config import StructuredOutputsConfig, WeightTransferConfig  # noqa: E402
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest  # noqa: E402
 from vllm.exceptions import VLLMClientError  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
@@ -43,6 +43,7 @@ __all__ = [
     "EngineGenerateError",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsConfig",
     "StructuredOutputsParams",
     "VLLMClientError",
     "WeightTransferConfig",

@@ -1,4 +1,4 @@
-"""The text that a chat template puts before a user's words: a model that goes on from there writes an instruction (Magpie, arXiv 2406.08464).
+"""The text that a chat template puts before a user's words: a model that goes on from it writes an instruction (Magpie, 2406.08464).
 
 It is read off the template, so that any chat model will do: what stands before a word that is put in the user's place is the pre-query
 text, and what stands after it ends the user's turn.
@@ -74,7 +74,7 @@ def _around_the_user(tokenizer: ChatTokenizer, system: str | None, where: str) -
         messages.insert(0, {"role": "system", "content": system})
     try:
         chat = tokenizer.render(messages)
-    except Exception as error:  # noqa: BLE001 -- a template may raise anything, and transformers do where there is none
+    except Exception as error:  # a template may raise anything, and transformers do where there is none
         asked = "a system prompt and a user's turn" if system is not None else "a single user's turn"
         fix = OVERRIDE if system is None else f"leave instructions.system out, or {OVERRIDE}"
         raise UserError(f"the chat template refuses {asked}: {str(error).splitlines()[0]}", where=where, fix=fix) from error

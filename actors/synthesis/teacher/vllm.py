@@ -19,6 +19,7 @@ from actors.vllm import (
     EngineGenerateError,
     RequestOutputKind,
     SamplingParams,
+    StructuredOutputsConfig,
     StructuredOutputsParams,
     VLLMClientError,
     check_extra,
@@ -32,6 +33,13 @@ from protocol.errors import UserError
 OWN_ARGUMENTS = {"model", "tokenizer", "generation_config"}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Engine:
+    loop: Loop
+    llm: AsyncLLM
+    tokenizer: Tokenizer
+
+
 class VllmTeacher(Teacher):
     """vLLM's AsyncLLM on a thread of its own. Each request is one sequence with its own seed."""
 
@@ -41,9 +49,7 @@ class VllmTeacher(Teacher):
         self._section, self._where = section, where
         self._arguments = engine_arguments(section, where)
         self._numbers = itertools.count()
-        self._loop: Loop | None = None
-        self._llm: AsyncLLM | None = None
-        self._tokenizer: Tokenizer | None = None
+        self._engine: _Engine | None = None
 
     @property
     def description(self) -> str:
@@ -53,13 +59,11 @@ class VllmTeacher(Teacher):
     def _start(self) -> None:
         section = self._section
         prepare_environment(Path(section.model), section.tensor_parallel_size, section.cpu_threads)
-        self._tokenizer = open_tokenizer(section, self._where)
-        self._loop = Loop("teacher")
+        tokenizer, loop = open_tokenizer(section, self._where), Loop("teacher")
         try:
-            self._llm = self._loop.run(self._build())
+            self._engine = _Engine(loop, loop.run(self._build()), tokenizer)
         except BaseException:
-            self._loop.close()
-            self._loop = None
+            loop.close()
             raise
 
     async def _build(self) -> AsyncLLM:
@@ -68,32 +72,29 @@ class VllmTeacher(Teacher):
         except ValueError as error:  # pydantic's and vLLM's own
             raise UserError(str(error), where=self._where, fix="correct the setting that vLLM names") from error
         except RuntimeError as error:
-            raise TeacherFailedError(f"vLLM did not start {self._section.model}: {error}; its last words are in the output above") from error
+            raise TeacherFailedError(
+                f"vLLM did not start {self._section.model}: {error}; its last words are in the output above"
+            ) from error
 
     def _stop(self) -> None:
-        loop, llm, self._loop, self._llm = self._loop, self._llm, None, None
-        if loop is None or llm is None:
-            return
-        loop.close()
-        llm.shutdown(CLOSE_S)
+        engine, self._engine = self._started(), None
+        engine.loop.close()
+        engine.llm.shutdown(CLOSE_S)
+
+    def _started(self) -> _Engine:
+        if self._engine is None:
+            raise TeacherFailedError("the teacher is closed")
+        return self._engine
 
     def sample(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation a request (see `Teacher`)."""
-        if self._loop is None:
-            raise TeacherFailedError("the teacher is closed")
-        prepared = [(self._prompt_ids(request), _parameters(request)) for request in requests]
-        return self._loop.run(together(self._one(ids, parameters) for ids, parameters in prepared))
+        engine = self._started()
+        prepared = [(_prompt_ids(request, engine.tokenizer), _parameters(request)) for request in requests]
+        return engine.loop.run(together(self._one(engine.llm, ids, parameters) for ids, parameters in prepared))
 
-    def _prompt_ids(self, request: Request) -> list[int]:
-        if request.prompt_ids is not None:
-            return list(request.prompt_ids)
-        assert self._tokenizer is not None
-        return self._tokenizer.encode(self._tokenizer.render(request.messages))
-
-    async def _one(self, prompt_ids: list[int], parameters: SamplingParams) -> Generation:
-        assert self._llm is not None
+    async def _one(self, llm: AsyncLLM, prompt_ids: list[int], parameters: SamplingParams) -> Generation:
         try:
-            async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, parameters, f"teacher/{next(self._numbers)}"):
+            async for output in llm.generate({"prompt_token_ids": prompt_ids}, parameters, f"teacher/{next(self._numbers)}"):
                 if output.finished:
                     answer = output.outputs[0]
                     if answer.finish_reason in {"stop", "length"}:
@@ -122,6 +123,7 @@ def engine_arguments(section: LanguageModelSection, where: str) -> AsyncEngineAr
         "gpu_memory_utilization": section.gpu_memory_utilization,
         "enforce_eager": section.enforce_eager,
         "generation_config": "vllm",  # sampling is the recipe's business, not the checkpoint's
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),  # or models may pad for ever
         "disable_log_stats": True,
     }
     if section.tokenizer is not None:
@@ -132,6 +134,12 @@ def engine_arguments(section: LanguageModelSection, where: str) -> AsyncEngineAr
         return AsyncEngineArgs(**{**arguments, **section.extra})
     except ValueError as error:
         raise UserError(str(error), where=where, fix="correct the setting that vLLM names") from error
+
+
+def _prompt_ids(request: Request, tokenizer: Tokenizer) -> list[int]:
+    if request.prompt_ids is not None:
+        return list(request.prompt_ids)
+    return tokenizer.encode(tokenizer.render(request.messages))
 
 
 def _parameters(request: Request) -> SamplingParams:
