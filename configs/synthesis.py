@@ -120,20 +120,18 @@ class FilterSection(Section):
     """Reject places to fill in, such as [your name]."""
     characters: bool = True
     """Reject what a voice of the spoken language cannot read out: other scripts, emojis, signs."""
-    scripts: list[str] | None = None
+    scripts: tuple[str, ...] | None = None
     """Scripts that can be spoken, as Unicode names its letters (LATIN, CYRILLIC, CJK …); by default the language's."""
     also_characters: str = ""
     """Characters that can be spoken in any case."""
-    words: Annotated[list[str], Field(default_factory=list)]
+    words: tuple[str, ...] = ()
     """Words and phrases that an instruction must not have."""
     truncated: bool = True
     """Reject texts that end in a comma, a colon, a dash or an open bracket or quotation."""
     repeating: bool = True
     """Reject texts that loop."""
-    refusals: bool | list[str] = False
+    refusals: bool | tuple[str, ...] = False
     """Reject references that decline: true for English phrases, or regular expressions for their first 200 characters."""
-    languages: bool = False
-    """Reject instructions in another language than the spoken one. Needs the extra `languages`."""
     duplicates: bool = True
     """Reject instructions that were there before, up to case, punctuation and spaces."""
     near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8

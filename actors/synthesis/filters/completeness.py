@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_BLANK = re.compile(r"_{2,}|\.{4,}|…{2,}|\[[^\]\n]*\]|<[a-z][^<>\n]*>|\{[^}\n]*\}|\b[xX]{3,}\b")
+_BLANK = re.compile(r"_{2,}|\.{4,}|…{2,}|\[[^\]\n]*\]|<[a-z][^<>\n]*>|(?<![\w}])\{[a-z][^}\n]*\}|\b[xX]{3,}\b")
 _OPEN_ENDS = tuple(",:;-–—(/&、，：；（")
 _BRACKETS = (("(", ")"), ("“", "”"), ("「", "」"), ("«", "»"))
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_]+")

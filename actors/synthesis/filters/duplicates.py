@@ -17,15 +17,15 @@ class Earlier:
     """What a text repeats."""
 
     id: str
-    overlap: float
-    """1 where the two are the same to a listener; else of their characters, in runs of five."""
+    same: bool
+    """Word for word, to a listener."""
 
 
 class Duplicates:
     """The texts that were let in so far.
 
     With `near`, a text also repeats another from that overlap on (Jaccard similarity of runs of five characters). Candidates are found by
-    MinHash, in bands, and compared in full, so an overlap that is reported is exact. A band remembers the first text only: at most
+    MinHash, in bands, and then compared in full, so none is taken for another by estimate. A band remembers the first text only: at most
     `minhash.BANDS` comparisons a text, however many begin alike. About 0.75 kB a text.
     """
 
@@ -78,16 +78,14 @@ class Duplicates:
             return None
         mine = runs(form)
         for candidate in sorted(candidates):
-            text = self._texts[candidate]
-            share = overlap(mine, runs(text))
-            if share >= near:
-                return Earlier(self._ids[candidate], share)
+            if overlap(mine, runs(self._texts[candidate])) >= near:
+                return Earlier(self._ids[candidate], same=False)
         return None
 
     def _same_or_enter(self, name: str, form: str) -> Earlier | None:
         same = self._known.get(form)
         if same is not None:
-            return Earlier(self._ids[same], 1.0)
+            return Earlier(self._ids[same], same=True)
         self._enter(name, form)
         return None
 

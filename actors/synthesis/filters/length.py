@@ -42,8 +42,10 @@ def _cost(character: str) -> float:
         if name.startswith(("HANGUL", "HIRAGANA", "KATAKANA")):
             return 0.15
     if category[0] == "L":
-        return 0.075
-    return 0.3 if category[0] in "NS" else 0.0
+        return 0.07
+    if category[0] in "NS":
+        return 0.3
+    return 0.07 if category == "Zs" else 0.0
 
 
 _COSTS = _Costs()

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 
-_LATEX = re.compile(r"\\(?:frac|sqrt|sum|int|cdot|times|begin|left|right|alpha|beta|theta|pi|text|mathbb|mathrm|infty|leq?|geq?|pm|\(|\[)|\$\$|\$[^$\d\s][^$\n]*[\\^_=+][^$\n]*\$")
+_LATEX = re.compile(
+    r"\\(?:frac|sqrt|sum|int|cdot|times|begin|left|right|alpha|beta|theta|pi|text|mathbb|mathrm|infty|leq?|geq?|pm|\(|\[)|\$\$|\$[^$\d\s][^$\n]*[\\^_=+][^$\n]*\$"
+)
 _SYMBOLS = re.compile("[√∛∑∏∫∮∂∇∞∀∃∈∉⊂⊃⊆∪∩≈≅≡≠≤≥∝∠⊥∥⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄₅₆₇₈₉\U0001d400-\U0001d7ff]")
-_EQUATION = re.compile(r"[A-Za-z0-9)\]]\s*(?:\^|\*\*)\s*[\w({-]|\b\w{1,3}\s?\(\s?\w\s?\)\s*=|[\w)\]]\s*(?<![=!<>+\-*/])=(?![=>])\s*[\w(+-]|\b\d+[xyz]\b(?=\s*(?:[-+*/=<>^]|$))")
+_EQUATION = re.compile(
+    r"[A-Za-z0-9)\]]\s*(?:\^|\*\*)\s*[\w({-]|\b\w{1,3}\s?\(\s?\w\s?\)\s*=|[\w)\]]\s*(?<![=!<>+\-*/])=(?![=>])\s*[\w(+-]|\b\d+[xyz]\b(?=\s*(?:[-+*/=<>^]|$))"
+)
 _OPERATOR = re.compile(r"(?<=[\w)%])\s*[+*×÷<>±⋅·]\s*(?=[\w($-])|(?<=[\w)%])\s+[-−–/]\s+(?=[\d($])|(?<=\d)\s*[/−]\s*(?=\d)")
+
+_DATE = re.compile(r"\b\d{1,4}([/.-])\d{1,2}\1\d{1,4}\b")
 
 _CODE = re.compile(
     r"`[^`\n]+`|```|~~~"
-    r"|^\s*(?:def|class|import|from|function|public|private|static|const|let|var|return|#include|using namespace)\s+[\w<.*{(]+.*[;:{()<>=]\s*$"
+    r"|^\s*(?:def|class|import|from|function|public|private|static|const|let|var|return|#include|using namespace)"
+    r"\s+[\w<.*{(]+.*[;:{()<>=]\s*$"
     r"|\b[A-Za-z_][\w.]*\([^()\n]*\)\s*[;{]|\b\w+_\w+\s*\(|\b\w+\.\w+\("
     r"|[=!]==?(?=\s*[\w\"'])|[-=]>|::|&&|\|\||\+\+;|;\s*$\s*\S|\{\s*[\"'\w]+\s*:|\[\s*\d+\s*(?:,\s*-?\d+\s*){2,}\]"
     r"|</?(?:html|head|body|div|span|p|a|br|table|tr|td|ul|li|script|style|h[1-6]|img|input|form|button)\b[^>\n]*>"
@@ -20,7 +27,9 @@ _CODE = re.compile(
 )
 _TABLE = re.compile(r"^\s*\|.*\|\s*$|^\s*[-:]{3,}\s*\|", re.MULTILINE)
 _ITEM = re.compile(r"^\s*(?:[-*+•‣▪●]|\(?\d{1,2}[.)]|\(?[A-Da-d][.)])\s+\S", re.MULTILINE)
-_MARKUP = re.compile(r"^\s*#{1,6}\s+\S|\*\*[^*\n]+\*\*|__[^_\n]+__|!?\[[^\]\n]+\]\([^)\n]+\)|^\s*>\s+\S|\t\S+\t|^\s*(?:-{3,}|={3,}|\*{3,})\s*$", re.MULTILINE)
+_MARKUP = re.compile(
+    r"^\s*#{1,6}\s+\S|\*\*[^*\n]+\*\*|__[^_\n]+__|!?\[[^\]\n]+\]\([^)\n]+\)|^\s*>\s+\S|\t\S+\t|^\s*(?:-{3,}|={3,}|\*{3,})\s*$", re.MULTILINE
+)
 _ADDRESS = re.compile(
     r"\b(?:https?|ftp|file)://\S+|\bwww\.\S+\.\S+|[\w.+-]+@[\w-]+\.[\w.-]+|\b(?:[\w-]+\.)+(?:com|org|net|edu|gov|io|co|ai|dev|info)/\S*"
     r"|(?<!\S)~?(?:/[\w.-]+){2,}/?|\b[A-Za-z]:\\\w+|\b(?:\d{1,3}\.){3}\d{1,3}\b",
@@ -36,7 +45,7 @@ def mathematics(text: str, operators: int = 1) -> str:
     for pattern in (_LATEX, _SYMBOLS, _EQUATION):
         if found := pattern.search(text):
             return found.group().strip()
-    signs = [found.group().strip() for found in _OPERATOR.finditer(text)]
+    signs = [found.group().strip() for found in _OPERATOR.finditer(_DATE.sub("1", text))]
     return " ".join(signs) if len(signs) > operators else ""
 
 

@@ -24,7 +24,7 @@ class Rule:
 
 
 REASONS = (
-    "empty", "too short", "too long", "mathematics", "code", "markup", "address", "blank", "unspeakable", "word", "truncated", "repeating",
+    "empty", "too short", "too long", "code", "markup", "address", "blank", "mathematics", "unspeakable", "word", "truncated", "repeating",
     "reference too short", "reference too long", "reference truncated", "reference repeating", "refusal",
 )  # fmt: skip
 """Of all rules, in the order in which they are asked."""
@@ -37,8 +37,6 @@ def rules(section: FilterSection) -> list[Rule]:
         Rule("too short", partial(_too_short, section.min_words)),
         Rule("too long", partial(_too_long, section.max_words, section.max_spoken_s * section.speaking_rate)),
     ]
-    if section.mathematics:
-        wanted.append(Rule("mathematics", lambda draft: notation.mathematics(draft.instruction, section.max_operators)))
     if section.code:
         wanted.append(Rule("code", lambda draft: notation.code(draft.instruction)))
     if section.markup:
@@ -47,6 +45,8 @@ def rules(section: FilterSection) -> list[Rule]:
         wanted.append(Rule("address", lambda draft: notation.address(draft.instruction)))
     if section.blanks:
         wanted.append(Rule("blank", lambda draft: completeness.blank(draft.instruction)))
+    if section.mathematics:
+        wanted.append(Rule("mathematics", lambda draft: notation.mathematics(draft.instruction, section.max_operators)))
     if section.characters:
         wanted.append(Rule("unspeakable", _Unspeakable(section)))
     if section.words:
