@@ -18,6 +18,22 @@ DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
 class LanguageModelSection(Section):
     """A language model: in this process, or behind an OpenAI-compatible server."""
 
+    changeable = frozenset(
+        {
+            "url",
+            "api_key_env",
+            "concurrency",
+            "timeout_s",
+            "attempts",
+            "tensor_parallel_size",
+            "gpu_memory_utilization",
+            "cpu_kvcache_bytes",
+            "enforce_eager",
+            "cpu_threads",
+            "extra",
+        }
+    )
+
     model: str
     """Checkpoint folder, Hub name, `SCHEME:NAME` of an asset provider; with `url`, the name that the server knows it by."""
     url: str | None = None
@@ -109,6 +125,8 @@ class SplitsSection(Section):
 
 class SynthesisConfig(Section):
     """A synthesis: `rba synthesize CONFIG`."""
+
+    changeable = frozenset({"name", "directory"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
     directory: str = "data"
