@@ -78,7 +78,7 @@ class InstructionsSection(Section):
     top_p: tuple[float, float] = (0.99, 1.0)
     max_tokens: PositiveInt = 256
     first_line: bool = False
-    """Keep the first line only."""
+    """End at the first line's end."""
 
 
 class ResponsesSection(Section):
@@ -88,10 +88,10 @@ class ResponsesSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 1024
     system: str | None = None
-    prompt: str = "{instruction}"
+    prompt: Annotated[str, Field(pattern=r"\{instruction\}")] = "{instruction}"
     """The user's turn to the teacher; `{instruction}` and `{prompt}` (the task's) are replaced."""
     task_prompt: str = ""
-    """Text that stands beside the audio in every group."""
+    """Text that stands beside the audio in every group whose corpus gives it none."""
     language: str = "en"
     """Of the references."""
 
