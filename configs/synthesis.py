@@ -18,6 +18,22 @@ DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
 class LanguageModelSection(Section):
     """A language model: in this process, or behind an OpenAI-compatible server."""
 
+    changeable = frozenset(
+        {
+            "url",
+            "api_key_env",
+            "concurrency",
+            "timeout_s",
+            "attempts",
+            "tensor_parallel_size",
+            "gpu_memory_utilization",
+            "cpu_kvcache_bytes",
+            "enforce_eager",
+            "cpu_threads",
+            "extra",
+        }
+    )
+
     model: str
     """Checkpoint folder, Hub name, `SCHEME:NAME` of an asset provider; with `url`, the name that the server knows it by."""
     url: str | None = None
@@ -40,7 +56,9 @@ class LanguageModelSection(Section):
     cpu_threads: NonNegativeInt = 0
     """Threads of the engine on a CPU; 0 leaves it to vLLM."""
     extra: Annotated[dict[str, Any], Field(default_factory=dict)]
-    """Further `EngineArgs` fields of vLLM."""
+    """Further `EngineArgs` fields of vLLM; with `url`, further fields of each request (null leaves one out)."""
+    chat_template_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    """What the chat template takes beside the messages, such as `enable_thinking: false` (Qwen3) or `date_string` (Llama 3.2)."""
 
 
 class InstructionsSection(Section):
@@ -140,6 +158,8 @@ class SplitsSection(Section):
 
 class SynthesisConfig(Section):
     """A synthesis: `rba synthesize CONFIG`."""
+
+    changeable = frozenset({"name", "directory"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
     directory: str = "data"
