@@ -98,12 +98,10 @@ class CorpusSection(Section):
     """Recordings of the corpus' training split, at most, drawn by the seed; null takes all."""
     validation: NonNegativeInt | None = None
     test: NonNegativeInt | None = None
-    own_references: list[Literal["train", "validation", "test"]] = ["test"]
+    own_references: Annotated[list[Literal["train", "validation", "test"]], Field(default_factory=lambda: ["test"])]
     """Splits whose references are the corpus' own; the teacher writes those of the others."""
     kept_out: str | None = None
     """A FLEURS folder whose test sentences stay out of training and validation, whatever the corpus."""
-    revoice: bool = False
-    """Leave the training recordings aside: the voices of `speech` speak their transcripts. Validation and test keep their recordings."""
     prompt: str = "Translate the speech from {source} into {target}."
     """The task's prompt, text beside the audio; `{source}` and `{target}` stand for the languages' names."""
     max_audio_s: PositiveFloat = 30.0

@@ -47,6 +47,6 @@ class Archive:
         try:
             yield
         except FileNotFoundError as error:
-            raise missing(self.path, error.strerror) from None
+            raise missing(self.path, str(error.strerror)) from None
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
             raise UserError(f"the archive is damaged ({error})", where=str(self.path), fix="fetch it again") from None

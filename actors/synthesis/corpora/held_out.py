@@ -17,7 +17,7 @@ NOISES = re.compile(r"\([^()]*\)")
 
 
 def normalised(text: str) -> str:
-    """Letters, marks and digits of all scripts, in lower case and compatibility forms folded; what is equal in this is the same sentence."""
+    """Letters, marks and digits of all scripts, lower case, compatibility forms folded; what is equal in this is the same sentence."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return "".join(each for each in folded if unicodedata.category(each)[0] in "LMN")
 
@@ -57,7 +57,8 @@ def keep_apart(
     left_out: dict[str, Counter[str]] = {}
     held_out = HeldOut()
     for split in reversed(SPLITS):
-        kept[split], counts = [], Counter()
+        counts: Counter[str] = Counter()
+        kept[split] = []
         for recording in splits.get(split, ()):
             reason = None if split == "test" else elsewhere.reason(recording) or held_out.reason(recording)
             if not normalised(NOISES.sub("", recording.transcript)):

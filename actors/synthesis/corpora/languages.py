@@ -20,11 +20,13 @@ FLEURS = {
 }  # fmt: skip
 COVOST = {"zh": "zh-CN", "sv": "sv-SE"}
 """Where Common Voice differs."""
-INTO_ENGLISH = frozenset("fr de es ca it ru zh pt fa et mn nl tr ar sv lv sl ta ja id cy".split())
+INTO_ENGLISH = frozenset(
+    {"ar", "ca", "cy", "de", "es", "et", "fa", "fr", "id", "it", "ja", "lv", "mn", "nl", "pt", "ru", "sl", "sv", "ta", "tr", "zh"}
+)
 """What CoVoST 2 translates into English."""
-FROM_ENGLISH = frozenset("de tr fa sv mn zh cy ca sl et id ar ta lv ja".split())
+FROM_ENGLISH = frozenset({"ar", "ca", "cy", "de", "et", "fa", "id", "ja", "lv", "mn", "sl", "sv", "ta", "tr", "zh"})
 """What CoVoST 2 translates English into."""
-MUSTC = frozenset("de es fr it nl pt ro ru".split())
+MUSTC = frozenset({"de", "es", "fr", "it", "nl", "pt", "ro", "ru"})
 """What MuST-C translates English into."""
 
 

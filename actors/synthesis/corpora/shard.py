@@ -12,38 +12,35 @@ from typing import NamedTuple, Self
 from protocol.audio import audio_hash
 
 
-class Place(NamedTuple):
-    """Where a recording lies."""
+class Stored(NamedTuple):
+    """One audio within a shard."""
 
     audio: str
-    path: str
     offset: int
     size_bytes: int
 
 
 class ShardWriter:
-    """Writes ``<folder>/<name>``, which appears when it is closed without an error."""
+    """Writes a shard, which gets its name when the block ends without an error."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._name = name
-        self._target = folder / name
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self._target.with_name(f".{self._target.name}.partial")
-        self._file = self._partial.open("wb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 -- closed by __exit__
-        self._places: dict[str, Place] = {}
+    def __init__(self, path: Path) -> None:
+        self._path, self._partial = path, path.with_name(f".{path.name}.partial")
+        self._stored: dict[str, Stored] = {}
 
-    def add(self, content: bytes) -> Place:
+    def add(self, content: bytes) -> Stored:
         """Store one FLAC file; the same content once."""
-        name = audio_hash(content)
-        if name not in self._places:
-            member = tarfile.TarInfo(f"{name.removeprefix('xxh128:')}.flac")
+        audio = audio_hash(content)
+        if audio not in self._stored:
+            member = tarfile.TarInfo(f"{audio.removeprefix('xxh128:')}.flac")
             member.size = len(content)
-            self._places[name] = Place(name, self._name, self._tar.offset + tarfile.BLOCKSIZE, len(content))
+            self._stored[audio] = Stored(audio, self._tar.offset + tarfile.BLOCKSIZE, len(content))
             self._tar.addfile(member, BytesIO(content))
-        return self._places[name]
+        return self._stored[audio]
 
     def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial.open("wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -52,7 +49,7 @@ class ShardWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
         self._file.close()
-        if kind is None and self._places:
-            self._partial.rename(self._target)
+        if kind is None:
+            self._partial.rename(self._path)
         else:
             self._partial.unlink()

@@ -15,12 +15,12 @@ from actors.synthesis.corpora.covost import Covost
 from actors.synthesis.corpora.held_out import HeldOut, keep_apart
 from actors.synthesis.corpora.languages import language_name
 from actors.synthesis.corpora.mustc import Mustc
+from actors.synthesis.corpora.shard import ShardWriter
 from actors.synthesis.corpora.sound import DamagedSoundError, to_flac
 from actors.synthesis.corpora.spoken_alpaca import SpokenAlpaca
 from actors.synthesis.records import Draft, Spoken
 from actors.synthesis.stage import Stage
 from configs.synthesis import CorpusSection, SynthesisConfig
-from actors.synthesis.corpora.shard import ShardWriter
 from protocol.errors import UserError
 
 USED_UP = "no further recording"
@@ -58,16 +58,20 @@ class CorpusInstructions(Stage):
         """The block's recordings, as drafts of their splits; drafts beyond the last recording are rejected."""
         first = number * self._block_groups
         items = self._listed()[first : first + len(drafts)]
-        with ShardWriter(self._folder, f"shards/corpus-{number:06d}.tar") as shard:
-            made = [self._draft(draft, *item, shard) for draft, item in zip(drafts, items, strict=False)]
-        return made + [_rejected(draft, USED_UP) for draft in drafts[len(made) :]]
+        used_up = [_rejected(draft, USED_UP) for draft in drafts[len(items) :]]
+        if not items:
+            return used_up
+        path = f"shards/corpus-{number:06d}.tar"
+        with ShardWriter(self._folder / path) as shard:
+            made = [self._draft(draft, *item, shard, path) for draft, item in zip(drafts, items, strict=False)]
+        return made + used_up
 
     def _listed(self) -> list[Item]:
         if self._items is None:
             self._items, self.left_out = choose(self._corpus, self._section, self._seed)
         return self._items
 
-    def _draft(self, draft: Draft, split: str, recording: Recording, shard: ShardWriter) -> Draft:
+    def _draft(self, draft: Draft, split: str, recording: Recording, shard: ShardWriter, path: str) -> Draft:
         section, corpus = self._section, self._corpus
         direction = f"{corpus.source}-{corpus.target}"
         known = msgspec.structs.replace(
@@ -87,8 +91,6 @@ class CorpusInstructions(Stage):
                 **({"sentence": recording.sentence} if recording.sentence else {}),
             },
         )
-        if section.revoice and split == "train":
-            return known
         if recording.duration_s is not None and recording.duration_s > section.max_audio_s:
             return _rejected(known, TOO_LONG, f"{recording.duration_s:.2f} s")
         try:
@@ -99,7 +101,9 @@ class CorpusInstructions(Stage):
             return _rejected(known, DAMAGED, str(error))
         if duration_s > section.max_audio_s:
             return _rejected(known, TOO_LONG, f"{duration_s:.2f} s")
-        return msgspec.structs.replace(known, utterances=[spoken(shard, recording.speaker, content, duration_s)])
+        audio, offset, size_bytes = shard.add(content)
+        spoken = Spoken(recording.speaker, audio, duration_s, path, offset, size_bytes)
+        return msgspec.structs.replace(known, utterances=[spoken])
 
 
 def open_corpus(section: CorpusSection) -> Corpus:
@@ -146,12 +150,6 @@ def task_prompt(section: CorpusSection) -> str:
     for field, name in names.items():
         prompt = prompt.replace(field, name)
     return prompt
-
-
-def spoken(shard: ShardWriter, speaker: str, content: bytes, duration_s: float) -> Spoken:
-    """One recording, put into the shard."""
-    place = shard.add(content)
-    return Spoken(speaker, place.audio, duration_s, place.path, place.offset, place.size_bytes)
 
 
 def _rank(seed: int, name: str) -> int:

@@ -69,13 +69,13 @@ class SpokenAlpaca(Corpus):
 def _open(path: Path) -> Any:
     """The file, with the columns that are needed."""
     try:
-        import pyarrow
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
         raise UserError("reading Parquet needs pyarrow, which is not installed", where=str(path), fix="install rba[parquet]") from None
     try:
         file = parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"no Parquet file: {error}", where=str(path), fix="fetch it again") from None
     if lacking := [name for name in (AUDIO, SPOKEN, ANSWER) if name not in file.schema_arrow.names]:
         has = ", ".join(file.schema_arrow.names)

@@ -102,11 +102,11 @@ def write_mustc(folder: Path) -> Path:
 
 def write_alpaca(folder: Path, rows: int = 6) -> Path:
     """One file of two row groups, at 22,050 Hz."""
-    import pyarrow
+    import pyarrow as pa
     from pyarrow import parquet
 
     (folder / "data").mkdir(parents=True)
-    table = pyarrow.table(
+    table = pa.table(
         {
             "instruction": [f"Say {row}" for row in range(rows)],
             "output": [f"Answer {row}" for row in range(rows)],

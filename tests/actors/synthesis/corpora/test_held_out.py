@@ -77,7 +77,7 @@ RECORDINGS = st.lists(
 )
 
 
-@given(st.fixed_dictionaries({split: RECORDINGS for split in SPLITS}), RECORDINGS)
+@given(st.fixed_dictionaries(dict.fromkeys(SPLITS, RECORDINGS)), RECORDINGS)
 def test_training_and_test_share_nothing(splits: dict[str, list[Recording]], elsewhere: list[Recording]) -> None:
     held_out = HeldOut()
     held_out.add("elsewhere", [each.sentence for each in elsewhere], [each.transcript for each in elsewhere])

@@ -180,10 +180,10 @@ def test_damage_is_one_line_that_says_where(corpus: str, harm: Callable[[Path], 
 
 
 def test_a_parquet_file_of_something_else(tmp_path: Path) -> None:
-    import pyarrow
+    import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.table({"text": ["x"]}), tmp_path / "x.parquet")
+    parquet.write_table(pa.table({"text": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match="no column input_audio; it has text"):
         SpokenAlpaca(tmp_path).recordings("test")
 

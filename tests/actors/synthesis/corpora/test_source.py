@@ -118,12 +118,6 @@ def test_the_corpus_own_references_where_they_are_asked_for(tmp_path: Path) -> N
     assert [draft.reference for draft in stage.run(0, block(0))] == ["Three.", "Good day.", "Two words."]
 
 
-def test_revoicing_leaves_the_training_recordings_aside(tmp_path: Path) -> None:
-    stage = CorpusInstructions(german(layouts.german_english(tmp_path / "fleurs"), revoice=True), tmp_path)
-    drafts = [*stage.run(0, block(0)), *stage.run(1, block(1))]
-    assert [(draft.split, len(draft.utterances)) for draft in drafts] == [*[("train", 0)] * 4, ("validation", 1), ("test", 1)]
-
-
 def test_long_recordings_are_rejected(tmp_path: Path) -> None:
     stage = CorpusInstructions(
         config(layouts.write_mustc(tmp_path), format="mustc", target_language="es", max_audio_s=0.9), tmp_path / "made"
