@@ -78,7 +78,7 @@ class InstructionsSection(Section):
     top_p: tuple[float, float] = (0.99, 1.0)
     max_tokens: PositiveInt = 256
     first_line: bool = False
-    """Keep the first line only."""
+    """End at the first line's end."""
 
 
 class CorpusSection(Section):
@@ -117,18 +117,71 @@ class ResponsesSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 1024
     system: str | None = None
-    prompt: str = "{instruction}"
+    prompt: Annotated[str, Field(pattern=r"\{instruction\}")] = "{instruction}"
     """The user's turn to the teacher; `{instruction}` and `{prompt}` (the task's) are replaced."""
     task_prompt: str = ""
-    """Text that stands beside the audio in every group."""
+    """Text that stands beside the audio in every group whose corpus gives it none."""
     language: str = "en"
     """Of the references."""
+
+
+class MeaningSection(Section):
+    """Near duplicates by meaning: a sentence embedding model's mean pooling and cosine."""
+
+    model: str
+    """Checkpoint folder or Hub name, such as sentence-transformers/all-mpnet-base-v2."""
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.975
+    """Cosine from which on one of two is a duplicate. 0.975 is a squared distance of 0.05."""
+    prefix: str = ""
+    """What the model wants before each text."""
+    max_tokens: PositiveInt = 128
+    batch_texts: PositiveInt = 64
 
 
 class FilterSection(Section):
     """What cannot be spoken, or is there already."""
 
     enabled: bool = True
+    min_words: NonNegativeInt = 2
+    max_words: PositiveInt = 60
+    max_spoken_s: PositiveFloat = 30.0
+    """Longest instruction, estimated from its letters; most SpeechLMs hear 30 s at once."""
+    speaking_rate: PositiveFloat = 1.0
+    """How much faster than usual the voices speak."""
+    min_reference_words: NonNegativeInt = 1
+    max_reference_words: PositiveInt | None = None
+    """5 for short spoken answers."""
+    mathematics: bool = True
+    """Reject formulas. Arithmetic in words stays."""
+    max_operators: NonNegativeInt = 1
+    """Signs between operands that are no formula yet: 1 lets "what is 3 + 4" through."""
+    code: bool = True
+    """Reject source code and commands."""
+    markup: bool = True
+    """Reject tables, lists and Markdown."""
+    addresses: bool = True
+    """Reject URLs, e-mail addresses and paths."""
+    blanks: bool = True
+    """Reject places to fill in, such as [your name]."""
+    characters: bool = True
+    """Reject what a voice of the spoken language cannot read out: other scripts, emojis, signs."""
+    scripts: tuple[str, ...] | None = None
+    """Scripts that can be spoken, as Unicode names its letters (LATIN, CYRILLIC, CJK …); by default the language's."""
+    also_characters: str = ""
+    """Characters that can be spoken in any case."""
+    words: tuple[str, ...] = ()
+    """Words and phrases that an instruction must not have."""
+    truncated: bool = True
+    """Reject texts that end in a comma, a colon, a dash or an open bracket or quotation."""
+    repeating: bool = True
+    """Reject texts that loop."""
+    refusals: bool | tuple[str, ...] = False
+    """Reject references that decline: true for English phrases, or regular expressions for their first 200 characters."""
+    duplicates: bool = True
+    """Reject instructions that were there before, up to case, punctuation and spaces."""
+    near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
+    """Reject from this overlap on: Jaccard similarity of runs of five characters. null compares whole texts only."""
+    meaning: MeaningSection | None = None
 
 
 class TagsSection(Section):

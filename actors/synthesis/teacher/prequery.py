@@ -77,7 +77,7 @@ def _around_the_user(tokenizer: ChatTokenizer, system: str | None, where: str) -
     except Exception as error:  # a template may raise anything, and transformers do where there is none
         asked = "a system prompt and a user's turn" if system is not None else "a single user's turn"
         fix = OVERRIDE if system is None else f"leave instructions.system out, or {OVERRIDE}"
-        raise UserError(f"the chat template refuses {asked}: {str(error).splitlines()[0]}", where=where, fix=fix) from error
+        raise UserError(f"the chat template refuses {asked}: {' '.join(str(error).split())[:200]}", where=where, fix=fix) from error
     if chat.count(SENTINEL) != 1:
         how = f"shows a user's words {chat.count(SENTINEL)} times" if SENTINEL in chat else "does not show a user's words as they are"
         raise UserError(f"the chat template {how}", where=where, fix=OVERRIDE)

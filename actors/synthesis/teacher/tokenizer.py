@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from actors.synthesis.teacher.teacher import Message
@@ -17,12 +17,12 @@ class Tokenizer:
         """`tokenizer` is of transformers; `options` are what its chat template takes beside the messages."""
         self._tokenizer, self._options = tokenizer, dict(options or {})
         eos = tokenizer.eos_token_id
-        self.eos_ids = list(dict.fromkeys([*([eos] if eos is not None else []), *eos_ids]))
+        self.eos_ids: Sequence[int] = list(dict.fromkeys([*([eos] if eos is not None else []), *eos_ids]))
         self.bos_id: int | None = tokenizer.bos_token_id
         special = set(tokenizer.all_special_ids)
         added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
         # white space may be an added token as well (Gemma's runs of line ends), and marks nothing
-        self.marker_ids = {number for number in {*special, *added} if added.get(number, "-").strip()}
+        self.marker_ids: Collection[int] = {number for number in {*special, *added} if added.get(number, "-").strip()}
 
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as text, up to where the assistant's turn starts. Raises what the template raises."""
@@ -44,7 +44,7 @@ def open_tokenizer(section: LanguageModelSection, where: str) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         fix = "give the folder or Hub name of the model's tokenizer"
-        raise UserError(f"no tokenizer {name}: {str(error).splitlines()[0]}", where=key, fix=fix) from error
+        raise UserError(f"no tokenizer {name}: {' '.join(str(error).split())[:200]}", where=key, fix=fix) from error
     try:
         eos = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:  # many checkpoints have none
