@@ -13,6 +13,7 @@ from actors.synthesis.shelf import Shelf
 from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.shared import Teachers
 from configs.synthesis import SynthesisConfig
+from protocol.dataset.disk import Lock
 
 STAGES = ("instructions", "responses", "filter", "tags", "splits", "speech", "dataset")
 """In the order of the data."""
