@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
@@ -17,6 +17,22 @@ DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
 
 class LanguageModelSection(Section):
     """A language model: in this process, or behind an OpenAI-compatible server."""
+
+    changeable = frozenset(
+        {
+            "url",
+            "api_key_env",
+            "concurrency",
+            "timeout_s",
+            "attempts",
+            "tensor_parallel_size",
+            "gpu_memory_utilization",
+            "cpu_kvcache_bytes",
+            "enforce_eager",
+            "cpu_threads",
+            "extra",
+        }
+    )
 
     model: str
     """Checkpoint folder, Hub name, `SCHEME:NAME` of an asset provider; with `url`, the name that the server knows it by."""
@@ -63,6 +79,35 @@ class InstructionsSection(Section):
     max_tokens: PositiveInt = 256
     first_line: bool = False
     """End at the first line's end."""
+
+
+class CorpusSection(Section):
+    """Recordings with transcripts: what the first stage hands on where `instructions.source` is `corpus`. One direction a data set."""
+
+    changeable = frozenset({"path"})
+
+    format: Literal["fleurs", "covost2", "mustc", "spoken_alpaca"] = "fleurs"
+    """The corpus, in the layout that it is published in (docs/synthesis.md)."""
+    path: str | None = None
+    """Its folder."""
+    source_language: str = "en"
+    """ISO 639-1 code of what is spoken."""
+    target_language: str = "en"
+    """ISO 639-1 code of the references."""
+    train: NonNegativeInt | None = None
+    """Recordings of the corpus' training split, at most, drawn by the seed; null takes all."""
+    validation: NonNegativeInt | None = None
+    test: NonNegativeInt | None = None
+    own_references: tuple[Literal["train", "validation", "test"], ...] = ("test",)
+    """Splits whose references are the corpus' own; the teacher writes those of the others."""
+    kept_out: str | None = None
+    """A FLEURS folder whose test sentences stay out of training and validation, whatever the corpus."""
+    prompt: str = "Translate the speech from {source} into {target}."
+    """The task's prompt, text beside the audio; `{source}` and `{target}` stand for the languages' names."""
+    max_audio_s: PositiveFloat = 30.0
+    """Longer recordings are rejected."""
+    skip_damaged: bool = False
+    """Reject recordings that cannot be decoded, instead of stopping at the first."""
 
 
 class ResponsesSection(Section):
@@ -185,6 +230,8 @@ class SplitsSection(Section):
 class SynthesisConfig(Section):
     """A synthesis: `rba synthesize CONFIG`."""
 
+    changeable = frozenset({"directory"})
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
     directory: str = "data"
     """The data set is made in `<directory>/<name>`."""
@@ -193,8 +240,16 @@ class SynthesisConfig(Section):
     """Instructions that are committed at once, at every stage."""
     teacher: LanguageModelSection
     instructions: InstructionsSection = InstructionsSection()
+    corpus: CorpusSection = CorpusSection()
     responses: ResponsesSection = ResponsesSection()
     filter: FilterSection = FilterSection()
     tags: TagsSection = TagsSection()
     splits: SplitsSection = SplitsSection()
     speech: SpeechSection = SpeechSection()
+
+    @model_validator(mode="after")
+    def a_corpus_is_named(self) -> Self:
+        """Refuse `instructions.source: corpus` without one."""
+        if self.instructions.source == "corpus" and self.corpus.path is None:
+            raise ValueError("instructions.source=corpus needs corpus.path; give the folder of the corpus")
+        return self
