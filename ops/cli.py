@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops.dataset import app as dataset_app
 from ops.keys import app as keys_app
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show a run's configuration, or what can be configured.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
+app.add_typer(dataset_app, name="dataset")
 
 Recipe = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe that ships with rba, such as quickstart.")
