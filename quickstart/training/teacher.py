@@ -19,8 +19,8 @@ from quickstart.training.steps import Schedule, answer_loss, batches, initialise
 from quickstart.training.tokenizer import build_tokenizer
 from quickstart.world import SPLITS, Instruction, instructions, members
 
-SCHEDULE = Schedule(steps=900, peak=3e-3, warmup=40)
-ROWS: dict[Task, tuple[int, int]] = {"answer": (48, 12), "s2tt": (24, 8), "qa": (12, 4), "tags": (4, 2)}
+SCHEDULE = Schedule(steps=2000, peak=3e-3, warmup=40)
+ROWS: dict[Task, tuple[int, int]] = {"answer": (32, 6), "s2tt": (14, 7), "qa": (7, 2), "tags": (2, 1)}
 """Of each batch, by task: instructions of the world, and of the open forms beyond it."""
 WEIGHTS: dict[Task, float] = {"answer": 0.5, "s2tt": 0.3, "qa": 0.15, "tags": 0.05}
 BEYOND = 6000
