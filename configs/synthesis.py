@@ -98,7 +98,7 @@ class CorpusSection(Section):
     """Recordings of the corpus' training split, at most, drawn by the seed; null takes all."""
     validation: NonNegativeInt | None = None
     test: NonNegativeInt | None = None
-    own_references: Annotated[list[Literal["train", "validation", "test"]], Field(default_factory=lambda: ["test"])]
+    own_references: tuple[Literal["train", "validation", "test"], ...] = ("test",)
     """Splits whose references are the corpus' own; the teacher writes those of the others."""
     kept_out: str | None = None
     """A FLEURS folder whose test sentences stay out of training and validation, whatever the corpus."""
@@ -233,7 +233,7 @@ class SplitsSection(Section):
 class SynthesisConfig(Section):
     """A synthesis: `rba synthesize CONFIG`."""
 
-    changeable = frozenset({"name", "directory"})
+    changeable = frozenset({"directory"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
     directory: str = "data"
