@@ -18,6 +18,22 @@ DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
 class LanguageModelSection(Section):
     """A language model: in this process, or behind an OpenAI-compatible server."""
 
+    changeable = frozenset(
+        {
+            "url",
+            "api_key_env",
+            "concurrency",
+            "timeout_s",
+            "attempts",
+            "tensor_parallel_size",
+            "gpu_memory_utilization",
+            "cpu_kvcache_bytes",
+            "enforce_eager",
+            "cpu_threads",
+            "extra",
+        }
+    )
+
     model: str
     """Checkpoint folder, Hub name, `SCHEME:NAME` of an asset provider; with `url`, the name that the server knows it by."""
     url: str | None = None
@@ -40,7 +56,9 @@ class LanguageModelSection(Section):
     cpu_threads: NonNegativeInt = 0
     """Threads of the engine on a CPU; 0 leaves it to vLLM."""
     extra: Annotated[dict[str, Any], Field(default_factory=dict)]
-    """Further `EngineArgs` fields of vLLM."""
+    """Further `EngineArgs` fields of vLLM; with `url`, further fields of each request (null leaves one out)."""
+    chat_template_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    """What the chat template takes beside the messages, such as `enable_thinking: false` (Qwen3) or `date_string` (Llama 3.2)."""
 
 
 class InstructionsSection(Section):
@@ -60,7 +78,36 @@ class InstructionsSection(Section):
     top_p: tuple[float, float] = (0.99, 1.0)
     max_tokens: PositiveInt = 256
     first_line: bool = False
-    """Keep the first line only."""
+    """End at the first line's end."""
+
+
+class CorpusSection(Section):
+    """Recordings with transcripts: what the first stage hands on where `instructions.source` is `corpus`. One direction a data set."""
+
+    changeable = frozenset({"path"})
+
+    format: Literal["fleurs", "covost2", "mustc", "spoken_alpaca"] = "fleurs"
+    """The corpus, in the layout that it is published in (docs/synthesis.md)."""
+    path: str | None = None
+    """Its folder."""
+    source_language: str = "en"
+    """ISO 639-1 code of what is spoken."""
+    target_language: str = "en"
+    """ISO 639-1 code of the references."""
+    train: NonNegativeInt | None = None
+    """Recordings of the corpus' training split, at most, drawn by the seed; null takes all."""
+    validation: NonNegativeInt | None = None
+    test: NonNegativeInt | None = None
+    own_references: tuple[Literal["train", "validation", "test"], ...] = ("test",)
+    """Splits whose references are the corpus' own; the teacher writes those of the others."""
+    kept_out: str | None = None
+    """A FLEURS folder whose test sentences stay out of training and validation, whatever the corpus."""
+    prompt: str = "Translate the speech from {source} into {target}."
+    """The task's prompt, text beside the audio; `{source}` and `{target}` stand for the languages' names."""
+    max_audio_s: PositiveFloat = 30.0
+    """Longer recordings are rejected."""
+    skip_damaged: bool = False
+    """Reject recordings that cannot be decoded, instead of stopping at the first."""
 
 
 class ResponsesSection(Section):
@@ -70,18 +117,71 @@ class ResponsesSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 1024
     system: str | None = None
-    prompt: str = "{instruction}"
+    prompt: Annotated[str, Field(pattern=r"\{instruction\}")] = "{instruction}"
     """The user's turn to the teacher; `{instruction}` and `{prompt}` (the task's) are replaced."""
     task_prompt: str = ""
-    """Text that stands beside the audio in every group."""
+    """Text that stands beside the audio in every group whose corpus gives it none."""
     language: str = "en"
     """Of the references."""
+
+
+class MeaningSection(Section):
+    """Near duplicates by meaning: a sentence embedding model's mean pooling and cosine."""
+
+    model: str
+    """Checkpoint folder or Hub name, such as sentence-transformers/all-mpnet-base-v2."""
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.975
+    """Cosine from which on one of two is a duplicate. 0.975 is a squared distance of 0.05."""
+    prefix: str = ""
+    """What the model wants before each text."""
+    max_tokens: PositiveInt = 128
+    batch_texts: PositiveInt = 64
 
 
 class FilterSection(Section):
     """What cannot be spoken, or is there already."""
 
     enabled: bool = True
+    min_words: NonNegativeInt = 2
+    max_words: PositiveInt = 60
+    max_spoken_s: PositiveFloat = 30.0
+    """Longest instruction, estimated from its letters; most SpeechLMs hear 30 s at once."""
+    speaking_rate: PositiveFloat = 1.0
+    """How much faster than usual the voices speak."""
+    min_reference_words: NonNegativeInt = 1
+    max_reference_words: PositiveInt | None = None
+    """5 for short spoken answers."""
+    mathematics: bool = True
+    """Reject formulas. Arithmetic in words stays."""
+    max_operators: NonNegativeInt = 1
+    """Signs between operands that are no formula yet: 1 lets "what is 3 + 4" through."""
+    code: bool = True
+    """Reject source code and commands."""
+    markup: bool = True
+    """Reject tables, lists and Markdown."""
+    addresses: bool = True
+    """Reject URLs, e-mail addresses and paths."""
+    blanks: bool = True
+    """Reject places to fill in, such as [your name]."""
+    characters: bool = True
+    """Reject what a voice of the spoken language cannot read out: other scripts, emojis, signs."""
+    scripts: tuple[str, ...] | None = None
+    """Scripts that can be spoken, as Unicode names its letters (LATIN, CYRILLIC, CJK …); by default the language's."""
+    also_characters: str = ""
+    """Characters that can be spoken in any case."""
+    words: tuple[str, ...] = ()
+    """Words and phrases that an instruction must not have."""
+    truncated: bool = True
+    """Reject texts that end in a comma, a colon, a dash or an open bracket or quotation."""
+    repeating: bool = True
+    """Reject texts that loop."""
+    refusals: bool | tuple[str, ...] = False
+    """Reject references that decline: true for English phrases, or regular expressions for their first 200 characters."""
+    duplicates: bool = True
+    """Reject instructions that were there before, up to case, punctuation and spaces."""
+    near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
+    """Reject from this overlap on: Jaccard similarity of runs of five characters. null compares whole texts only."""
+    meaning: MeaningSection | None = None
 
 
 class TagsSection(Section):
@@ -199,6 +299,8 @@ class SplitsSection(Section):
 class SynthesisConfig(Section):
     """A synthesis: `rba synthesize CONFIG`."""
 
+    changeable = frozenset({"directory"})
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
     directory: str = "data"
     """The data set is made in `<directory>/<name>`."""
@@ -207,8 +309,16 @@ class SynthesisConfig(Section):
     """Instructions that are committed at once, at every stage."""
     teacher: LanguageModelSection
     instructions: InstructionsSection = InstructionsSection()
+    corpus: CorpusSection = CorpusSection()
     responses: ResponsesSection = ResponsesSection()
     filter: FilterSection = FilterSection()
     tags: TagsSection = TagsSection()
     splits: SplitsSection = SplitsSection()
     speech: SpeechSection = SpeechSection()
+
+    @model_validator(mode="after")
+    def a_corpus_is_named(self) -> Self:
+        """Refuse `instructions.source: corpus` without one."""
+        if self.instructions.source == "corpus" and self.corpus.path is None:
+            raise ValueError("instructions.source=corpus needs corpus.path; give the folder of the corpus")
+        return self

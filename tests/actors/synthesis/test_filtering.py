@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from actors.synthesis.filtering import FilterStage
+from actors.synthesis.records import Draft
+from configs.synthesis import FilterSection
+
+RANDOM = random.Random(5)
+NOUNS = ["dog", "ship", "city", "song", "river", "tower", "garden", "window", "island", "doctor", "teacher", "engine"]
+
+
+def drafts(count: int) -> list[Draft]:
+    made: list[Draft] = []
+    for number in range(count):
+        nouns = " ".join(RANDOM.choices(NOUNS, k=12))
+        text = f"please tell me about a {nouns}"
+        match number % 5:
+            case 1:
+                text = f"Solve 2x + {number} = 7"
+            case 2:
+                text = made[RANDOM.randrange(len(made))].instruction.upper()
+            case 3:
+                text = made[RANDOM.randrange(len(made))].instruction + " again"
+        made.append(Draft(id=f"d{number}", instruction=text, reference="Of course."))
+    return made
+
+
+def test_every_draft_comes_back_with_its_reason() -> None:
+    texts = ["What is the capital of Peru?", "what is the capital of peru", "Hello", "Tell me a joke", "Solve 2x = 7 now"]
+    given = [Draft(id=f"d{place}", instruction=text, reference="Lima.") for place, text in enumerate(texts)]
+    returned = FilterStage(FilterSection()).run(0, given)
+    assert [(draft.id, draft.rejected, draft.detail) for draft in returned] == [
+        ("d0", "", ""), ("d1", "filter: duplicate", "d0"), ("d2", "filter: too short", "1 words"), ("d3", "", ""),
+        ("d4", "filter: mathematics", "2x"),
+    ]  # fmt: skip
+    assert {draft.rejected.removeprefix("filter: ") for draft in returned if draft.rejected} <= set(FilterStage.reasons)
+
+
+@pytest.mark.parametrize("ends_after", range(0, 13, 3))
+def test_a_later_life_decides_as_the_first_would_have(ends_after: int) -> None:
+    given = drafts(13 * 20)
+    blocks = [given[start : start + 20] for start in range(0, len(given), 20)]
+    first = FilterStage(FilterSection())
+    whole = [first.run(number, block) for number, block in enumerate(blocks)]
+    assert {draft.rejected for block in whole for draft in block} == {
+        "", "filter: mathematics", "filter: duplicate", "filter: near duplicate",
+    }  # fmt: skip
+    again = FilterStage(FilterSection())
+    for block in whole[:ends_after]:
+        again.recall(block)
+    assert [again.run(number, blocks[number]) for number in range(ends_after, len(blocks))] == whole[ends_after:]
+
+
+def test_switched_off_it_lets_everything_through() -> None:
+    given = drafts(20)
+    assert FilterStage(FilterSection(enabled=False)).run(0, given) == given
+
+
+def test_duplicates_alone_can_be_switched_off() -> None:
+    given = [Draft(id=name, instruction="Tell me a joke", reference="No.") for name in "ab"]
+    assert FilterStage(FilterSection(duplicates=False)).run(0, given) == given
