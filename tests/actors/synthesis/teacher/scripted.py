@@ -15,14 +15,18 @@ LONGEST = 200
 
 def babble(request: Request) -> Generation:
     """Words by the seed, as many as it takes until a draw ends them."""
-    prompt = list(request.prompt_ids) if request.prompt_ids is not None else [word for each in request.messages for word in each["content"].split()]
+    prompt = (
+        list(request.prompt_ids)
+        if request.prompt_ids is not None
+        else [word for each in request.messages for word in each["content"].split()]
+    )
     if len(prompt) > LONGEST:
         return Generation("", 0, "refused", f"{len(prompt)} tokens are more than {LONGEST}")
     if request.schema is not None:
         return Generation(json.dumps({key: form["enum"][0] for key, form in request.schema["properties"].items()}), 5, "stop")
     drawn = random.Random(repr((prompt, request.seed if request.temperature else None)))
     words = [drawn.choice(WORDS) for _ in range(drawn.randint(1, 12))]
-    if len(words) > request.max_tokens:
+    if len(words) >= request.max_tokens:
         return Generation(" ".join(words[: request.max_tokens]), request.max_tokens, "length")
     return Generation(" ".join(words), len(words) + 1, "stop")
 
