@@ -210,7 +210,7 @@ class SplitsSection(Section):
 class SynthesisConfig(Section):
     """A synthesis: `rba synthesize CONFIG`."""
 
-    changeable = frozenset({"name", "directory"})
+    changeable = frozenset({"directory"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
     directory: str = "data"

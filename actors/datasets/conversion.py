@@ -44,13 +44,13 @@ def convert(clip: Clip, max_audio_s: float, where: str) -> Converted:
                 what = f"the audio is {frames / rate_hz:.2f} s long, and {max_audio_s:g} s are allowed"
                 raise RefusedError("long", what, where=where, fix="raise --max-audio-s, or leave such rows out with --drop long")
             is_ours = (file.format, file.subtype, file.channels, rate_hz) == ("FLAC", "PCM_16", 1, SAMPLE_RATE)
-            if is_ours and frames == whole:
-                return Converted(content, round(frames / rate_hz, 4), frames, ())
             samples, changes = _samples(file, start, frames)
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
         raise RefusedError("damaged", f"no audio that can be decoded ({error})", where=where) from None
     if not len(samples):
         raise RefusedError("damaged", "the audio is empty", where=where)
+    if is_ours and frames == whole:
+        return Converted(content, round(frames / rate_hz, 4), frames, ())
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     cut = ("cut",) if frames != whole else ()
@@ -80,11 +80,14 @@ def _span(clip: Clip, rate_hz: int, whole: int, where: str) -> tuple[int, int]:
 
 def _samples(file: Any, start: int, frames: int) -> tuple[NDArray[np.int16], tuple[str, ...]]:
     file.seek(start)
-    if (file.subtype, file.channels, file.samplerate) == ("PCM_16", 1, SAMPLE_RATE):
-        return file.read(frames, dtype="int16"), ()
+    is_exact = (file.subtype, file.channels, file.samplerate) == ("PCM_16", 1, SAMPLE_RATE)
+    read = file.read(frames, dtype="int16" if is_exact else "float64", always_2d=True)
+    if len(read) < frames and file.format == "FLAC":  # other formats only estimate how many there are
+        raise ValueError(f"{len(read)} of {frames} samples")
+    if is_exact:
+        return read[:, 0], ()
     changes = (*(("mixed to mono",) if file.channels > 1 else ()), *(("resampled",) if file.samplerate != SAMPLE_RATE else ()))
-    read = file.read(frames, dtype="float64", always_2d=True).mean(axis=1)
     if not np.isfinite(read).all():
         raise ValueError("samples that are no numbers")
-    loud = np.round(resample(read, file.samplerate) * 32768)
+    loud = np.round(resample(read.mean(axis=1), file.samplerate) * 32768)
     return np.clip(loud, -32768, 32767).astype(np.int16), changes

@@ -19,7 +19,7 @@ KEYS = {
     "tags": ("tags",),
     "splits": ("instructions.count", "splits"),
     "speech": ("speech",),
-    "dataset": (),
+    "dataset": ("name",),
 }
 """What a stage depends on, beside what the stage before has made of its own."""
 GROWING = {"instructions": ("instructions.count",)}

@@ -132,4 +132,5 @@ def _hub(name: str, fields: Fields, split: str | None, subset: str | None) -> It
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         where = f"{name}, after row {number}" if number else name
         fix = "check the path, or for a data set on the Hub the name, --subset, --split and the network"
-        raise UserError(f"it cannot be read ({str(error).splitlines()[0] if str(error) else error!r})", where=where, fix=fix) from None
+        what = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(f"it cannot be read ({what})", where=where, fix=fix) from None

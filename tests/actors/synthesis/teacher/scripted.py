@@ -15,7 +15,11 @@ LONGEST = 200
 
 def babble(request: Request) -> Generation:
     """Words by the seed, as many as it takes until a draw ends them."""
-    prompt = list(request.prompt_ids) if request.prompt_ids is not None else [word for each in request.messages for word in each["content"].split()]
+    prompt = (
+        list(request.prompt_ids)
+        if request.prompt_ids is not None
+        else [word for each in request.messages for word in each["content"].split()]
+    )
     if len(prompt) > LONGEST:
         return Generation("", 0, "refused", f"{len(prompt)} tokens are more than {LONGEST}")
     if request.schema is not None:
