@@ -35,6 +35,8 @@ WINDOW_S = 4.0
 TRAILING_SILENCE = 640
 """Samples of digital silence after the speech: the last frames of the spectrogram see past the end of a clip."""
 PEAK = 0.5
+VOICE_KEYS = ("name", "espeak", "words_per_minute", "pitch", "pitch_range")
+"""What makes a voice of espeak-ng."""
 REFERENCES = Path(__file__).parent / "checkpoints" / "references.json.gz"
 """The teacher's own greedy answers to the training instructions, `{instruction: answer}`."""
 
@@ -73,7 +75,7 @@ def _commit(draft: Path, target: Path) -> None:
 def settings_digest(groups: list[Instruction], split: Split, difficulty: Difficulty) -> str:
     """Hash of everything that a data set depends on: format, difficulty, voices, instructions, references."""
     group_texts = [[each.text, each.answer, reference(each, split)] for each in groups]
-    voices = [asdict(voice) for voice in (*TRAINING, *HELD_OUT)]
+    voices = [{key: getattr(voice, key) for key in VOICE_KEYS} for voice in (*TRAINING, *HELD_OUT)]
     return audio_hash(json.dumps([FORMAT, split, asdict(difficulty), voices, group_texts]).encode()).split(":")[1][:16]
 
 
