@@ -1,4 +1,4 @@
-"""Turns the names in a configuration into paths: ``SCHEME:NAME`` of an asset provider, a Hub name, or a path.
+"""Turns the names in a configuration into paths: ``SCHEME:NAME`` of an asset provider, a Hub name, a path, or a data set's URL.
 
 Providers are entry points of the group ``rba.assets``: the scheme is the entry point's name, and the object a function
 ``provide(name) -> Path`` that makes what is missing.
@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from configs.schema import RunConfig
+from protocol.dataset.places import exists, is_url
 from protocol.errors import UserError
 
 GROUP = "rba.assets"
@@ -23,7 +24,7 @@ Progress = Callable[[str], None]
 
 
 def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig:
-    """`config` with every name replaced by the absolute path behind it; makes or downloads what is missing.
+    """`config` with every name replaced by the absolute path behind it, or the URL; makes or downloads what is missing.
 
     Raises `UserError` naming the key whose asset does not exist.
     """
@@ -63,8 +64,12 @@ def model_path(name: str, key: str, progress: Progress = lambda _: None) -> Path
     raise UserError(f"no checkpoint {name}", where=f"{key}: {path.absolute()}", fix="give a checkpoint folder or a Hub name (owner/name)")
 
 
-def file_path(name: str, key: str, progress: Progress = lambda _: None) -> Path:
-    """The file behind `name`, the value of the configuration's `key`."""
+def file_path(name: str, key: str, progress: Progress = lambda _: None) -> Path | str:
+    """The file behind `name`, the value of the configuration's `key`; a URL, such as ``s3://bucket/train.jsonl``, stays what it is."""
+    if is_url(name):
+        if not exists(name):
+            raise UserError(f"no file {name}", where=key, fix="give the URL of a manifest (JSON lines) of instruction groups")
+        return name
     path = _provide(*asset, key, progress) if (asset := provided(name)) is not None else Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"no file {name}", where=f"{key}: {path.absolute()}", fix="give a manifest (JSON lines) of instruction groups")

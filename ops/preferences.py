@@ -51,7 +51,7 @@ class Preferences:
             return places[group_id]
         except KeyError:
             fix = "restore the data set that the run was trained with"
-            raise UserError(f"no group {group_id!r}, which the run has trained", where=str(self._data[0].path), fix=fix) from None
+            raise UserError(f"no group {group_id!r}, which the run has trained", where=self._data[0].path, fix=fix) from None
 
 
 def _pairs(result: GroupResult, group: InstructionGroup, data: DataSet) -> Iterator[Preference]:

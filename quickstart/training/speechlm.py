@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from policies.adapter import Processing
-from protocol.audio import SAMPLE_RATE, load
+from protocol.audio import SAMPLE_RATE
 from protocol.dataset import DataSet
 from protocol.messages import InstructionGroup
 from quickstart.training.steps import answer_loss, initialise, pad
@@ -118,7 +118,7 @@ def hear(manifest: Path, processing: Processing, *, written: bool = False) -> li
     heard = []
     for group in data.groups:
         answer_ids = processing.answer_ids(group.reference)
-        clips = [load(data.audio_path(cast(str, one.audio)), processing.window_s) for one in group.utterances]
+        clips = [data.samples(cast(str, one.audio), processing.window_s) for one in group.utterances]
         features, masks = processing.features(clips)
         for one, samples, feature, mask in zip(group.utterances, clips, features, masks, strict=True):
             frames = int(mask.sum())

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from policies.adapter import adapter
-from protocol.audio import load
 from protocol.dataset import DataSet
 from protocol.errors import UserError
 from quickstart import build
@@ -78,7 +77,7 @@ def test_transformers_own_pipeline_gives_the_same_answers(speechlm, some_test_gr
     processor = AutoProcessor.from_pretrained(str(provide("speechlm")))
     whole = Qwen2AudioForConditionalGeneration.from_pretrained(str(provide("speechlm")))
     data = DataSet.open(some_test_groups)
-    clips = [load(data.audio_path(group.utterances[3].audio)) for group in data.groups[:8]]
+    clips = [data.samples(group.utterances[3].audio) for group in data.groups[:8]]
     chat = processor.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}], add_generation_prompt=True, tokenize=False)
     assert chat == "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|><|im_end|>\n<|im_start|>assistant\n"
     texts = []
