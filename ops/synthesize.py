@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,6 +38,23 @@ def carry_out(config: SynthesisConfig, stages: Sequence[str], console: Console, 
         reasons = ", ".join(f"{count} {reason}" for reason, count in each["rejected"].items())
         console.print(f"{stage:13} {each['kept']:>9,} kept" + (f"   rejected: {reasons}" if reasons else ""), highlight=False)
     console.print(f"the data set is in {synthesis.folder}", highlight=False)
+
+
+def describe(config: SynthesisConfig, console: Console, html: Path | None, *, as_json: bool) -> None:
+    """Show what is there: the paper's Table 1, and what became of the others."""
+    from actors.synthesis import describe as describing
+    from actors.synthesis.page import page
+
+    synthesis = Synthesis(config)
+    found = describing.describe(synthesis.drafts())
+    if not found.drafts:
+        raise UserError("nothing has been made yet", where=str(synthesis.folder), fix="call rba synthesize without --describe first")
+    if html is not None:
+        html.write_text(page(found, config.name), encoding="utf-8")
+    if as_json:
+        console.file.write(json.dumps(describing.as_dict(found)) + "\n")
+    else:
+        console.print(describing.tables(found))
 
 
 def outcome(synthesis: Synthesis) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,10 @@ from quickstart.world import SPLITS, Split
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 MODELS = ("speechlm", "teacher", "reward_model")
-SETS: dict[str, tuple[Split, Task]] = {split: (split, "answer") for split in SPLITS} | {"test-s2tt": ("test", "s2tt"), "test-qa": ("test", "qa")}
+SETS: dict[str, tuple[Split, Task]] = {split: (split, "answer") for split in SPLITS} | {
+    "test-s2tt": ("test", "s2tt"),
+    "test-qa": ("test", "qa"),
+}
 
 
 def provide(name: str, progress: bool = True) -> Path:
