@@ -78,20 +78,17 @@ def keys(section: TagsSection) -> list[str]:
 
 
 def prompt(instruction: str, section: TagsSection) -> str:
-    """The user's turn. Without explanations the built-in one is only the instruction and the topics' names, for small taggers."""
+    """The user's turn. Without explanations the built-in one is the instruction and the topics' bare names, for small taggers."""
     names = topics(section)
+    listed = "\n".join(f"- {name}: {MEANINGS[name]}" if name in MEANINGS else f"- {name}" for name in names)
     said = {
         "instruction": instruction,
-        "topics": "\n".join(f"- {name}: {MEANINGS[name]}" if name in MEANINGS else f"- {name}" for name in names),
+        "topics": listed if section.explain else " | ".join(names),
         "difficulties": ", ".join(DIFFICULTIES),
         "keys": ", ".join(_KEYS[key] for key in keys(section)),
     }
     said["rating"] = _RATING.replace("{difficulties}", said["difficulties"]) if section.difficulty else ""
-    template = section.prompt
-    if template is None:
-        template = _EXPLAINED if section.explain else _SHORT
-        if not section.explain:
-            said["topics"] = " | ".join(names)
+    template = section.prompt or (_EXPLAINED if section.explain else _SHORT)
     return _PLACES.sub(lambda place: said[place[1]], template)  # in one pass: an instruction may speak of {topics}
 
 
