@@ -214,6 +214,8 @@ class TagsSection(Section):
 class SpeechServerSection(Section):
     """An OpenAI-compatible POST /v1/audio/speech."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts", "takes"})
+
     url: str
     """Base URL (…/v1)."""
     model: str = ""
@@ -242,6 +244,8 @@ class SpeechServerSection(Section):
 class TranscriptsSection(Section):
     """An OpenAI-compatible POST /v1/audio/transcriptions that hears what was said."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts"})
+
     url: str
     """Base URL (…/v1)."""
     model: str
@@ -257,6 +261,8 @@ class TranscriptsSection(Section):
 
 class SpeechSection(Section):
     """Voices, and who speaks."""
+
+    changeable = frozenset({"processes"})
 
     backend: str = "espeak"
     """`espeak` (offline), `openai` (any /v1/audio/speech server), or the name of an entry point of the group `rba.speech`."""
