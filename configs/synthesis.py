@@ -182,6 +182,9 @@ class FilterSection(Section):
     near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
     """Reject from this overlap on: Jaccard similarity of runs of five characters. null compares whole texts only."""
     meaning: MeaningSection | None = None
+    kept_out: tuple[str, ...] = ()
+    """Manifests whose instructions do not get in, word for word to a listener: what a model is measured by. Paths, or `SCHEME:NAME` of
+    an asset provider."""
 
 
 class TagsSection(Section):

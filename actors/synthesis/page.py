@@ -1,4 +1,4 @@
-"""The description of a data set as one HTML page that needs nothing from outside. Colours are CSS variables, so light and dark both work."""
+"""The description of a data set as one HTML page that needs nothing from outside, in light and dark."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROW, BAR = 30, 16
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --card: #fff; --ink: #1c1d21; --soft: #666a73; --line: #e4e5e8;
-  --c0: #2f6fde; --c1: #d9632b; --c2: #2a9d6f; --c3: #9a55c7; --bad: #c23b3b; --track: #eeeff1; }
+  --c0: #2f6fde; --bad: #c23b3b; --track: #eeeff1; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15161a; --card: #1d1f24; --ink: #e8e9ec; --soft: #9a9ea8; --line: #31343b;
-  --c0: #6c9ff2; --c1: #ee9163; --c2: #58c596; --c3: #c08ae6; --bad: #ef7d7d; --track: #282a30; } }
+  --c0: #6c9ff2; --bad: #ef7d7d; --track: #282a30; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 860px; margin: 0 auto; padding: 40px 24px 80px; }
@@ -36,8 +36,7 @@ p { margin: 0 0 10px; } .soft { color: var(--soft); }
 svg { width: 100%; min-width: 560px; height: auto; display: block; font-size: 13px; }
 text { fill: var(--ink); font-variant-numeric: tabular-nums; } text.soft { fill: var(--soft); }
 .track { fill: var(--track); } .mark { stroke: var(--ink); stroke-width: 2; }
-.f0 { fill: var(--c0); background: var(--c0); } .f1 { fill: var(--c2); background: var(--c2); } .f2 { fill: var(--c1); background: var(--c1); }
-.bad { fill: var(--bad); }
+.f0 { fill: var(--c0); background: var(--c0); } .bad { fill: var(--bad); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; color: var(--soft); margin: 0 0 8px; }
 .key i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 6px; }
 .key i.line { width: 2px; height: 13px; border-radius: 0; background: var(--ink); vertical-align: -2px; }
@@ -135,7 +134,9 @@ def _crossed(counts: dict[str, dict[str, int]], columns: Sequence[str]) -> str:
     head = "".join(f'<th class="n">{escape(column)}</th>' for column in (*columns, "all"))
     rows = [(name, [row.get(column, 0) for column in columns]) for name, row in counts.items()]
     rows.append(("all", [sum(row[place] for _, row in rows) for place in range(len(columns))]))
-    body = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td class="n">{number:,}</td>' for number in (*row, sum(row)))}</tr>" for name, row in rows
-    )
+    body = "".join(f"<tr><td>{escape(name)}</td>{_cells(row)}</tr>" for name, row in rows)
     return f'<div class="card"><table><tr><th></th>{head}</tr>{body}</table></div>'
+
+
+def _cells(row: Sequence[int]) -> str:
+    return "".join(f'<td class="n">{number:,}</td>' for number in (*row, sum(row)))

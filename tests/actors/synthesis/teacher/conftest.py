@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def _answering(url: str, server: subprocess.Popen[bytes], log: Path) -> str:
     transport = httpx.HTTPTransport(retries=0)
     with httpx.Client(transport=transport) as client:
         waited = psutil.Process(server.pid).create_time() + START_S
-        while server.poll() is None and psutil.time.time() < waited:
+        while server.poll() is None and time.time() < waited:
             try:
                 if client.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK:
                     return url
