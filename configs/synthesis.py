@@ -288,9 +288,9 @@ class SpeechSection(Section):
     text_utterance: bool = False
     """Add the instruction as plain text: the data set is then bi-modal."""
     revoice: bool = False
-    """Speak instructions that come with a corpus' own recordings again; by default these are kept as they are."""
+    """Speak training instructions again that come with a corpus' own recordings; by default these are kept. Those held out always are."""
     copies: PositiveInt = 1
-    """Times that a corpus' own recording is listed in its group: so many samples of the same audio are compared."""
+    """Times that a corpus' own recording is listed in its group in training: so many samples of the same audio are compared."""
     processes: NonNegativeInt = 0
     """Processes that speak (`espeak` only); 0 for one a core."""
     server: SpeechServerSection | None = None
