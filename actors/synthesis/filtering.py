@@ -12,7 +12,7 @@ from actors.synthesis.filters.duplicates import Duplicates
 from actors.synthesis.filters.rules import REASONS, judge, rules
 from actors.synthesis.records import Draft
 from actors.synthesis.stage import Stage
-from configs.synthesis import SynthesisConfig
+from configs.synthesis import FilterSection
 
 if TYPE_CHECKING:
     from actors.synthesis.filters.embeddings import Meanings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DUPLICATE, NEAR_DUPLICATE, SAME_MEANING = "duplicate", "near duplicate", "same meaning"
 
 
-class Filtering(Stage):
+class FilterStage(Stage):
     """Asks the rules first, then for duplicates of what was let in before; a duplicate's detail is the earlier one's id.
 
     Consumes blocks of drafts with an instruction and a reference; produces the same, some rejected. Needs its blocks in order.
@@ -29,9 +29,9 @@ class Filtering(Stage):
     name: ClassVar[str] = "filter"
     reasons: ClassVar[tuple[str, ...]] = (*REASONS, DUPLICATE, NEAR_DUPLICATE, SAME_MEANING)
 
-    def __init__(self, config: SynthesisConfig) -> None:
+    def __init__(self, section: FilterSection) -> None:
         """Raises `UserError` where a pattern of the recipe is none."""
-        self._section = section = config.filter
+        self._section = section
         self._rules = rules(section) if section.enabled else []
         self._duplicates = Duplicates(section.near_duplicates) if section.enabled and section.duplicates else None
         self._meanings: Meanings | None = None

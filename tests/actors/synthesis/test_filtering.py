@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from actors.synthesis.filtering import Filtering
+from actors.synthesis.filtering import FilterStage
 from actors.synthesis.records import Draft
-from configs.synthesis import FilterSection, LanguageModelSection, SynthesisConfig
+from configs.synthesis import FilterSection
 
 RANDOM = random.Random(5)
 NOUNS = ["dog", "ship", "city", "song", "river", "tower", "garden", "window", "island", "doctor", "teacher", "engine"]
 
 
-def filtering(**options: Any) -> Filtering:
-    return Filtering(SynthesisConfig(teacher=LanguageModelSection(model="none"), filter=FilterSection(**options)))
+def filtering(**options: Any) -> FilterStage:
+    return FilterStage(FilterSection(**options))
 
 
 def drafts(count: int) -> list[Draft]:
@@ -41,7 +41,7 @@ def test_every_draft_comes_back_with_its_reason() -> None:
         ("d0", "", ""), ("d1", "filter: duplicate", "d0"), ("d2", "filter: too short", "1 words"), ("d3", "", ""),
         ("d4", "filter: mathematics", "2x"),
     ]  # fmt: skip
-    assert {draft.rejected.removeprefix("filter: ") for draft in returned if draft.rejected} <= set(Filtering.reasons)
+    assert {draft.rejected.removeprefix("filter: ") for draft in returned if draft.rejected} <= set(FilterStage.reasons)
 
 
 @pytest.mark.parametrize("ends_after", range(0, 13, 3))
