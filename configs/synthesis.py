@@ -182,6 +182,9 @@ class FilterSection(Section):
     near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
     """Reject from this overlap on: Jaccard similarity of runs of five characters. null compares whole texts only."""
     meaning: MeaningSection | None = None
+    kept_out: tuple[str, ...] = ()
+    """Manifests whose instructions do not get in, word for word to a listener: what a model is measured by. Paths, or `SCHEME:NAME` of
+    an asset provider."""
 
 
 class TagsSection(Section):
@@ -208,12 +211,101 @@ class TagsSection(Section):
     """What happens after two unreadable answers: `keep` as the last topic, without a difficulty, or `reject`."""
 
 
+class SpeechServerSection(Section):
+    """An OpenAI-compatible POST /v1/audio/speech."""
+
+    url: str
+    """Base URL (…/v1)."""
+    model: str = ""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key."""
+    response_format: Literal["wav", "flac", "pcm"] = "wav"
+    pcm_rate_hz: PositiveInt = 24_000
+    """Rate of `pcm`, which is 16 bit mono without a header."""
+    speed: PositiveFloat | None = None
+    clone: bool = True
+    """Send the recording and transcript of voices that have one (`ref_audio`, `ref_text`), as vLLM-Omni takes them."""
+    task_type: str | None = None
+    """With Qwen3-TTS `Base` for cloning, `CustomVoice` for presets."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of each request."""
+    concurrency: PositiveInt = 32
+    """Requests at once."""
+    timeout_s: PositiveFloat = 120.0
+    attempts: PositiveInt = 8
+    """Tries per request while the server is gone or busy, with exponential back-off and jitter; then the synthesis stops, and goes on when
+    it is called again."""
+    takes: PositiveInt = 2
+    """Tries per voice when the answer is no speech that can be used; then another voice speaks."""
+
+
+class TranscriptsSection(Section):
+    """An OpenAI-compatible POST /v1/audio/transcriptions that hears what was said."""
+
+    url: str
+    """Base URL (…/v1)."""
+    model: str
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key."""
+    max_word_error: NonNegativeFloat = 0.2
+    """Share of words (of characters in Chinese, Japanese and Thai) that may differ; above it another voice speaks."""
+    concurrency: PositiveInt = 16
+    timeout_s: PositiveFloat = 120.0
+    attempts: PositiveInt = 8
+    """Tries per request while the server is gone or busy."""
+
+
 class SpeechSection(Section):
     """Voices, and who speaks."""
 
     backend: str = "espeak"
     """`espeak` (offline), `openai` (any /v1/audio/speech server), or the name of an entry point of the group `rba.speech`."""
     voices_per_group: PositiveInt = 4
+    """Distinct voices, drawn by a hash of seed and instruction."""
+    min_voices: PositiveInt = 2
+    """An instruction that fewer voices can speak is rejected."""
+    spare_voices: NonNegativeInt = 4
+    """Further voices that an instruction may try in place of those that fail."""
+    bank: str | None = None
+    """JSONL or CSV file of voices, or a folder of recordings with transcripts, flat or in LibriTTS's layout; by default the built-in voices
+    of espeak-ng."""
+    presets: list[str] = Field(default_factory=list)
+    """Names of voices that the server or plug-in has by itself, in place of a bank."""
+    spoken_form: Literal["auto", "always", "never"] = "auto"
+    """Write numbers, dates, currencies and symbols out before they are spoken (English, Chinese, Japanese); `auto`: where the back end does
+    not do it by itself."""
+    max_audio_s: PositiveFloat = 30.0
+    """Longest utterance."""
+    characters_per_s: dict[str, tuple[PositiveFloat, PositiveFloat]] = Field(default_factory=dict)
+    """Slowest and fastest plausible speech in letters and digits a second, by language ("" for all others); speech outside is refused. By
+    default 3 to 40, in Chinese, Japanese and Korean 1 to 15."""
+    text_utterance: bool = False
+    """Add the instruction as plain text: the data set is then bi-modal."""
+    revoice: bool = False
+    """Speak instructions that come with a corpus' own recordings again; by default these are kept as they are."""
+    copies: PositiveInt = 1
+    """Times that a corpus' own recording is listed in its group: so many samples of the same audio are compared."""
+    processes: NonNegativeInt = 0
+    """Processes that speak (`espeak` only); 0 for one a core."""
+    server: SpeechServerSection | None = None
+    """Needed by `openai`."""
+    transcripts: TranscriptsSection | None = None
+    """Have what was said transcribed and compared with the text; by default nobody listens."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What a plug-in is told."""
+
+    @model_validator(mode="after")
+    def combinations_are_possible(self) -> Self:
+        """Refuse combinations that could not run, with what to do instead."""
+        if self.min_voices > self.voices_per_group:
+            raise ValueError(f"speech.min_voices ({self.min_voices}) is above speech.voices_per_group ({self.voices_per_group})")
+        if self.backend == "openai" and self.server is None:
+            raise ValueError("speech.backend=openai needs speech.server.url, the address of the server (…/v1)")
+        if self.bank is not None and self.presets:
+            raise ValueError("speech.bank and speech.presets both name the voices; leave one of them out")
+        if self.backend == "openai" and self.bank is None and not self.presets:
+            raise ValueError("speech.backend=openai needs speech.bank, or the server's own voices by name in speech.presets")
+        return self
 
 
 class SplitsSection(Section):

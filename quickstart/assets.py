@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from protocol.errors import UserError
-from quickstart.world import SPLITS
+from quickstart.tasks import Task
+from quickstart.world import SPLITS, Split
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 MODELS = ("speechlm", "teacher", "reward_model")
+SETS: dict[str, tuple[Split, Task]] = {split: (split, "answer") for split in SPLITS} | {"test-s2tt": ("test", "s2tt"), "test-qa": ("test", "qa")}
 
 
 def provide(name: str, progress: bool = True) -> Path:
@@ -21,9 +23,9 @@ def provide(name: str, progress: bool = True) -> Path:
         if not (folder / "model.safetensors").is_file():
             raise UserError(f"the checkpoint {name} is missing", where=str(folder), fix="reinstall rba, or run python -m quickstart.build")
         return folder
-    for split in SPLITS:
-        if name == split:
-            from quickstart.speech import provide_split
+    if name in SETS:
+        from quickstart.speech import provide_split
 
-            return provide_split(split, progress=progress)
-    raise UserError(f"the quickstart has no {name!r}", where="quickstart:", fix=f"use one of: {', '.join((*MODELS, *SPLITS))}")
+        split, task = SETS[name]
+        return provide_split(split, task=task, progress=progress)
+    raise UserError(f"the quickstart has no {name!r}", where="quickstart:", fix=f"use one of: {', '.join((*MODELS, *SETS))}")

@@ -15,12 +15,12 @@ from actors.synthesis.corpora.covost import Covost
 from actors.synthesis.corpora.held_out import HeldOut, keep_apart
 from actors.synthesis.corpora.languages import language_name
 from actors.synthesis.corpora.mustc import Mustc
-from actors.synthesis.corpora.shard import ShardWriter
 from actors.synthesis.corpora.sound import DamagedSoundError, to_flac
 from actors.synthesis.corpora.spoken_alpaca import SpokenAlpaca
 from actors.synthesis.records import Draft, Spoken
 from actors.synthesis.stage import Stage
 from configs.synthesis import CorpusSection, SynthesisConfig
+from protocol.dataset import ShardWriter
 from protocol.errors import UserError
 
 USED_UP = "no further recording"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from actors.synthesis.filtering import FilterStage
 from actors.synthesis.records import Draft
 from configs.synthesis import FilterSection
+from protocol.errors import UserError
 
 RANDOM = random.Random(5)
 NOUNS = ["dog", "ship", "city", "song", "river", "tower", "garden", "window", "island", "doctor", "teacher", "engine"]
@@ -67,3 +69,24 @@ def test_switched_off_it_lets_everything_through() -> None:
 def test_duplicates_alone_can_be_switched_off() -> None:
     given = [Draft(id=name, instruction="Tell me a joke", reference="No.") for name in "ab"]
     assert filtering(duplicates=False).run(0, given) == given
+
+
+def test_what_is_for_measuring_is_kept_out(tmp_path: Path) -> None:
+    manifest = tmp_path / "test.jsonl"
+    manifest.write_text('{"group_id": "g", "instruction": "Tell me a joke!", "reference": "No."}\n{"instruction": "Sing a song"}\n')
+    texts = ["tell me a joke", "tell me two jokes", "sing a song"]
+    given = [Draft(id=text, instruction=text, reference="No.") for text in texts]
+    returned = filtering(kept_out=(str(manifest),), near_duplicates=None).run(0, given)
+    assert [draft.rejected for draft in returned] == ["filter: kept out", "", "filter: kept out"]
+    assert "kept out" in FilterStage.reasons
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "cannot be read"), ("{", "line 1"), ('{"instruction": "a"}\n{"text": "a"}\n', "line 2")]
+)
+def test_a_manifest_that_is_none(tmp_path: Path, content: str | None, said: str) -> None:
+    manifest = tmp_path / "test.jsonl"
+    if content is not None:
+        manifest.write_text(content)
+    with pytest.raises(UserError, match=said):
+        filtering(kept_out=(str(manifest),))
