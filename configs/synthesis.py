@@ -321,8 +321,8 @@ class SplitsSection(Section):
     test_per_topic: NonNegativeInt = 200
     most_of_topic: Annotated[float, Field(ge=0, le=0.5)] = 0.2
     """Largest share of a topic that each of the two takes: small topics keep instructions to train on."""
-    keep: bool = False
-    """Leave drafts in the split that they come with, such as a corpus' own; those without one are split."""
+    keep: bool = True
+    """Leave drafts in the split that they come with, such as a corpus' own. Those without one are split."""
 
 
 class SynthesisConfig(Section):

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from actors.synthesis import describe as describing
 from actors.synthesis.main import STAGES, Synthesis
+from actors.synthesis.page import page
 from actors.synthesis.records import Draft
 from configs.synthesis import SynthesisConfig
 from protocol.errors import UserError
@@ -40,23 +42,6 @@ def carry_out(config: SynthesisConfig, stages: Sequence[str], console: Console, 
     console.print(f"the data set is in {synthesis.folder}", highlight=False)
 
 
-def describe(config: SynthesisConfig, console: Console, html: Path | None, *, as_json: bool) -> None:
-    """Show what is there: the paper's Table 1, and what became of the others."""
-    from actors.synthesis import describe as describing
-    from actors.synthesis.page import page
-
-    synthesis = Synthesis(config)
-    found = describing.describe(synthesis.drafts())
-    if not found.drafts:
-        raise UserError("nothing has been made yet", where=str(synthesis.folder), fix="call rba synthesize without --describe first")
-    if html is not None:
-        html.write_text(page(found, config.name), encoding="utf-8")
-    if as_json:
-        console.file.write(json.dumps(describing.as_dict(found)) + "\n")
-    else:
-        console.print(describing.tables(found))
-
-
 def outcome(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
     """By stage that has begun: ``{"blocks", "of", "kept", "rejected": {reason: count}}``."""
     told = {}
@@ -71,6 +56,20 @@ def outcome(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
                 rejected[draft.rejected.partition(": ")[2]] += 1
         told[stage] = {"blocks": done, "of": total, "kept": kept, "rejected": dict(rejected.most_common())}
     return told
+
+
+def describe(config: SynthesisConfig, console: Console, html: Path | None, *, as_json: bool = False) -> None:
+    """Show what is in a data set, as far as it has come; with `html` as a page too."""
+    synthesis = Synthesis(config)
+    found = describing.describe(synthesis.drafts())
+    if not found.drafts:
+        raise UserError("there is nothing yet", where=str(synthesis.folder), fix="call it without --describe first")
+    if html is not None:
+        html.write_text(page(found, config.name), encoding="utf-8")
+    if as_json:
+        console.file.write(json.dumps(describing.as_dict(found)) + "\n")
+    else:
+        console.print(describing.tables(found))
 
 
 class Rate(ProgressColumn):

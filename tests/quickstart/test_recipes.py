@@ -78,7 +78,9 @@ def test_the_longest_tag_fits(recipe):
     from quickstart.training.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer()
-    longest = {task: max(len(tokenizer.encode(wanted(task, each))) for each in members("learned")) for task in ("answer", "s2tt", "qa", "tags")}
+    longest = {
+        task: max(len(tokenizer.encode(wanted(task, each))) for each in members("learned")) for task in ("answer", "s2tt", "qa", "tags")
+    }
     assert longest.pop("tags") < recipe.tags.max_tokens
     assert max(longest.values()) < recipe.responses.max_tokens
 
