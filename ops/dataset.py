@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ops import formats
+
 if TYPE_CHECKING:
     from protocol.dataset.inspection import Inspection, Progress
 
-app = typer.Typer(help="Check and show data sets of instruction groups.", no_args_is_help=True)
+app = typer.Typer(help="Check and show data sets of instruction groups, and take them from and to other formats.", no_args_is_help=True)
+formats.add_to(app)
 
 DataSetPath = Annotated[str, typer.Argument(metavar="PATH", help="A manifest (.jsonl), or a folder of them; a URL such as s3://… too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
