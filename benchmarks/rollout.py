@@ -214,7 +214,7 @@ async def compare(case: Case, folder: Path) -> list[dict[str, Any]]:
     """The rows of one case."""
     config = config_of(case, folder)
     checkpoint = Path(config.model.path)
-    data = DataSet.open(Path(config.data.train))
+    data = DataSet.open(config.data.train)
     processing = adapter(config.model.adapter).open(checkpoint)
     metrics = Metrics("rollout", "rollout-0")
     gauges, sides = Gauges(metrics), Sides()

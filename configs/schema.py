@@ -67,7 +67,7 @@ class DataSection(Section):
     """Instruction groups, as JSON lines beside their audio."""
 
     train: str
-    """Manifest of the training groups: a path, or `SCHEME:NAME` of an asset provider."""
+    """Manifest of the training groups: a path, a URL such as `s3://bucket/train.jsonl`, or `SCHEME:NAME` of an asset provider."""
     mix: dict[str, PositiveFloat] = {}
     """Further training manifests by weight: for each group of `train`, that many of theirs. Each goes through epochs of its own."""
     test: str | None = None

@@ -32,7 +32,7 @@ from learner.selection import by_topic
 from learner.session import Session
 from learner.training_state import SavedTensors
 from policies.adapter import adapter
-from protocol.audio import Samples, load
+from protocol.audio import Samples
 from protocol.dataset import DataSet
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.errors import UserError
@@ -47,8 +47,8 @@ from protocol.role import RoleDescription
 class Learner:
     """One rank of the learner (a `protocol.role.Role`).
 
-    `config.model.path`, `config.data.train` and `config.data.test` are folders and files of this machine; names of the Hub and of asset
-    providers are resolved before. `master` is "host:port" of rank 0, where the ranks meet (see `learner.ranks.Ranks`).
+    `config.model.path` is a folder of this machine, `config.data.train` and `config.data.test` are files of it or URLs; names of the Hub
+    and of asset providers are resolved before. `master` is "host:port" of rank 0, where the ranks meet (see `learner.ranks.Ranks`).
     `lineage` is new in every life of the run. `checkpoint` is the folder that it goes on from, on rank 0's machine; the other ranks need
     only know of it. With `replay_of`, a run's folder, nothing is leased: the steps in that run's journal are taken again.
     `salvage` gives up what is damaged in the journal, which is refused otherwise.
@@ -127,7 +127,7 @@ class Learner:
 
     def _open(self, key: str) -> DataSet | None:
         path = self._config.manifests.get(key)
-        return DataSet.open(Path(path)) if path else None
+        return DataSet.open(path) if path else None
 
     def describe(self) -> RoleDescription:
         """Where it can be found; rank 0 has the endpoint ``pairs``."""
@@ -208,7 +208,7 @@ class Learner:
 
     def _samples(self, audio: str) -> Samples:
         data = next((data for data, _ in self._train if data.has(audio)), self._train[0][0])
-        return load(data.audio_path(audio), self._config.data.max_audio_s, expected_hash=audio)
+        return data.samples(audio, self._config.data.max_audio_s)
 
     def status(self) -> dict[str, Any]:
         """Where the run is; rank 0 knows, the others say so."""

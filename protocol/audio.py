@@ -25,25 +25,38 @@ def audio_hash(content: bytes) -> str:
     return f"xxh128:{xxhash.xxh3_128_hexdigest(content)}"
 
 
+def check_content(content: bytes, expected_hash: str, where: str) -> None:
+    """Raise `UserError` when the content of the file at `where` is not what `expected_hash` names."""
+    if audio_hash(content) != expected_hash:
+        raise UserError(
+            f"the content is not that of {expected_hash}", where=where, fix="the file was changed: restore it, or write the manifest anew"
+        )
+
+
 def load(path: Path, max_audio_s: float = 30.0, expected_hash: str | None = None) -> Samples:
     """Samples of one file, float32 ``[sample]``.
 
-    Raises `UserError` when it is missing, unreadable, empty, stereo, at another rate, longer than `max_audio_s`, or not the content that
-    `expected_hash` names.
+    Raises `UserError` when it is missing, not the content that `expected_hash` names, or nothing that `decode` takes.
     """
-    import io
-
-    import soundfile
-
     where = str(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"the audio cannot be read ({error.strerror})", where=where, fix="check the path in the manifest") from error
-    if expected_hash is not None and audio_hash(content) != expected_hash:
-        raise UserError(
-            f"the content is not that of {expected_hash}", where=where, fix="the file was changed: restore it, or write the manifest anew"
-        )
+    if expected_hash is not None:
+        check_content(content, expected_hash, where)
+    return decode(content, where, max_audio_s)
+
+
+def decode(content: bytes, where: str, max_audio_s: float = 30.0) -> Samples:
+    """Samples of a file's content, float32 ``[sample]``; `where` names it for people.
+
+    Raises `UserError` when it is unreadable, empty, stereo, at another rate or longer than `max_audio_s`.
+    """
+    import io
+
+    import soundfile
+
     try:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:

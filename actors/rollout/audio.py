@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from protocol.audio import Samples, load
+from protocol.audio import Samples
 from protocol.dataset import DataSet
 from protocol.errors import UserError
 
@@ -24,6 +24,6 @@ class AudioLibrary:
     def _load(self, audio: str) -> Samples:
         for dataset in self._datasets:
             if dataset.has(audio):
-                return load(dataset.audio_path(audio), self._max_audio_s, audio)
-        places = ", ".join(str(dataset.path) for dataset in self._datasets)
+                return dataset.samples(audio, self._max_audio_s)
+        places = ", ".join(dataset.path for dataset in self._datasets)
         raise UserError(f"no audio {audio}", where=places, fix="actors and learner must read the same data set")

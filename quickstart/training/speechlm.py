@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from policies.adapter import Processing
-from protocol.audio import SAMPLE_RATE, load
+from protocol.audio import SAMPLE_RATE
 from protocol.dataset import DataSet
 from protocol.messages import InstructionGroup
 from quickstart.training.steps import answer_loss, initialise, pad
@@ -118,7 +118,7 @@ def hear(manifest: Path, processing: Processing, *, written: bool = False) -> li
     heard = []
     for group in data.groups:
         answer_ids = processing.answer_ids(group.reference)
-        clips = [load(data.audio_path(cast(str, one.audio)), processing.window_s) for one in group.utterances]
+        clips = [data.samples(cast(str, one.audio), processing.window_s) for one in group.utterances]
         features, masks = processing.features(clips)
         for one, samples, feature, mask in zip(group.utterances, clips, features, masks, strict=True):
             frames = int(mask.sum())
@@ -199,7 +199,7 @@ def heard_embeddings(model: nn.Module, rows: Sequence[Heard]) -> tuple[Tensor, T
 def answers(model: nn.Module, rows: Sequence[Heard], processing: Processing, *, temperature: float = 0.0) -> list[str]:
     """The model's answers, greedy or sampled, in the order of `rows`: all of them spoken, or all written."""
     model.eval()
-    batch, longest = 64, 16
+    batch, longest = 64, 24
     order = sorted(range(len(rows)), key=lambda place: len(rows[place].prompt_ids))
     texts = [""] * len(rows)
     for start in range(0, len(rows), batch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -62,6 +63,29 @@ def test_audio_that_is_gone_is_named(tmp_path: Path) -> None:
     gone.unlink()
     with pytest.raises(UserError, match=gone.name):
         preflight._check_data(config)
+
+
+def test_a_language_without_its_tokenizer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actors.rewards.scorers import bleu
+
+    config = configured(tmp_path)
+    manifest = Path(config.data.train)
+    manifest.write_text("".join(json.dumps({**json.loads(line), "language": "ja"}) + "\n" for line in manifest.read_text().splitlines()))
+    real = bleu._metric
+
+    def without_mecab(tokenizer: str) -> object:
+        if tokenizer == "ja-mecab":
+            raise RuntimeError
+        return real(tokenizer)
+
+    monkeypatch.setattr(bleu, "_metric", without_mecab)
+    with pytest.raises(UserError, match=r"'ja' needs the tokenizer ja-mecab"):
+        preflight._check_data(config)
+    config.evaluation.groups = 0
+    with pytest.raises(UserError, match=r"ja-mecab"):
+        preflight._check_data(config)
+    config.strategy = "single"
+    preflight._check_data(config)
 
 
 def test_a_damaged_manifest_is_named_with_its_line(tmp_path: Path) -> None:

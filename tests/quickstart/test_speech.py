@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from protocol.audio import load
 from protocol.dataset import DataSet
 from protocol.errors import UserError
 from quickstart import assets, speech
@@ -89,7 +88,7 @@ def test_a_split_is_spoken_once_and_always_the_same(cache, monkeypatch):
     for group in data.groups:
         assert len({one.speaker for one in group.utterances}) == len({one.audio for one in group.utterances}) == 4
         for one in group.utterances:
-            samples = load(data.audio_path(one.audio), WINDOW_S, one.audio)
+            samples = data.samples(one.audio, WINDOW_S)
             assert len(samples) / 16_000 == pytest.approx(one.duration_s, abs=1e-3)
             assert len(samples) < WINDOW_S * 16_000
             assert np.abs(samples).max() > 0.3

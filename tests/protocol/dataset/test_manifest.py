@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from protocol.dataset import DataSet, ManifestWriter, audio_hash
+from protocol.dataset import DataSet, Location, ManifestWriter, audio_hash
 from protocol.errors import UserError
 from protocol.messages import InstructionGroup, Utterance
 
@@ -40,9 +40,9 @@ def test_groups_come_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 def test_audio_is_found_by_its_hash_beside_the_manifest(tmp_path: Path) -> None:
     data = DataSet.open(manifest(tmp_path, line()))
-    assert data.audio_path(AUDIO) == tmp_path / "audio/four.flac"
+    assert data.location(AUDIO) == Location("audio/four.flac")
     with pytest.raises(UserError, match="xxh128:unknown"):
-        data.audio_path("xxh128:unknown")
+        data.read_audio("xxh128:unknown")
 
 
 def test_further_fields_are_ignored(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert not path.exists()
     data = DataSet.open(path)
     assert list(data.groups) == [group]
-    assert data.audio_path(audio).read_bytes() == b"four"
+    assert data.read_audio(audio) == b"four"
     assert len(list((path.parent / "audio").rglob("*.wav"))) == 1
     moved = path.parent.rename(tmp_path / "moved") / "train.jsonl"
-    assert DataSet.open(moved).audio_path(audio).read_bytes() == b"four"
+    assert DataSet.open(moved).read_audio(audio) == b"four"
     assert DataSet.open(moved).digest == data.digest
 
 
