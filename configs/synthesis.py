@@ -182,14 +182,33 @@ class FilterSection(Section):
     near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
     """Reject from this overlap on: Jaccard similarity of runs of five characters. null compares whole texts only."""
     meaning: MeaningSection | None = None
+    kept_out: tuple[str, ...] = ()
+    """Manifests whose instructions do not get in, word for word to a listener: what a model is measured by. Paths, or `SCHEME:NAME` of
+    an asset provider."""
 
 
 class TagsSection(Section):
     """Topic and difficulty, by a language model of its own."""
 
     enabled: bool = True
+    """Without it topics and difficulties stay as they came."""
     model: LanguageModelSection | None = None
     """The tagger; by default the teacher."""
+    topics: Annotated[tuple[str, ...], Field(min_length=1)] = TOPICS
+    """What an instruction may be about. The last one takes what fits none."""
+    drop_topics: tuple[str, ...] = ("Mathematics", "Coding", "Editing", "Data Analysis")
+    """Topics that are offered as well, and whose instructions go no further."""
+    difficulty: bool = True
+    """Ask how hard an instruction is, too."""
+    explain: bool = True
+    """Let the tagger put into words what is asked and what it takes, before it decides."""
+    prompt: str | None = None
+    """The user's turn to the tagger, instead of the built-in one; `{instruction}`, `{topics}` and `{difficulties}` are replaced."""
+    max_tokens: PositiveInt = 384
+    retry_temperature: NonNegativeFloat = 0.7
+    """The first answer is greedy; one that cannot be read is asked for once more at this temperature."""
+    unreadable: Literal["keep", "reject"] = "keep"
+    """What happens after two unreadable answers: `keep` as the last topic, without a difficulty, or `reject`."""
 
 
 class SpeechServerSection(Section):
@@ -269,9 +288,9 @@ class SpeechSection(Section):
     text_utterance: bool = False
     """Add the instruction as plain text: the data set is then bi-modal."""
     revoice: bool = False
-    """Speak instructions that come with a corpus' own recordings again; by default these are kept as they are."""
+    """Speak training instructions again that come with a corpus' own recordings; by default these are kept. Those held out always are."""
     copies: PositiveInt = 1
-    """Times that a corpus' own recording is listed in its group: so many samples of the same audio are compared."""
+    """Times that a corpus' own recording is listed in its group in training: so many samples of the same audio are compared."""
     processes: NonNegativeInt = 0
     """Processes that speak (`espeak` only); 0 for one a core."""
     server: SpeechServerSection | None = None
@@ -300,6 +319,10 @@ class SplitsSection(Section):
 
     validation_per_topic: NonNegativeInt = 128
     test_per_topic: NonNegativeInt = 200
+    most_of_topic: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    """Largest share of a topic that each of the two takes: small topics keep instructions to train on."""
+    keep: bool = True
+    """Leave drafts in the split that they come with, such as a corpus' own. Those without one are split."""
 
 
 class SynthesisConfig(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +40,18 @@ class Preferences:
 
     def __iter__(self) -> Iterator[Preference]:
         """Every pair of every group that was received for training, in the order of their coming. Raises `UserError`."""
-        groups = {group.group_id: (group, data) for data in reversed(self._data) for group in data.groups}
+        places = {group.group_id: (data, number) for data in reversed(self._data) for number, group in enumerate(data.groups)}
         for _, record in self._recovered.records():
             if isinstance(record, Received) and record.result.purpose is Purpose.TRAIN and record.result.pairs:
-                yield from _pairs(record.result, *_found(groups, record.result.group_id, self._data[0]))
+                data, number = self._found(places, record.result.group_id)
+                yield from _pairs(record.result, data.groups[number], data)
 
-
-def _found(groups: dict[str, tuple[InstructionGroup, DataSet]], group_id: str, data: DataSet) -> tuple[InstructionGroup, DataSet]:
-    try:
-        return groups[group_id]
-    except KeyError:
-        fix = "restore the data set that the run was trained with"
-        raise UserError(f"no group {group_id!r}, which the run has trained", where=str(data.path), fix=fix) from None
+    def _found(self, places: Mapping[str, tuple[DataSet, int]], group_id: str) -> tuple[DataSet, int]:
+        try:
+            return places[group_id]
+        except KeyError:
+            fix = "restore the data set that the run was trained with"
+            raise UserError(f"no group {group_id!r}, which the run has trained", where=self._data[0].path, fix=fix) from None
 
 
 def _pairs(result: GroupResult, group: InstructionGroup, data: DataSet) -> Iterator[Preference]:

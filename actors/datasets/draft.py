@@ -28,6 +28,10 @@ def draft(out: Path) -> Iterator[Path]:
             folder.rename(out)
         except OSError:
             raise _occupied(out) from None
+    except OSError as error:  # readers tell their own
+        raise UserError(
+            f"it cannot be written ({error.strerror or error})", where=str(out), fix="make room, or name another folder"
+        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

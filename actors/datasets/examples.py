@@ -39,14 +39,16 @@ class Example:
 
 def examples(data: DataSet) -> Iterator[Example]:
     """Every utterance of a data set. Raises `UserError` for audio that is missing or damaged."""
-    for group in data.groups:
+    for group, contents in data.spoken():
+        audio = iter(contents)
         for utterance in group.utterances:
-            yield Example(group, utterance, clip_of(data, utterance))
+            yield Example(group, utterance, _clip(next(audio), utterance, data) if utterance.audio is not None else None)
 
 
 def clip_of(data: DataSet, utterance: Utterance) -> Converted | None:
     """The audio of an utterance, as FLAC. Raises `UserError`."""
-    if utterance.audio is None:
-        return None
-    path = data.audio_path(utterance.audio)
-    return convert(Clip(path=path), math.inf, f"{data.path}, audio {utterance.audio}")
+    return _clip(data.read_audio(utterance.audio), utterance, data) if utterance.audio is not None else None
+
+
+def _clip(content: bytes, utterance: Utterance, data: DataSet) -> Converted:
+    return convert(Clip(content), math.inf, f"{data.path}, audio {utterance.audio}")

@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 
 from actors.datasets.fields import Texts
+from protocol.dataset import Location
 from protocol.errors import UserError
 from protocol.messages import InstructionGroup, Utterance
 
@@ -21,9 +22,10 @@ TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE groups (place INTEGER PRIMARY KEY, key TEXT UNIQUE, name TEXT, texts BLOB, seen TEXT);
-CREATE TABLE utterances (place INTEGER, number INTEGER, utterance BLOB, PRIMARY KEY (place, number)) WITHOUT ROWID;
+CREATE TABLE utterances (place INTEGER, number INTEGER, utterance BLOB, location BLOB, PRIMARY KEY (place, number)) WITHOUT ROWID;
 """
 _utterances = msgspec.msgpack.Decoder(Utterance)
+_locations = msgspec.msgpack.Decoder(Location | None)
 _texts = msgspec.msgpack.Decoder(Texts)
 
 
@@ -38,10 +40,10 @@ class Gathering:
         self._database.execute("BEGIN")
         self._number = 0
 
-    def add(self, key: str, name: str, texts: Texts, utterance: Utterance, where: str) -> bool:
+    def add(self, key: str, name: str, texts: Texts, utterance: Utterance, location: Location | None, where: str) -> bool:
         """Put an utterance to the group `key`, which will be called `name` if it is the first one. False for one that is there.
 
-        Raises `UserError` where the group says something else already.
+        `location` is its audio's. Raises `UserError` where the group says something else already.
         """
         packed = msgspec.msgpack.encode(texts)
         run = self._database.execute
@@ -56,20 +58,20 @@ class Gathering:
         if run("SELECT 1 FROM utterances WHERE place = ? AND utterance = ?", (place, coded)).fetchone():
             return False
         self._number += 1
-        run("INSERT INTO utterances VALUES (?, ?, ?)", (place, self._number, coded))
+        run("INSERT INTO utterances VALUES (?, ?, ?, ?)", (place, self._number, coded, msgspec.msgpack.encode(location)))
         return True
 
-    def groups(self) -> Iterator[InstructionGroup]:
-        """All of them. Voices without a name get one: ``voice-1``, ``voice-2`` …"""
-        place, gathered = 0, list[Utterance]()
+    def groups(self) -> Iterator[tuple[InstructionGroup, dict[str, Location]]]:
+        """All of them, and where their audio lies. Voices without a name get one: ``voice-1``, ``voice-2`` …"""
+        place, gathered = 0, list[tuple[Utterance, Location | None]]()
         head: tuple[str, Texts] | None = None
-        query = "SELECT place, name, texts, utterance FROM groups JOIN utterances USING (place) ORDER BY place, number"
-        for row_place, name, texts, utterance in self._database.execute(query):
+        query = "SELECT place, name, texts, utterance, location FROM groups JOIN utterances USING (place) ORDER BY place, number"
+        for row_place, name, texts, utterance, location in self._database.execute(query):
             if row_place != place:
                 if head is not None:
                     yield _group(*head, gathered)
                 place, head, gathered = row_place, (name, _texts.decode(texts)), []
-            gathered.append(_utterances.decode(utterance))
+            gathered.append((_utterances.decode(utterance), _locations.decode(location)))
         if head is not None:
             yield _group(*head, gathered)
 
@@ -81,9 +83,9 @@ class Gathering:
         self._path.unlink(missing_ok=True)
 
 
-def _group(name: str, texts: Texts, utterances: list[Utterance]) -> InstructionGroup:
-    named = [msgspec.structs.replace(each, speaker=each.speaker or f"voice-{place}") for place, each in enumerate(utterances, 1)]
-    return InstructionGroup(
+def _group(name: str, texts: Texts, gathered: list[tuple[Utterance, Location | None]]) -> tuple[InstructionGroup, dict[str, Location]]:
+    named = [msgspec.structs.replace(each, speaker=each.speaker or f"voice-{place}") for place, (each, _) in enumerate(gathered, 1)]
+    group = InstructionGroup(
         group_id=name,
         instruction=texts.instruction,
         reference=texts.reference,
@@ -93,6 +95,7 @@ def _group(name: str, texts: Texts, utterances: list[Utterance]) -> InstructionG
         language=texts.language,
         answers=list(texts.answers),
     )
+    return group, {each.audio: location for each, location in gathered if each.audio is not None and location is not None}
 
 
 def _conflict(name: str, first: Texts, other: Texts, seen: str, where: str) -> UserError:

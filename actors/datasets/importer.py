@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from actors.datasets.conversion import Converted, convert
 from actors.datasets.draft import draft
@@ -13,11 +16,13 @@ from actors.datasets.fields import Fields, Texts
 from actors.datasets.gathering import Gathering
 from actors.datasets.names import GroupBy, Reason
 from actors.datasets.records import Record, RefusedError
-from protocol.dataset import ManifestWriter
+from protocol.dataset import DataSetWriter, Location, ShardWriter, Stored
 from protocol.errors import UserError
 from protocol.messages import Utterance
 
 MANIFEST = "manifest.jsonl"
+SHARD_BYTES = 256 << 20
+"""After which the next shard begins."""
 WRITTEN = "text"
 """Speaker of an instruction that nobody speaks."""
 
@@ -31,6 +36,8 @@ class Options:
     drop: Collection[Reason] = ()
     """Reasons for which a record is left out; any other ends the import."""
     max_audio_s: float = 30.0
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Where the data set comes from, for ``dataset.json``."""
 
 
 @dataclass
@@ -59,8 +66,8 @@ def take_in(records: Iterable[Record], out: Path, options: Options, progress: Ca
     Memory holds one record at a time. Raises `UserError`, with file and line, for what cannot be taken.
     """
     done = Imported()
-    with draft(out) as folder:
-        with Gathering(folder / "gathering.sqlite") as gathering, ManifestWriter(folder / MANIFEST) as writer:
+    with draft(out) as folder, DataSetWriter(folder, options.about) as writer, Gathering(folder / "gathering.sqlite") as gathering:
+        with _Shards(writer) as shards:
             for number, record in enumerate(records, 1):
                 try:
                     texts, clip = _accepted(record, options)
@@ -69,16 +76,17 @@ def take_in(records: Iterable[Record], out: Path, options: Options, progress: Ca
                         raise
                     done.dropped[error.reason] += 1
                     continue
-                audio = writer.add_audio(clip.content) if clip is not None else None
-                utterance = Utterance(texts.speaker or ("" if audio else WRITTEN), audio, clip.duration_s if clip is not None else 0.0)
-                if _gather(gathering, record, texts, utterance, number, options.group_by):
+                utterance, location = _placed(texts, clip, shards)
+                if _gather(gathering, record, texts, utterance, location, number, options.group_by):
                     _count(done, clip)
                 else:
                     done.dropped["the same utterance twice"] += 1
                 progress(done)
-            for group in gathering.groups():
-                writer.add(group)
-                done.groups += 1
+        manifest = writer.manifest(MANIFEST)
+        for group, locations in gathering.groups():
+            manifest.append(group, locations)
+            done.groups += 1
+        writer.finish()
         if not done.groups:
             left_out = f": {done.told()}" if done.dropped else ""
             raise UserError(f"there is nothing to import{left_out}", where="the source", fix="see whether it is the right one")
@@ -90,11 +98,45 @@ def _accepted(record: Record, options: Options) -> tuple[Texts, Converted | None
     return texts, convert(record.clip, options.max_audio_s, record.where) if record.clip is not None else None
 
 
-def _gather(gathering: Gathering, record: Record, texts: Texts, utterance: Utterance, number: int, group_by: GroupBy) -> bool:
+def _gather(
+    gathering: Gathering, record: Record, texts: Texts, utterance: Utterance, location: Location | None, number: int, group_by: GroupBy
+) -> bool:
     said = replace(texts, speaker="", group="")
     name = texts.group or record.key or f"row-{number:08d}"
     key = repr(said) if group_by == "text" else f"group {texts.group}" if texts.group else f"row {name}"
-    return gathering.add(key, name, said, utterance, record.where)
+    return gathering.add(key, name, said, utterance, location, record.where)
+
+
+class _Shards:
+    """Shards of one data set, one after the other; the last one gets its name when the block ends without an error."""
+
+    def __init__(self, writer: DataSetWriter) -> None:
+        self._writer, self._count, self._name = writer, 0, ""
+        self._shard: ShardWriter | None = None
+        self._stack = ExitStack()
+
+    def add(self, content: bytes) -> tuple[str, Location]:
+        """(content hash, where it lies)."""
+        if self._shard is None or self._shard.size_bytes >= SHARD_BYTES:
+            self._stack.close()
+            self._name = f"shards/{self._count:05d}.tar"
+            self._shard = self._stack.enter_context(self._writer.shard(self._name))
+            self._count += 1
+        stored: Stored = self._shard.add(content)
+        return stored.audio, Location(self._name, stored.offset, stored.size_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def _placed(texts: Texts, clip: Converted | None, shards: _Shards) -> tuple[Utterance, Location | None]:
+    if clip is None:
+        return Utterance(texts.speaker or WRITTEN), None
+    audio, location = shards.add(clip.content)
+    return Utterance(texts.speaker, audio, clip.duration_s), location
 
 
 def _count(done: Imported, clip: Converted | None) -> None:

@@ -9,30 +9,35 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from msgspec.structs import replace
 
 from actors.synthesis.filters.duplicates import Duplicates
+from actors.synthesis.filters.kept_out import kept_out
+from actors.synthesis.filters.normal import normal
 from actors.synthesis.filters.rules import REASONS, judge, rules
 from actors.synthesis.records import Draft
 from actors.synthesis.stage import Stage
-from configs.synthesis import FilterSection
+from configs.synthesis import SynthesisConfig
 
 if TYPE_CHECKING:
     from actors.synthesis.filters.embeddings import Meanings
 
-DUPLICATE, NEAR_DUPLICATE, SAME_MEANING = "duplicate", "near duplicate", "same meaning"
+KEPT_OUT, DUPLICATE, NEAR_DUPLICATE, SAME_MEANING = "kept out", "duplicate", "near duplicate", "same meaning"
 
 
-class FilterStage(Stage):
-    """Asks the rules first, then for duplicates of what was let in before; a duplicate's detail is the earlier one's id.
+class Filtering(Stage):
+    """Asks the rules first, then for what is kept out, then for duplicates of what was let in before.
+
+    A duplicate's detail is the earlier one's id.
 
     Consumes blocks of drafts with an instruction and a reference; produces the same, some rejected. Needs its blocks in order.
     """
 
     name: ClassVar[str] = "filter"
-    reasons: ClassVar[tuple[str, ...]] = (*REASONS, DUPLICATE, NEAR_DUPLICATE, SAME_MEANING)
+    reasons: ClassVar[tuple[str, ...]] = (*REASONS, KEPT_OUT, DUPLICATE, NEAR_DUPLICATE, SAME_MEANING)
 
-    def __init__(self, section: FilterSection) -> None:
-        """Raises `UserError` where a pattern of the recipe is none."""
-        self._section = section
+    def __init__(self, config: SynthesisConfig) -> None:
+        """Raises `UserError` where a pattern of the recipe is none, or a manifest of `kept_out` cannot be read."""
+        self._section = section = config.filter
         self._rules = rules(section) if section.enabled else []
+        self._kept_out = kept_out(section.kept_out) if section.enabled else frozenset()
         self._duplicates = Duplicates(section.near_duplicates) if section.enabled and section.duplicates else None
         self._meanings: Meanings | None = None
 
@@ -58,6 +63,8 @@ class FilterStage(Stage):
         judged = list(drafts)
         for place, draft in enumerate(judged):
             reason, detail = judge(draft, self._rules)
+            if not reason and normal(draft.instruction) in self._kept_out:
+                reason = KEPT_OUT
             if reason:
                 judged[place] = self._rejected(draft, reason, detail)
         if self._duplicates is not None:

@@ -13,6 +13,9 @@ GPUS = {
     "qwen2-audio-7b-group-4x8": 32,
     "qwen2-audio-7b-single-4x8": 32,
     "qwen2-audio-7b-lora-1x2": 2,
+    "qwen2-audio-7b-s2tt-x-en-1x8": 8,
+    "qwen2-audio-7b-s2tt-en-x-1x8": 8,
+    "qwen2-audio-7b-qa-1x8": 8,
     "paper-literal": 32,
 }
 

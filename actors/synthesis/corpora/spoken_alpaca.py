@@ -72,7 +72,7 @@ def _open(path: Path) -> Any:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise UserError("reading Parquet needs pyarrow, which is not installed", where=str(path), fix="install rba[parquet]") from None
+        raise UserError("reading Parquet needs pyarrow, which is not installed", where=str(path), fix="install rba[formats]") from None
     try:
         file = parquet.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:

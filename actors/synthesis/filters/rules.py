@@ -76,7 +76,7 @@ def _of_references(section: FilterSection) -> list[Rule]:
     if section.repeating:
         wanted.append(Rule("reference repeating", lambda draft: completeness.repeating(draft.reference)))
     if section.refusals:
-        told = completeness.REFUSALS if section.refusals is True else section.refusals
+        told = completeness.REFUSALS if isinstance(section.refusals, bool) else section.refusals
         patterns = [_pattern(each, "filter.refusals") for each in told]
         wanted.append(Rule("refusal", lambda draft: completeness.refusal(draft.reference, patterns)))
     return wanted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,7 @@ from actors.datasets.examples import examples
 from actors.datasets.fields import Fields
 from actors.datasets.writers import huggingface, parquet, shar, swift
 from protocol.dataset import DataSet
+from protocol.errors import UserError
 from protocol.messages import InstructionGroup, Utterance
 from tests.actors.datasets.sounds import encoded, imported, native, noise, said, small
 
@@ -103,3 +106,9 @@ def test_swift_names_files_where_they_will_be(tmp_path: Path) -> None:
     files = {str(path) for path in (tmp_path / "out" / "audio").rglob("*.flac")}
     assert files
     assert all(path in source.read_text() for path in files)
+
+
+def test_a_disk_that_refuses_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out: it cannot be written \(No space left on device\)"), draft(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,7 @@ WRITTEN = {
         "import numpy as np;\nwhat is this?", "Make <div class='a'>bold</div> please.",
     ],
     "markup": [
-        "Which is best?\n1. red\n2. blue", "Sort these:\n- pears\n- plums", "Summarise the table\n| a | b |\n|---|---|", 
+        "Which is best?\n1. red\n2. blue", "Sort these:\n- pears\n- plums", "Summarise the table\n| a | b |\n|---|---|",
         "# Task\nTell a joke",
         "Say **this** aloud please.",
     ],

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher, TeacherFailedError
 
-WORDS = "what is the colour of a cat and why does it rain on monday in red green blue".split()
+WORDS = ["what", "is", "the", "colour", "of", "a", "cat", "and", "why", "does", "it", "rain", "on", "monday", "in", "red", "green", "blue"]
 LONGEST = 200
 
 
@@ -26,7 +26,7 @@ def babble(request: Request) -> Generation:
         return Generation(json.dumps({key: form["enum"][0] for key, form in request.schema["properties"].items()}), 5, "stop")
     drawn = random.Random(repr((prompt, request.seed if request.temperature else None)))
     words = [drawn.choice(WORDS) for _ in range(drawn.randint(1, 12))]
-    if len(words) > request.max_tokens:
+    if len(words) >= request.max_tokens:
         return Generation(" ".join(words[: request.max_tokens]), request.max_tokens, "length")
     return Generation(" ".join(words), len(words) + 1, "stop")
 

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.audio import audio_hash
+from protocol.dataset import DataSet, DataSetWriter, Location, ManifestAppender, ShardWriter
+from protocol.errors import UserError
+from protocol.messages import InstructionGroup, Utterance
+from tests.protocol.dataset.making import append, flac, write
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+FILLED = TEXT.filter(str.strip)
+CLIPS = [flac(pitch) for pitch in range(6)]
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> list[InstructionGroup]:
+    ids = draw(st.lists(TEXT, min_size=1, max_size=5, unique=True))
+    made = []
+    for group_id in ids:
+        clips = draw(st.lists(st.sampled_from(CLIPS), max_size=3))
+        utterances = [Utterance(draw(TEXT), audio_hash(clip), draw(st.floats(0, 30))) for clip in clips]
+        utterances += [Utterance("text")] if not utterances or draw(st.booleans()) else []
+        fields = {"prompt": draw(TEXT), "topic": draw(TEXT), "language": draw(TEXT), "answers": draw(st.lists(TEXT, max_size=2))}
+        made.append(InstructionGroup(group_id, draw(FILLED), draw(FILLED), utterances, **fields))
+    return made
+
+
+@settings(deadline=None, max_examples=50)
+@given(made=groups())
+def test_any_groups_written_are_read_back_with_their_audio(tmp_path_factory: pytest.TempPathFactory, made: list[InstructionGroup]) -> None:
+    folders = [tmp_path_factory.mktemp("data") for _ in range(2)]
+    for folder in folders:
+        with DataSetWriter(folder) as writer:
+            manifest, locations = writer.manifest("train.jsonl"), {}
+            with writer.shard("shards/0.tar") as shard:
+                for clip in CLIPS:
+                    stored = shard.add(clip)
+                    locations[stored.audio] = Location("shards/0.tar", stored.offset, stored.size_bytes)
+            for group in made:
+                manifest.append(group, locations)
+            writer.finish()
+    for name in ("train.jsonl", "shards/0.tar", "dataset.json"):
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1
+    data = DataSet.open(folders[0] / "train.jsonl")
+    assert list(data.groups) == made
+    assert not data.growing
+    clips = {audio_hash(clip): clip for clip in CLIPS}
+    for group, audio in data.spoken():
+        assert audio == [clips[one.audio] for one in group.utterances if one.audio]
+        assert all(data.has(one.audio) and data.read_audio(one.audio) == clips[one.audio] for one in group.utterances if one.audio)
+    assert not data.has(audio_hash(b"unknown"))
+    assert not data.has("four.flac")
+
+
+def test_a_reader_sees_whole_lines_while_a_writer_appends(tmp_path: Path) -> None:
+    clips = [flac(pitch) for pitch in range(8)]
+    with DataSetWriter(tmp_path) as writer:
+        manifest = writer.manifest("train.jsonl")
+        append(writer, manifest, "shards/0.tar", range(2), clips)
+        early = DataSet.open(tmp_path / "train.jsonl")
+        append(writer, manifest, "shards/1.tar", range(2, 4), clips)
+        late = DataSet.open(tmp_path / "train.jsonl")
+        assert [len(early.groups), len(late.groups)] == [2, 4]
+        assert early.growing
+        assert [group.group_id for group in early.groups] == ["g0", "g1"]
+        assert len(early.samples(early.groups[1].utterances[1].audio)) == 800
+        writer.finish()
+    assert not DataSet.open(tmp_path / "train.jsonl").growing
+
+
+@pytest.mark.parametrize("growing", [True, False])
+def test_a_manifest_cut_off_at_any_byte_is_a_prefix_while_it_grows_and_damage_afterwards(tmp_path: Path, growing: bool) -> None:
+    path = write(tmp_path, groups=3)
+    if growing:
+        with DataSetWriter(tmp_path) as writer:
+            writer.manifest(path.name, path.stat().st_size)
+    content = path.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        whole = sum(end <= size for end in ends)
+        if growing and whole:
+            assert [group.group_id for group in DataSet.open(path).groups] == [f"g{number}" for number in range(whole)]
+        else:
+            with pytest.raises(UserError):
+                DataSet.open(path)
+
+
+def test_a_shard_cut_off_at_any_byte_of_its_audio_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path, groups=2)
+    data = DataSet.open(path)
+    shard = tmp_path / "shards" / "train-0.tar"
+    content, last = shard.read_bytes(), data.groups[1].utterances[2].audio
+    location = data.location(last)
+    for size in range(location.offset + location.size_bytes):
+        shard.write_bytes(content[:size])
+        with pytest.raises(UserError, match="ends after"):
+            data.read_audio(last)
+        with pytest.raises(UserError, match="ends after"):
+            list(data.spoken())
+    shard.write_bytes(content[: location.offset + location.size_bytes])
+    assert audio_hash(data.read_audio(last)) == last
+
+
+def test_a_changed_recording_is_noticed(tmp_path: Path) -> None:
+    data = DataSet.open(write(tmp_path))
+    name = data.groups[0].utterances[1].audio
+    shard = tmp_path / "shards" / "train-0.tar"
+    content = bytearray(shard.read_bytes())
+    content[data.location(name).offset + 60] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        data.samples(name)
+
+
+def test_an_edited_manifest_is_recognised(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("reference 1", "reference 2"))
+    with pytest.raises(UserError, match="changed since it was finished"):
+        DataSet.open(path)
+    (tmp_path / "dataset.json").unlink()
+    assert DataSet.open(path).groups[1].reference == "reference 2"
+
+
+def test_a_manifest_that_changes_under_its_reader_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    data = DataSet.open(path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"reference 1", b"reference 2"))
+    assert data.groups[0].group_id == "g0"
+    with pytest.raises(UserError, match="changed since it was opened"):
+        data.groups[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"format": "rba-dataset", "version": [2, 0]}, "of version 2.0"),
+        ({"format": "rba-dataset", "version": [2, 0], "manifests": "otherwise"}, "of version 2.0"),
+        ({"format": "others", "version": [1, 0]}, "others"),
+        ({"format": "rba-dataset", "version": [1, 0], "manifests": 3}, "manifests"),
+        ("{", "truncated"),
+    ],
+)
+def test_a_description_that_cannot_be_read_is_refused(tmp_path: Path, content: object, what: str) -> None:
+    path = write(tmp_path)
+    (tmp_path / "dataset.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=what):
+        DataSet.open(path)
+    with pytest.raises(UserError, match=what):
+        DataSetWriter(tmp_path)
+
+
+def test_a_newer_minor_version_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    described = tmp_path / "dataset.json"
+    described.write_text(json.dumps({**json.loads(described.read_text()), "version": [1, 9], "more": 1}))
+    assert len(DataSet.open(path).groups) == 3
+
+
+# --- writers that end, and writers that meet ----------------------------------------------------------------
+
+
+def test_a_writer_goes_on_where_it_had_committed(tmp_path: Path) -> None:
+    straight = write(tmp_path / "straight", groups=4)
+    clips = [flac(number) for number in range(8)]
+    with DataSetWriter(tmp_path / "broken") as writer:
+        manifest = writer.manifest("train.jsonl")
+        append(writer, manifest, "shards/train-0.tar", range(2), clips)
+        committed = manifest.commit()
+        append(writer, manifest, "shards/train-2.tar", range(2, 4), clips)
+        # it ends between the lines and its own record of them
+    with DataSetWriter(tmp_path / "broken") as writer:
+        manifest = writer.manifest("train.jsonl", committed)
+        append(writer, manifest, "shards/train-2.tar", range(2, 4), clips)
+        writer.finish()
+    assert (tmp_path / "broken" / "train.jsonl").read_bytes() == straight.read_bytes()
+
+
+def test_a_shard_that_no_line_names_is_written_again(tmp_path: Path) -> None:
+    clips = [flac(number) for number in range(4)]
+    with DataSetWriter(tmp_path) as writer:
+        manifest = writer.manifest("train.jsonl")
+        with writer.shard("shards/0.tar") as shard:
+            shard.add(clips[0])
+    assert (tmp_path / "shards" / "0.tar").exists()
+    with DataSetWriter(tmp_path) as writer:
+        manifest = writer.manifest("train.jsonl", 0)
+        append(writer, manifest, "shards/0.tar", range(2), clips)
+        writer.finish()
+    assert [len(audio) for _, audio in DataSet.open(tmp_path / "train.jsonl").spoken()] == [2, 2]
+
+
+def test_what_was_not_committed_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    manifest = ManifestAppender(path)
+    manifest.append(InstructionGroup("g0", "i", "r", [Utterance("text")]), {})
+    size = manifest.commit()
+    manifest.append(InstructionGroup("g1", "i", "r" * (1 << 20), [Utterance("text")]), {})
+    assert path.stat().st_size > size
+    manifest.close()
+    assert path.stat().st_size == size
+    with path.open("ab") as file:
+        file.write(b'{"torn')
+    ManifestAppender(path, size).close()
+    assert [group.group_id for group in DataSet.open(path).groups] == ["g0"]
+
+
+def test_a_manifest_shorter_than_what_was_committed_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(UserError, match="were committed"):
+        ManifestAppender(path, path.stat().st_size + 1)
+
+
+HOLD = """
+import sys, pathlib
+from protocol.dataset import DataSetWriter
+with DataSetWriter(pathlib.Path(sys.argv[1])) as writer:
+    writer.manifest("train.jsonl")
+    print("holds it", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_writer_is_refused_and_told_who_writes_until_that_one_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"holds it\n"
+        with pytest.raises(UserError, match=f"process {holder.pid} on"):
+            DataSetWriter(tmp_path)
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    with DataSetWriter(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        DataSetWriter(tmp_path)
+    DataSetWriter(tmp_path).__exit__(None, None, None)
+
+
+def test_a_shard_is_written_in_a_block(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        ShardWriter(tmp_path / "0.tar").add(b"")
