@@ -214,6 +214,8 @@ class TagsSection(Section):
 class SpeechServerSection(Section):
     """An OpenAI-compatible POST /v1/audio/speech."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts", "takes"})
+
     url: str
     """Base URL (…/v1)."""
     model: str = ""
@@ -242,6 +244,8 @@ class SpeechServerSection(Section):
 class TranscriptsSection(Section):
     """An OpenAI-compatible POST /v1/audio/transcriptions that hears what was said."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts"})
+
     url: str
     """Base URL (…/v1)."""
     model: str
@@ -257,6 +261,8 @@ class TranscriptsSection(Section):
 
 class SpeechSection(Section):
     """Voices, and who speaks."""
+
+    changeable = frozenset({"processes"})
 
     backend: str = "espeak"
     """`espeak` (offline), `openai` (any /v1/audio/speech server), or the name of an entry point of the group `rba.speech`."""
@@ -315,8 +321,8 @@ class SplitsSection(Section):
     test_per_topic: NonNegativeInt = 200
     most_of_topic: Annotated[float, Field(ge=0, le=0.5)] = 0.2
     """Largest share of a topic that each of the two takes: small topics keep instructions to train on."""
-    keep: bool = False
-    """Leave drafts in the split that they come with, such as a corpus' own; those without one are split."""
+    keep: bool = True
+    """Leave drafts in the split that they come with, such as a corpus' own. Those without one are split."""
 
 
 class SynthesisConfig(Section):
