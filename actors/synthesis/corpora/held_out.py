@@ -25,6 +25,11 @@ def normalised(text: str) -> str:
     return "".join(each for each in folded if unicodedata.category(each)[0] in "LMN")
 
 
+def has_words(transcript: str) -> bool:
+    """False for silence, and for noises in brackets alone."""
+    return bool(normalised(NOISES.sub("", transcript) if "(" in transcript else transcript))
+
+
 @dataclass
 class HeldOut:
     """Sentences by name and by transcript, and what each of them is in."""
@@ -64,7 +69,7 @@ def keep_apart(
         kept[split] = []
         for recording in splits.get(split, ()):
             reason = None if split == "test" else elsewhere.reason(recording) or held_out.reason(recording)
-            if not normalised(NOISES.sub("", recording.transcript)):
+            if not has_words(recording.transcript):
                 reason = TRANSCRIPT
             elif split in translated and not recording.translation:
                 reason = TRANSLATION
