@@ -36,7 +36,7 @@ def rows(found: Any) -> list[dict[str, Any]]:
 def test_datasets_sees_a_column_of_audio(tmp_path: Path, saved: bool) -> None:
     data = small(tmp_path / "native")
     with draft(tmp_path / "out") as folder:
-        hf_writer.write(examples(data), folder, "test", saved=saved)
+        (hf_writer.save if saved else hf_writer.write)(examples(data), folder, "test")
     if saved:
         found = datasets.load_from_disk(tmp_path / "out")
     else:
