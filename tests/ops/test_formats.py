@@ -35,6 +35,7 @@ def test_out_and_in_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     before = small(tmp_path / "native")
     assert rba(monkeypatch, "export", tmp_path / "native", tmp_path / "out", "--format", kind) == 0
     assert str(tmp_path / "out") in capsys.readouterr().out
+    assert kind not in {"hf", "voicebench"} or (tmp_path / "out/data/train-00000-of-00001.parquet").is_file()
     source = tmp_path / "out" / ("data.jsonl" if kind == "swift" else "")
     assert rba(monkeypatch, "import", source, tmp_path / "back") == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'back'}: 2 groups, {4 if kind in {'hf', 'hf-disk', 'swift'} else 3} utterances")

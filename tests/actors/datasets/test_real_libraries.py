@@ -83,6 +83,15 @@ def test_what_datasets_writes_is_read(tmp_path: Path, how: str) -> None:
     assert [each.clip.frames for each in listed(data) if each.clip] == [1600] * 5
 
 
+def test_pictures_are_no_audio(tmp_path: Path) -> None:
+    """Their columns look alike, but for the features."""
+    table = {"picture": [{"bytes": b"png", "path": None}], "speech": [{"bytes": encoded(noise(1)), "path": None}], "text": ["a"]}
+    made = datasets.Dataset.from_dict({**table, "answer": ["b"]}).cast_column("speech", datasets.Audio())
+    made.cast_column("picture", datasets.Image()).to_parquet(tmp_path / "x.parquet")
+    data, _ = imported(formats.read(str(tmp_path / "x.parquet"), "hf", Fields()), tmp_path / "out")
+    assert said(data)[0][1] == [("voice-1", noise(1).tobytes())]
+
+
 def test_voicebench_has_its_columns(tmp_path: Path) -> None:
     data = small(tmp_path / "native")
     counts = voicebench.write(examples(data), tmp_path / "vb", "test")
