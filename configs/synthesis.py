@@ -214,6 +214,8 @@ class TagsSection(Section):
 class SpeechServerSection(Section):
     """An OpenAI-compatible POST /v1/audio/speech."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts", "takes"})
+
     url: str
     """Base URL (…/v1)."""
     model: str = ""
@@ -242,6 +244,8 @@ class SpeechServerSection(Section):
 class TranscriptsSection(Section):
     """An OpenAI-compatible POST /v1/audio/transcriptions that hears what was said."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts"})
+
     url: str
     """Base URL (…/v1)."""
     model: str
@@ -257,6 +261,8 @@ class TranscriptsSection(Section):
 
 class SpeechSection(Section):
     """Voices, and who speaks."""
+
+    changeable = frozenset({"processes"})
 
     backend: str = "espeak"
     """`espeak` (offline), `openai` (any /v1/audio/speech server), or the name of an entry point of the group `rba.speech`."""
@@ -282,9 +288,9 @@ class SpeechSection(Section):
     text_utterance: bool = False
     """Add the instruction as plain text: the data set is then bi-modal."""
     revoice: bool = False
-    """Speak instructions that come with a corpus' own recordings again; by default these are kept as they are."""
+    """Speak training instructions again that come with a corpus' own recordings; by default these are kept. Those held out always are."""
     copies: PositiveInt = 1
-    """Times that a corpus' own recording is listed in its group: so many samples of the same audio are compared."""
+    """Times that a corpus' own recording is listed in its group in training: so many samples of the same audio are compared."""
     processes: NonNegativeInt = 0
     """Processes that speak (`espeak` only); 0 for one a core."""
     server: SpeechServerSection | None = None

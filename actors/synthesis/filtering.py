@@ -14,7 +14,7 @@ from actors.synthesis.filters.normal import normal
 from actors.synthesis.filters.rules import REASONS, judge, rules
 from actors.synthesis.records import Draft
 from actors.synthesis.stage import Stage
-from configs.synthesis import FilterSection
+from configs.synthesis import SynthesisConfig
 
 if TYPE_CHECKING:
     from actors.synthesis.filters.embeddings import Meanings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEPT_OUT, DUPLICATE, NEAR_DUPLICATE, SAME_MEANING = "kept out", "duplicate", "near duplicate", "same meaning"
 
 
-class FilterStage(Stage):
+class Filtering(Stage):
     """Asks the rules first, then for what is kept out, then for duplicates of what was let in before.
 
     A duplicate's detail is the earlier one's id.
@@ -33,9 +33,9 @@ class FilterStage(Stage):
     name: ClassVar[str] = "filter"
     reasons: ClassVar[tuple[str, ...]] = (*REASONS, KEPT_OUT, DUPLICATE, NEAR_DUPLICATE, SAME_MEANING)
 
-    def __init__(self, section: FilterSection) -> None:
+    def __init__(self, config: SynthesisConfig) -> None:
         """Raises `UserError` where a pattern of the recipe is none, or a manifest of `kept_out` cannot be read."""
-        self._section = section
+        self._section = section = config.filter
         self._rules = rules(section) if section.enabled else []
         self._kept_out = kept_out(section.kept_out) if section.enabled else frozenset()
         self._duplicates = Duplicates(section.near_duplicates) if section.enabled and section.duplicates else None

@@ -72,7 +72,7 @@ class Responses(Stage):
         return replace(
             draft,
             reference=text,
-            language=self._section.language,
+            language=draft.language if self._config.instructions.source == "corpus" else self._section.language,
             origin={**draft.origin, "reference": how},
             rejected=f"{self.name}: {reason}" if reason else "",
             detail=generation.detail,

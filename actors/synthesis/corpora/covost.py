@@ -79,19 +79,23 @@ class Covost(Corpus):
 
 def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, the named columns) of each row below the header; a backslash takes the meaning from the character behind it."""
-    numbered = lines(path)
     header: list[str] | None = None
-    for number, line in numbered:
+    wanted: dict[str, int] = {}
+    for number, line in lines(path):
         if not line:
             continue
-        cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"), [])
+        try:
+            cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"), [])
+        except csv.Error as error:
+            raise damaged(path, number, f"no row of a table ({error})") from None
         if header is None:
             header = cells
             if lacking := [name for name in columns if name not in header]:
                 raise damaged(path, number, f"no column {lacking[0]} in the header, which reads {', '.join(header)}")
-        elif len(cells) != len(header):
-            raise damaged(path, number, f"{len(cells)} columns, and the header has {len(header)}")
+            wanted = {name: header.index(name) for name in columns}
+        elif max(wanted.values()) < len(cells) <= len(header):  # empty cells at the end may be left out
+            yield number, {name: cells[place] for name, place in wanted.items()}
         else:
-            yield number, {name: cells[header.index(name)] for name in columns}
+            raise damaged(path, number, f"{len(cells)} columns, and the header has {len(header)}")
     if header is None:
         raise UserError("the table is empty", where=str(path), fix="fetch the file again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from actors.synthesis.records import Draft, Spoken
 from actors.synthesis.stage import Stage
 from configs.synthesis import CorpusSection, SynthesisConfig
 from protocol.dataset import ShardWriter
+from protocol.dataset.disk import Appearing
 from protocol.errors import UserError
 
 USED_UP = "no further recording"
@@ -42,7 +44,7 @@ class CorpusInstructions(Stage):
     reasons = (USED_UP, TOO_LONG, DAMAGED)
 
     def __init__(self, config: SynthesisConfig, folder: Path) -> None:
-        """`folder` is the synthesis' own; shards go into its ``shards``."""
+        """`folder` is the synthesis' own; shards go into its ``shards``, what was taken and left out of the corpus into ``corpus.json``."""
         self._section, self._seed, self._block_groups = config.corpus, config.seed, config.block_groups
         self._folder = folder
         self._corpus = open_corpus(config.corpus)
@@ -69,6 +71,10 @@ class CorpusInstructions(Stage):
     def _listed(self) -> list[Item]:
         if self._items is None:
             self._items, self.left_out = choose(self._corpus, self._section, self._seed)
+            taken = Counter(split for split, _ in self._items)
+            told = {split: {"taken": taken[split], "left_out": dict(self.left_out[split])} for split in SPLITS}
+            with Appearing(self._folder / "corpus.json") as file:
+                file.write(json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
         return self._items
 
     def _draft(self, draft: Draft, split: str, recording: Recording, shard: ShardWriter, path: str) -> Draft:

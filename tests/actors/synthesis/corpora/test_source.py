@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,9 @@ def test_fleurs_test_stays_out_of_other_corpora(tmp_path: Path) -> None:
     assert stage.available() == 3
     assert [draft.instruction for draft in stage.run(0, block(0))] == ['He said "no".', "The third.", "The fourth."]
     assert stage.left_out["train"] == {"its transcript is in FLEURS' test": 1}
+    told = json.loads((tmp_path / "corpus.json").read_text())
+    assert told["train"] == {"taken": 1, "left_out": {"its transcript is in FLEURS' test": 1}}
+    assert told["test"] == {"taken": 1, "left_out": {}}
 
 
 def test_fleurs_test_of_any_language_stays_out_by_the_sentence(tmp_path: Path) -> None:
