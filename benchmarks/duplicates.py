@@ -17,14 +17,14 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from actors.synthesis.filtering import FilterStage
+from actors.synthesis.filtering import Filtering
 from actors.synthesis.filters.duplicates import Duplicates
 from actors.synthesis.filters.minhash import BANDS, ROWS, runs
 from actors.synthesis.filters.normal import normal
 from actors.synthesis.records import Draft
 from benchmarks.command import command
 from benchmarks.rows import row
-from configs.synthesis import FilterSection
+from configs.synthesis import FilterSection, LanguageModelSection, SynthesisConfig
 
 GOAL = 5000.0
 """Instructions a second and core."""
@@ -62,6 +62,11 @@ def alike(count: int) -> list[str]:
     return [f"what are the main differences between {drawn.choice(words)} and {drawn.choice(words)}" for _ in range(count)]
 
 
+def recipe(**options: Any) -> SynthesisConfig:
+    """One whose filter has these options."""
+    return SynthesisConfig(teacher=LanguageModelSection(model="none"), filter=FilterSection(**options))
+
+
 def filtered(texts: Sequence[str], **options: Any) -> tuple[float, list[list[Draft]]]:
     """Instructions a second, and the blocks that came back."""
     blocks = [
@@ -71,7 +76,7 @@ def filtered(texts: Sequence[str], **options: Any) -> tuple[float, list[list[Dra
         ]
         for start in range(0, len(texts), BLOCK)
     ]
-    stage = FilterStage(FilterSection(**options))
+    stage = Filtering(recipe(**options))
     started = time.perf_counter()
     found = [list(stage.run(number, block)) for number, block in enumerate(blocks)]
     return len(texts) / (time.perf_counter() - started), found
@@ -79,7 +84,7 @@ def filtered(texts: Sequence[str], **options: Any) -> tuple[float, list[list[Dra
 
 def recalled(blocks: Sequence[Sequence[Draft]]) -> float:
     """Instructions a second when the state is built again from committed blocks."""
-    stage = FilterStage(FilterSection(near_duplicates=NEAR))
+    stage = Filtering(recipe(near_duplicates=NEAR))
     started = time.perf_counter()
     for block in blocks:
         stage.recall(block)

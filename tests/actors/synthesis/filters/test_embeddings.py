@@ -9,10 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from actors.synthesis.filtering import FilterStage
+from actors.synthesis.filtering import Filtering
 from actors.synthesis.filters.embeddings import Meanings
 from actors.synthesis.records import Draft
-from configs.synthesis import FilterSection, MeaningSection
+from configs.synthesis import FilterSection, LanguageModelSection, MeaningSection, SynthesisConfig
 from protocol.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", *"tell me a joke about cats and dogs please sing song now what is red".split()]  # noqa: SIM905 -- a sentence
@@ -61,13 +61,13 @@ def test_many_are_remembered(encoder: str) -> None:
 
 
 def test_the_stage_asks_for_meanings_last_and_recalls_them(encoder: str) -> None:
-    # The overlap of the words is small, so that only the meaning tells.
-    wanted = FilterSection(meaning=section(encoder, 0.9999), duplicates=False)
+    options = FilterSection(meaning=section(encoder, 0.9999), duplicates=False)  # else the same words would be found first
+    wanted = SynthesisConfig(teacher=LanguageModelSection(model="none"), filter=options)
     drafts = [Draft(id=f"t{place}", instruction=text, reference="Yes.") for place, text in enumerate(TEXTS)]
-    with FilterStage(wanted) as stage:
+    with Filtering(wanted) as stage:
         whole = list(stage.run(0, drafts))
     assert [(draft.rejected, draft.detail) for draft in whole] == [("", "")] * 4 + [("filter: same meaning", "t1")]
-    with FilterStage(wanted) as again:
+    with Filtering(wanted) as again:
         again.recall(whole[:3])
         assert list(again.run(1, drafts[3:])) == whole[3:]
 
