@@ -24,7 +24,7 @@ from actors.synthesis.filters.normal import normal
 from actors.synthesis.records import Draft
 from benchmarks.command import command
 from benchmarks.rows import row
-from configs.synthesis import FilterSection, LanguageModelSection, SynthesisConfig
+from configs.synthesis import SynthesisConfig
 
 GOAL = 5000.0
 """Instructions a second and core."""
@@ -64,7 +64,7 @@ def alike(count: int) -> list[str]:
 
 def recipe(**options: Any) -> SynthesisConfig:
     """One whose filter has these options."""
-    return SynthesisConfig(teacher=LanguageModelSection(model="none"), filter=FilterSection(**options))
+    return SynthesisConfig.model_validate({"teacher": {"model": "none"}, "filter": options})
 
 
 def filtered(texts: Sequence[str], **options: Any) -> tuple[float, list[list[Draft]]]:
