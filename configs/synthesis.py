@@ -180,6 +180,9 @@ class FilterSection(Section):
     """Reject texts that loop."""
     refusals: bool | tuple[str, ...] = False
     """Reject references that decline: true for English phrases, or regular expressions for their first 200 characters."""
+    language_confidence: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Reject instructions that are in another language than the spoken one, with this probability at least; 0.7 suits short ones. Needs the
+    extra `languages`."""
     duplicates: bool = True
     """Reject instructions that were there before, up to case, punctuation and spaces."""
     near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
