@@ -105,14 +105,14 @@ class Synthesis:
 
                 return Filtering(config)
             case "tags":
-                from actors.synthesis.tags import Tagging
+                from actors.synthesis.tags import Tags
 
                 own = config.tags.model
-                return Tagging(config, teachers.teacher(*((own, "tags.model") if own is not None else (config.teacher, "teacher"))))
+                return Tags(config, teachers.teacher(*((own, "tags.model") if own is not None else (config.teacher, "teacher"))))
             case "splits":
-                from actors.synthesis.splits import Splitting
+                from actors.synthesis.splits import Splits
 
-                return Splitting(config)
+                return Splits(config)
             case "speech":
                 from actors.synthesis.speaking import Speaking
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from actors.synthesis.filtering import FilterStage
+from actors.synthesis.filtering import Filtering
 from actors.synthesis.records import Draft
-from configs.synthesis import FilterSection
+from configs.synthesis import FilterSection, LanguageModelSection, SynthesisConfig
 from protocol.errors import UserError
 
 RANDOM = random.Random(5)
 NOUNS = ["dog", "ship", "city", "song", "river", "tower", "garden", "window", "island", "doctor", "teacher", "engine"]
 
 
-def filtering(**options: Any) -> FilterStage:
-    return FilterStage(FilterSection(**options))
+def filtering(**options: Any) -> Filtering:
+    return Filtering(SynthesisConfig(teacher=LanguageModelSection(model="none"), filter=FilterSection(**options)))
 
 
 def drafts(count: int) -> list[Draft]:
@@ -43,7 +43,7 @@ def test_every_draft_comes_back_with_its_reason() -> None:
         ("d0", "", ""), ("d1", "filter: duplicate", "d0"), ("d2", "filter: too short", "1 words"), ("d3", "", ""),
         ("d4", "filter: mathematics", "2x"),
     ]  # fmt: skip
-    assert {draft.rejected.removeprefix("filter: ") for draft in returned if draft.rejected} <= set(FilterStage.reasons)
+    assert {draft.rejected.removeprefix("filter: ") for draft in returned if draft.rejected} <= set(Filtering.reasons)
 
 
 @pytest.mark.parametrize("ends_after", range(0, 13, 3))
@@ -78,7 +78,7 @@ def test_what_is_for_measuring_is_kept_out(tmp_path: Path) -> None:
     given = [Draft(id=text, instruction=text, reference="No.") for text in texts]
     returned = filtering(kept_out=(str(manifest),), near_duplicates=None).run(0, given)
     assert [draft.rejected for draft in returned] == ["filter: kept out", "", "filter: kept out"]
-    assert "kept out" in FilterStage.reasons
+    assert "kept out" in Filtering.reasons
 
 
 @pytest.mark.parametrize(

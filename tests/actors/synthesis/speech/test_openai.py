@@ -125,7 +125,7 @@ def test_a_busy_server_is_waited_for(servant, url, status):
 
 def test_a_server_that_stays_away_is_told_and_nothing_is_lost(servant, url, tmp_path):
     servant.script = busy(1000)
-    with pytest.raises(ServerGoneError, match="did not answer in 3 tries .503: busy.; what is committed stays"):
+    with pytest.raises(ServerGoneError, match=r"did not answer in 3 tries .503: busy.; what is committed stays"):
         take(url)
     speech = SpeechSection(backend="openai", server=SpeechServerSection(url="http://127.0.0.1:1/v1", attempts=1), presets=list("abcd"))
     config = SynthesisConfig(teacher=LanguageModelSection(model="nobody"), speech=speech.model_copy(update={"spoken_form": "never"}))
