@@ -2,8 +2,7 @@
 
 Order: the teacher learns the world, to write, answer, translate and tag it, and writes the references; the SpeechLM learns half of it
 by ear, last the prompts of further tasks; the reward model learns to tell right from wrong, the SpeechLM's own mistakes among the
-wrong. Seeds are fixed; figures go to
-``checkpoints/figures.json``. Takes about half an hour on two CPU cores.
+wrong. Seeds are fixed; figures go to ``checkpoints/figures.json``. Takes about 45 minutes on two CPU cores.
 """
 
 from __future__ import annotations
