@@ -58,9 +58,9 @@ class LanguageModelSection(Section):
     enforce_eager: bool = False
     cpu_threads: NonNegativeInt = 0
     """Threads of the engine on a CPU; 0 leaves it to vLLM."""
-    extra: Annotated[dict[str, Any], Field(default_factory=dict)]
+    extra: dict[str, Any] = Field(default_factory=dict)
     """Further `EngineArgs` fields of vLLM; with `url`, further fields of each request (null leaves one out)."""
-    chat_template_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    chat_template_options: dict[str, Any] = Field(default_factory=dict)
     """What the chat template takes beside the messages, such as `enable_thinking: false` (Qwen3) or `date_string` (Llama 3.2)."""
 
 
