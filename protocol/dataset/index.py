@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from protocol.dataset.lines import AUDIO_HASH, Line, LineDamage, read_line
+from protocol.dataset.lines import AUDIO_HASH, Line, LineDamage, decode_line, sound_audio
 
 ALGORITHM = "xxh128:"
 PREFIX = len(ALGORITHM)
@@ -62,7 +62,7 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
     """
     numbers, starts, sizes, checksums = array("i"), array("q"), array("i"), array("Q")
     named: list[str] = []
-    hashes, owners = bytearray(), array("i")
+    hashes, counts = bytearray(), array("i")
     ids = array("q")
     hasher, position = xxhash.xxh3_128(), 0
     checksum = xxhash.xxh3_64_intdigest
@@ -74,13 +74,13 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
         if line.isspace():
             continue
         try:
-            read = read_line(line)
+            read = decode_line(line)
+            audios = sound_audio(read)
         except LineDamage as damage:
             damaged(number, str(damage))
             continue
-        audios = [audio for one in read.utterances if (audio := one.audio)]
         named += audios
-        owners.extend([len(numbers)] * len(audios))
+        counts.append(len(audios))
         if len(named) >= BATCH:
             hashes += _digits(named)
             named.clear()
@@ -102,7 +102,7 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
         np.frombuffer(checksums, np.uint64),
         halves[order, 0].astype(np.uint64),
         halves[order, 1].astype(np.uint64),
-        np.frombuffer(owners, np.int32)[order],
+        np.repeat(np.arange(len(counts), dtype=np.int32), np.frombuffer(counts, np.int32))[order],
         position,
         f"xxh128:{hasher.hexdigest()}",
     )

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from protocol.errors import UserError
 
 FILE = "file://"
+READ_BYTES = 1 << 20
+"""At once, of a file that is read in order; less costs a quarter of the time to open a large manifest."""
 
 
 class Place(Protocol):
@@ -109,7 +111,7 @@ class _Local:
         return sorted(path.name for path in self._folder.iterdir() if path.is_file())
 
     def opened(self, name: str) -> BufferedReader:
-        return (self._folder / name).open("rb")
+        return (self._folder / name).open("rb", buffering=READ_BYTES)
 
 
 def _pread(handle: int, offset: int, size_bytes: int) -> bytes:
@@ -167,7 +169,7 @@ class _Remote:
         """A copy in the folder for temporary files; reading single lines far away would take as many round trips."""
         with tempfile.NamedTemporaryFile(prefix="rba-manifest-") as copy, _os_errors():
             self._files.get_file(self._at(name), copy.name)
-            return Path(copy.name).open("rb")  # it outlives its name
+            return Path(copy.name).open("rb", buffering=READ_BYTES)  # it outlives its name
 
     def _at(self, name: str) -> str:
         parts: list[str] = []
