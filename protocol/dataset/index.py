@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from protocol.dataset.lines import AUDIO_HASH, Line, LineDamage, decode_line, sound_audio
+from protocol.dataset.lines import AUDIO_HASH, Line, LineDamage, read_line
 
 ALGORITHM = "xxh128:"
 PREFIX = len(ALGORITHM)
@@ -74,11 +74,11 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
         if line.isspace():
             continue
         try:
-            read = decode_line(line)
-            audios = sound_audio(read)
+            read = read_line(line)
         except LineDamage as damage:
             damaged(number, str(damage))
             continue
+        audios = [audio for one in read.utterances if (audio := one.audio) is not None]
         named += audios
         counts.append(len(audios))
         if len(named) >= BATCH:

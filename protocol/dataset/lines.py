@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from protocol.leasable import SURE_LINE_BYTES, too_large
 from protocol.messages import InstructionGroup, Utterance
 
 AUDIO_HASH = re.compile(r"xxh128:[0-9a-f]{32}")
@@ -56,42 +57,30 @@ _ENCODER = msgspec.json.Encoder()
 
 def read_line(line: bytes) -> Line:
     """The line's content. Raises `LineDamage`."""
-    read = decode_line(line)
-    sound_audio(read)
-    return read
-
-
-def decode_line(line: bytes) -> Line:
-    """The line's content by its types alone; `sound_audio` has to say whether it makes sense. Raises `LineDamage`."""
     try:
-        return _LINES.decode(line)
+        read = _LINES.decode(line)
     except msgspec.ValidationError as error:
         raise LineDamage(f"not an instruction group: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LineDamage(f"not JSON: {error}") from None
-
-
-def sound_audio(read: Line) -> list[str]:
-    """The hashes of a line's audio, in order, once all of the line is sound. Raises `LineDamage`."""
     if not read.utterances:
         raise LineDamage("the group has no utterance")
-    if not read.reference or read.reference.isspace():
+    if not read.reference.strip():
         raise LineDamage("the reference is empty")
-    audios = []
     for one in read.utterances:
         audio = one.audio
         if audio is None:
             if not read.instruction.strip():
                 raise LineDamage("an utterance is plain text and the instruction is empty")
-            continue
-        if not _is_hash(audio):
+        elif not _is_hash(audio):
             raise LineDamage(f"{audio!r} is no audio hash, which reads xxh128:<32 hex digits>")
-        if not one.path:
+        elif not one.path:
             raise LineDamage(f"the utterance of {one.speaker!r} names audio but no path")
-        if (one.offset is None) is not (one.size_bytes is None):
+        elif (one.offset is None) is not (one.size_bytes is None):
             raise LineDamage(f"the utterance of {one.speaker!r} has only one of offset and size_bytes")
-        audios.append(audio)
-    return audios
+    if len(line) > SURE_LINE_BYTES and (why := too_large(read_group(line))):
+        raise LineDamage(why)
+    return read
 
 
 def read_group(line: bytes) -> InstructionGroup:

@@ -111,7 +111,11 @@ class _Local:
         return sorted(path.name for path in self._folder.iterdir() if path.is_file())
 
     def opened(self, name: str) -> BufferedReader:
-        return (self._folder / name).open("rb", buffering=READ_BYTES)
+        return _buffered(self._folder / name)
+
+
+def _buffered(path: Path) -> BufferedReader:
+    return BufferedReader(path.open("rb", buffering=0), READ_BYTES)
 
 
 def _pread(handle: int, offset: int, size_bytes: int) -> bytes:
@@ -169,7 +173,7 @@ class _Remote:
         """A copy in the folder for temporary files; reading single lines far away would take as many round trips."""
         with tempfile.NamedTemporaryFile(prefix="rba-manifest-") as copy, _os_errors():
             self._files.get_file(self._at(name), copy.name)
-            return Path(copy.name).open("rb", buffering=READ_BYTES)  # it outlives its name
+            return _buffered(Path(copy.name))  # it outlives its name
 
     def _at(self, name: str) -> str:
         parts: list[str] = []
