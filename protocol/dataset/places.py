@@ -30,7 +30,7 @@ class Place(Protocol):
         """A name in it, for people."""
 
     def read(self, name: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
-        """A range of a file, or all of it; fewer bytes where the file ends before."""
+        """A range of a file, or, without a size, all of it; fewer bytes where the file ends before."""
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -97,7 +97,6 @@ class _Local:
     def read(self, name: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
         with (self._folder / name).open("rb", buffering=0) as file:
             if size_bytes is None:
-                file.seek(offset)
                 return file.readall()
             return _pread(file.fileno(), offset, size_bytes)
 
@@ -152,7 +151,7 @@ class _Remote:
         if size_bytes == 0:
             return b""
         with _os_errors():
-            content: bytes = self._files.cat_file(self._at(name), offset or None, None if size_bytes is None else offset + size_bytes)
+            content: bytes = self._files.cat_file(self._at(name), *(() if size_bytes is None else (offset, offset + size_bytes)))
         return content
 
     def size(self, name: str) -> int:
