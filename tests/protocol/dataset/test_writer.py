@@ -213,7 +213,9 @@ def test_what_was_not_committed_is_cut_off(tmp_path: Path) -> None:
     assert path.stat().st_size == size
     with path.open("ab") as file:
         file.write(b'{"torn')
-    ManifestAppender(path, size).close()
+    again = ManifestAppender(path, size)
+    assert path.stat().st_size == size
+    again.close()
     assert [group.group_id for group in DataSet.open(path).groups] == ["g0"]
 
 
