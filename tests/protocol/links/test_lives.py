@@ -148,7 +148,7 @@ async def test_a_learner_that_closes_says_so(links: Links) -> None:
         await notice(actor, Registered)
     started_s = time.monotonic()
     await asyncio.to_thread(learner.close, "completed")
-    assert time.monotonic() - started_s < 1.0
+    assert time.monotonic() - started_s < 4
     for actor in actors:
         ended = await notice(actor, Ended)
         assert (ended.reason, ended.refused) == ("completed", False)
