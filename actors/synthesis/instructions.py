@@ -46,7 +46,7 @@ class Instructions(Stage):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._entered.close()
+        self._entered.__exit__(kind, error, trace)
 
     def run(self, number: int, drafts: Sequence[Draft]) -> list[Draft]:
         """One sample a draft."""
