@@ -1,4 +1,4 @@
-"""Reads a recipe (YAML) and overrides (``learner.steps=10``) into a checked `RunConfig`.
+"""Reads a recipe (YAML) and overrides (``learner.steps=10``) into a checked configuration: a `RunConfig`, or a `SynthesisConfig`.
 
 Every mistake becomes one `UserError` that says what is wrong, in which file and line or in which override, and what to
 write instead.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, overload
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -18,37 +18,60 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.keys import key_docs, nearest
-from configs.schema import RunConfig
+from configs.schema import RunConfig, Section
+from configs.synthesis import SynthesisConfig
 from protocol.errors import UserError
 
 PROVENANCE = "provenance"
 """Top-level key that a run writes into its own ``config.yaml`` (versions, commit, digests); loading ignores it."""
 
 
-def load(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+Schema = TypeVar("Schema", bound=Section)
+
+
+class _Kind(NamedTuple):
+    """What differs between recipes of one schema and of another."""
+
+    folder: str
+    """Within `configs`: where its recipes lie."""
+    described_by: str
+    """The command that lists every key."""
+
+
+_KINDS: dict[type[Section], _Kind] = {
+    RunConfig: _Kind(".", "rba config schema"),
+    SynthesisConfig: _Kind("synthesis", "rba config schema --synthesis"),
+}
+
+
+@overload
+def load(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig: ...
+@overload
+def load(source: str | Path, overrides: Sequence[str] = (), *, schema: type[Schema]) -> Schema: ...
+def load(source: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] = RunConfig) -> Any:
     """The checked configuration of the recipe `source` with `overrides` (``key.path=value``) on top.
 
     `source` is a YAML file, or the bare name of a recipe that ships with rba (`recipes`). Later overrides win.
-    Raises `UserError` for anything that cannot be read or is no valid run.
+    Raises `UserError` for anything that cannot be read or does not fit `schema`.
     """
-    path = locate(str(source))
+    path = locate(str(source), schema)
     tree: Any
     tree, lines = _parse(_read(path), path)
     tree.pop(PROVENANCE, None)
-    _refuse_unknown(tree, lambda key: _at(path, lines, key))
+    _refuse_unknown(tree, schema, lambda key: _at(path, lines, key))
     origins: dict[str, str] = {}
     for override in overrides:
         patch = _parse_override(override)
         said = f"-o {override}"
-        origins |= dict.fromkeys(_refuse_unknown(patch, _always(said)), said)
+        origins |= dict.fromkeys(_refuse_unknown(patch, schema, _always(said)), said)
         tree = OmegaConf.merge(tree, patch)
     described = " ".join([str(path), *dict.fromkeys(origins.values())])
-    return _validate(_resolve(tree, path), lambda key: _origin(key, origins) or (_at(path, lines, key) if key else described))
+    return _validate(_resolve(tree, path), schema, lambda key: _origin(key, origins) or (_at(path, lines, key) if key else described))
 
 
-def locate(source: str) -> Path:
+def locate(source: str, schema: type[Section] = RunConfig) -> Path:
     """The file behind `source`: a recipe's bare name, or a path. Raises `UserError` when there is none."""
-    shipped = recipes()
+    shipped = recipes(schema)
     if source in shipped:  # before the file system: a folder `quickstart` may well lie beside the user
         return shipped[source]
     path = Path(source)
@@ -63,13 +86,13 @@ def locate(source: str) -> Path:
     )
 
 
-def recipes() -> dict[str, Path]:
-    """The recipes that ship with rba, by name."""
+def recipes(schema: type[Section] = RunConfig) -> dict[str, Path]:
+    """The recipes of that schema that ship with rba, by name."""
     with resources.as_file(resources.files("configs")) as folder:
-        return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        return {path.stem: path for path in sorted((folder / _KINDS[schema].folder).glob("*.yaml"))}
 
 
-def to_yaml(config: RunConfig, provenance: Mapping[str, Any] | None = None) -> str:
+def to_yaml(config: Section, provenance: Mapping[str, Any] | None = None) -> str:
     """The whole configuration as YAML that `load` reads back to an equal one; `provenance` goes below it."""
     tree: dict[str, Any] = config.model_dump(mode="json")
     if provenance:
@@ -132,14 +155,14 @@ def _key_lines(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, 
 # --- checking -----------------------------------------------------------------------------------------------
 
 
-def _refuse_unknown(tree: DictConfig, where: Callable[[str], str]) -> list[str]:
+def _refuse_unknown(tree: DictConfig, schema: type[Section], where: Callable[[str], str]) -> list[str]:
     """The dotted keys that `tree` sets, all of them known."""
-    docs = {doc.path: doc.type for doc in key_docs()}
+    docs = {doc.path: doc.type for doc in key_docs(schema)}
     keys = list(_leaves(OmegaConf.to_container(tree, resolve=False), docs))
     for key in keys:
         if key not in docs and not any(kind == "mapping" and key.startswith(f"{path}.") for path, kind in docs.items()):
             near = nearest(key, docs)
-            fix = f"did you mean `{near}`?" if near else "`rba config schema` lists every key"
+            fix = f"did you mean `{near}`?" if near else f"`{_KINDS[schema].described_by}` lists every key"
             raise UserError(f"unknown key `{key}`", where=where(key), fix=fix)
     return keys
 
@@ -153,20 +176,20 @@ def _leaves(tree: Any, docs: Mapping[str, str], prefix: str = "") -> Iterator[st
             yield path
 
 
-def _validate(tree: dict[str, Any], where: Callable[[str], str]) -> RunConfig:
+def _validate(tree: dict[str, Any], schema: type[Section], where: Callable[[str], str]) -> Any:
     try:
-        return RunConfig.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(detail) for detail in error.errors(include_url=False)]
+        problems = [_explain(detail, schema) for detail in error.errors(include_url=False)]
     if len(problems) == 1:
         path, what, fix = problems[0]
         raise UserError(what, where=where(path), fix=fix)
     listed = "\n".join(f"  - {what} ({where(path)}){f': {fix}' if fix else ''}" for path, what, fix in problems)
-    fix = "correct each of them; `rba config schema` describes every key"
+    fix = f"correct each of them; `{_KINDS[schema].described_by}` describes every key"
     raise UserError(f"{len(problems)} keys are wrong:\n{listed}", where=where(""), fix=fix)
 
 
-def _explain(detail: ErrorDetails) -> tuple[str, str, str]:
+def _explain(detail: ErrorDetails, schema: type[Section]) -> tuple[str, str, str]:
     """(dotted path, what is wrong, what to do) of one pydantic error."""
     path = ".".join(str(part) for part in detail["loc"])
     message = detail["msg"]
@@ -174,12 +197,13 @@ def _explain(detail: ErrorDetails) -> tuple[str, str, str]:
         what, _, fix = message.removeprefix("Value error, ").partition("; ")
         return path, what, fix or "change one of the two"
     if detail["type"] == "missing":
-        doc = next((doc.doc for doc in key_docs() if doc.path == path), "")
+        doc = next((doc.doc for doc in key_docs(schema) if doc.path == path), "")
         return path, f"`{path}` is missing", f"set it: {doc}" if doc else "set it"
     wanted = message.removeprefix("Input should be ").removeprefix("a valid ")
     if detail["type"] in {"model_type", "model_attributes_type"}:
         wanted = "a section with keys of its own"
-    return path, f"`{path}` is {detail['input']!r}, but must be {wanted}", f"set {path} to such a value; `rba config schema` describes it"
+    fix = f"set {path} to such a value; `{_KINDS[schema].described_by}` describes it"
+    return path, f"`{path}` is {detail['input']!r}, but must be {wanted}", fix
 
 
 # --- where --------------------------------------------------------------------------------------------------

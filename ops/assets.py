@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from configs.schema import RunConfig
+from configs.synthesis import LanguageModelSection, SynthesisConfig
 from protocol.dataset.places import exists, is_url
 from protocol.errors import UserError
 
@@ -39,6 +40,25 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
     if config.uses_rewards and config.rewards.scorer != "bleu" and not config.rewards.urls and config.rewards.model is not None:
         resolved.rewards.model = str(model_path(config.rewards.model, "rewards.model", progress))
     return resolved
+
+
+def resolve_synthesis(config: SynthesisConfig, progress: Progress = lambda _: None) -> SynthesisConfig:
+    """`config` with every model that runs in process, every tokenizer, and what an asset provider has of files, replaced by its path."""
+    resolved = config.model_copy(deep=True)
+    resolved.filter.kept_out = tuple(str(file_path(name, "filter.kept_out", progress)) for name in config.filter.kept_out)
+    if config.speech.bank is not None and provided(config.speech.bank) is not None:
+        resolved.speech.bank = str(file_path(config.speech.bank, "speech.bank", progress))
+    for key, section in (("teacher", resolved.teacher), ("tags.model", resolved.tags.model)):
+        if section is not None:
+            _resolve_model(section, key, progress)
+    return resolved
+
+
+def _resolve_model(section: LanguageModelSection, key: str, progress: Progress) -> None:
+    if section.url is None:
+        section.model = str(model_path(section.model, f"{key}.model", progress))
+    elif section.tokenizer is not None:
+        section.tokenizer = str(model_path(section.tokenizer, f"{key}.tokenizer", progress))
 
 
 def provided(name: str) -> tuple[str, str] | None:

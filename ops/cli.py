@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ops.arguments import Overrides, Recipe
 from ops.dataset import app as dataset_app
 from ops.keys import app as keys_app
+from ops.recipes import app as config_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +23,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Show a run's configuration, or what can be configured.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-app.add_typer(keys_app, name="keys")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(keys_app, name="keys")
 
-Recipe = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe that ships with rba, such as quickstart.")
-]
-Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, such as learner.steps=10.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, or its name under runs/.")]
 
 
@@ -135,6 +132,29 @@ def replay(
     raise typer.Exit(1 if found.differing else 0)
 
 
+@app.command()
+def synthesize(
+    config: Recipe,
+    override: Overrides = None,
+    stage: Annotated[list[str] | None, typer.Option("--stage", help="Carry out this stage alone; may be given several times.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Carry out every stage, which is the default.")] = False,
+    describe: Annotated[bool, typer.Option("--describe", help="Show topics, difficulties and rejections of what is there.")] = False,
+    html: Annotated[Path | None, typer.Option(help="With --describe: write it as a page too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a data set from a teacher and a speech synthesiser. What was finished stays: called again, it goes on."""
+    from configs import loader
+    from configs.synthesis import SynthesisConfig
+    from ops import synthesize as making
+    from ops.assets import resolve_synthesis
+
+    loaded = loader.load(config, override or [], schema=SynthesisConfig)
+    if describe:
+        making.describe(loaded, _console(), html, as_json=as_json)
+    else:
+        making.carry_out(resolve_synthesis(loaded, typer.echo), [] if everything else stage or [], _console(), as_json=as_json)
+
+
 @app.command("serve-rewards")
 def serve_rewards(
     scorer: Annotated[str, typer.Option(help="reward_model, armorm or bleu.")] = "reward_model",
@@ -205,33 +225,6 @@ def doctor() -> None:
         console.print(mark + Text(f"{finding.what:24} {finding.detail}") + Text("" if finding.ok else f"  → {finding.fix}"))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
-
-
-@config_app.command("show")
-def config_show(config: Recipe, override: Overrides = None) -> None:
-    """Print the whole configuration: the recipe, the overrides and every default."""
-    from configs import loader
-
-    typer.echo(loader.to_yaml(loader.load(config, override or [])), nl=False)
-
-
-@config_app.command("schema")
-def config_schema(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON schema.")] = False) -> None:
-    """Describe every key: its type, its default and what it means."""
-    import json
-
-    from configs.keys import key_docs
-    from configs.schema import RunConfig
-
-    if as_json:
-        typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
-        return
-    for key in key_docs():
-        if key.type == "section":
-            typer.echo(f"\n{key.path}: {key.doc}")
-        else:
-            default = "required" if key.required else f"default {json.dumps(key.default, default=str)}"
-            typer.echo(f"  {key.path} ({key.type}; {default})" + (f"\n      {key.doc}" if key.doc else ""))
 
 
 @app.callback(invoke_without_command=True)

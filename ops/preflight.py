@@ -56,12 +56,15 @@ def _check_model(config: RunConfig) -> None:
 
 
 def _check_data(config: RunConfig) -> None:
-    """Every line of the manifests, and the audio of the first groups. Turns epochs into steps."""
+    """Every line of the manifests, the audio of the first groups, and that BLEU knows the languages. Turns epochs into steps."""
+    from actors.rewards.scorers.bleu import require_tokenizers
     from protocol.dataset import DataSet
 
     training_groups = 0
     for key, path in config.manifests.items():
         data = DataSet.open(path)
+        if key in {"test", "validation"} or _scores_bleu(config):  # held-out answers are always measured by BLEU too
+            require_tokenizers({group.language for group in data.groups}, path)
         training_groups += len(data.groups) if key not in {"test", "validation"} else 0
         for group in data.groups[:CHECKED_GROUPS]:
             for utterance in group.utterances:
@@ -69,6 +72,10 @@ def _check_data(config: RunConfig) -> None:
                     data.samples(utterance.audio, config.data.max_audio_s)
     if config.learner.epochs is not None:
         config.learner.steps = math.ceil(config.learner.epochs * training_groups / config.learner.batch_groups)
+
+
+def _scores_bleu(config: RunConfig) -> bool:
+    return config.uses_rewards and not config.rewards.urls and config.rewards.scorer == "bleu"
 
 
 def _check_ports(config: RunConfig) -> None:

@@ -26,6 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from protocol.dataset import ManifestWriter, audio_hash
 from protocol.messages import InstructionGroup, Utterance
+from quickstart.language import CODE
+from quickstart.tasks import PROMPTS, Task, wanted
 from quickstart.voices import HELD_OUT, SAMPLING_RATE_HZ, TRAINING, Speaker, Voice, resample
 from quickstart.world import Difficulty, Instruction, Split, draw, members
 
@@ -35,6 +37,8 @@ WINDOW_S = 4.0
 TRAILING_SILENCE = 640
 """Samples of digital silence after the speech: the last frames of the spectrogram see past the end of a clip."""
 PEAK = 0.5
+VOICE_KEYS = ("name", "espeak", "words_per_minute", "pitch", "pitch_range")
+"""What makes a voice of espeak-ng."""
 REFERENCES = Path(__file__).parent / "checkpoints" / "references.json.gz"
 """The teacher's own greedy answers to the training instructions, `{instruction: answer}`."""
 
@@ -44,21 +48,33 @@ def cache_root() -> Path:
     return Path(os.environ.get("RBA_CACHE") or Path.home() / ".cache" / "rba") / "quickstart"
 
 
-def provide_split(split: Split, difficulty: Difficulty | None = None, *, progress: bool = True) -> Path:
-    """The manifest of a split; synthesises the split when the cache lacks it."""
+def provide_split(split: Split, difficulty: Difficulty | None = None, *, task: Task = "answer", progress: bool = True) -> Path:
+    """The manifest of a split for a task; synthesises it when the cache lacks it."""
     difficulty = difficulty or Difficulty()
     groups = members(split, difficulty)
-    target = cache_root() / settings_digest(groups, split, difficulty) / split
+    target = cache_root() / settings_digest(groups, split, difficulty, task) / split
     manifest = target / "manifest.jsonl"
     if not manifest.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{split}.draft-", dir=target.parent))
         try:
-            synthesise(groups, split, difficulty, draft, progress=progress)
+            synthesise(groups, split, difficulty, draft, task=task, progress=progress)
             _commit(draft, target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return manifest
+
+
+def provide_voices() -> Path:
+    """A bank of the training voices, as `speech.bank` of a synthesis reads it."""
+    content = "".join(json.dumps({key: getattr(voice, key) for key in VOICE_KEYS}) + "\n" for voice in TRAINING)
+    target = cache_root() / f"voices-{audio_hash(content.encode()).split(':')[1][:16]}.jsonl"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(f".{os.getpid()}.draft")
+        draft.write_text(content)
+        draft.rename(target)
+    return target
 
 
 def _commit(draft: Path, target: Path) -> None:
@@ -70,11 +86,12 @@ def _commit(draft: Path, target: Path) -> None:
             raise
 
 
-def settings_digest(groups: list[Instruction], split: Split, difficulty: Difficulty) -> str:
-    """Hash of everything that a data set depends on: format, difficulty, voices, instructions, references."""
-    group_texts = [[each.text, each.answer, reference(each, split)] for each in groups]
-    voices = [asdict(voice) for voice in (*TRAINING, *HELD_OUT)]
-    return audio_hash(json.dumps([FORMAT, split, asdict(difficulty), voices, group_texts]).encode()).split(":")[1][:16]
+def settings_digest(groups: list[Instruction], split: Split, difficulty: Difficulty, task: Task = "answer") -> str:
+    """Hash of everything that a data set depends on: format, difficulty, voices, instructions, references, the task's prompt."""
+    group_texts = [[each.text, wanted(task, each), reference(each, split, task)] for each in groups]
+    voices = [{key: getattr(voice, key) for key in VOICE_KEYS} for voice in (*TRAINING, *HELD_OUT)]
+    settings = [FORMAT, split, asdict(difficulty), voices, group_texts, *([PROMPTS[task]] if PROMPTS[task] else [])]
+    return audio_hash(json.dumps(settings).encode()).split(":")[1][:16]
 
 
 @cache
@@ -84,9 +101,10 @@ def _references() -> dict[str, str]:
     return dict(json.loads(gzip.decompress(REFERENCES.read_bytes())))
 
 
-def reference(instruction: Instruction, split: Split) -> str:
-    """What the losses of a split learn from: the teacher's answer in training, the truth in validation and test."""
-    return _references().get(instruction.text, instruction.answer) if split in {"learned", "train"} else instruction.answer
+def reference(instruction: Instruction, split: Split, task: Task = "answer") -> str:
+    """What the losses of a split learn from: the teacher's answer in training, the truth in validation and test, and of other tasks."""
+    right = wanted(task, instruction)
+    return _references().get(instruction.text, right) if task == "answer" and split in {"learned", "train"} else right
 
 
 def voices_of(instruction: Instruction, split: Split, difficulty: Difficulty) -> list[Voice]:
@@ -104,38 +122,40 @@ def voices_of(instruction: Instruction, split: Split, difficulty: Difficulty) ->
 
 # --- synthesis ----------------------------------------------------------------------------------------------
 
-Task = tuple[Instruction, Split, Difficulty]
+Order = tuple[Instruction, Split, Difficulty, Task]
 Spoken = tuple[InstructionGroup, list[bytes]]
 """A group and the content of its audio files."""
 
 
-def synthesise(groups: list[Instruction], split: Split, difficulty: Difficulty, folder: Path, *, progress: bool = True) -> Path:
+def synthesise(
+    groups: list[Instruction], split: Split, difficulty: Difficulty, folder: Path, *, task: Task = "answer", progress: bool = True
+) -> Path:
     """Speak `groups` into a manifest with its audio in `folder`, with one process per CPU core. Returns the manifest's path."""
-    tasks = [(group, split, difficulty) for group in groups]
-    processes = max(1, min(len(os.sched_getaffinity(0)), len(tasks) // 50))
+    orders = [(group, split, difficulty, task) for group in groups]
+    processes = max(1, min(len(os.sched_getaffinity(0)), len(orders) // 50))
     manifest = folder / "manifest.jsonl"
     with ManifestWriter(manifest) as writer, bar(enabled=progress) as shown:
-        for group, contents in shown.track(_spoken(tasks, processes), total=len(tasks), description=f"speaking {split}"):
+        for group, contents in shown.track(_spoken(orders, processes), total=len(orders), description=f"speaking {split}"):
             for content in contents:
                 writer.add_audio(content)
             writer.add(group)
     return manifest
 
 
-def _spoken(tasks: list[Task], processes: int) -> Iterator[Spoken]:
+def _spoken(orders: list[Order], processes: int) -> Iterator[Spoken]:
     if processes == 1:
-        yield from map(speak_group, tasks)
+        yield from map(speak_group, orders)
         return
     # spawn: espeak-ng's globals, and the threads of whoever calls, must not be forked
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(speak_group, tasks, chunksize=16)
+        yield from pool.map(speak_group, orders, chunksize=16)
 
 
-def speak_group(task: Task) -> Spoken:
+def speak_group(order: Order) -> Spoken:
     """One group, spoken by its voices."""
     import soundfile  # here, since whoever hosts vLLM must not have it loaded
 
-    instruction, split, difficulty = task
+    instruction, split, difficulty, task = order
     utterances, contents = [], []
     with Speaker() as speaker:
         for voice in voices_of(instruction, split, difficulty):
@@ -150,10 +170,12 @@ def speak_group(task: Task) -> Spoken:
     group = InstructionGroup(
         group_id=instruction.group_id,
         instruction=instruction.text,
-        reference=reference(instruction, split),
+        reference=reference(instruction, split, task),
         utterances=utterances,
+        prompt=PROMPTS[task],
         topic=instruction.topic,
-        answers=[instruction.answer, *(instruction.answers if difficulty.several_answers else ())],
+        language=CODE if task == "s2tt" else "en",
+        answers=[wanted(task, instruction), *(instruction.answers if difficulty.several_answers and task == "answer" else ())],
     )
     return group, contents
 

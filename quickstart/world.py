@@ -103,7 +103,7 @@ def instructions() -> tuple[Instruction, ...]:
     """Every instruction of the world, in a fixed order, each text once."""
     found: dict[str, Instruction] = {}
     by_topic: dict[str, list[Instruction]] = defaultdict(list)
-    for instruction in _enumerate():
+    for instruction in enumerate_all():
         if instruction.text not in found:
             found[instruction.text] = instruction
             by_topic[instruction.topic].append(instruction)
@@ -146,7 +146,8 @@ def topics() -> list[str]:
 # --- one generator a topic ----------------------------------------------------------------------------------
 
 
-def _enumerate() -> Iterator[Instruction]:
+def enumerate_all() -> Iterator[Instruction]:
+    """The topics one after another, whole; a text may come twice."""
     for topic in (
         _arithmetic, _counting, _opposites, _capitals, _sounds, _colours, _lists, _repeat, _reverse, _choose, _compare, _order,
     ):  # fmt: skip

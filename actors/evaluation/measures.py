@@ -18,8 +18,6 @@ from actors.rewards.scorers.bleu import tokenizer_of
 from protocol.measures import GroupMeasures
 from protocol.messages import Completion, InstructionGroup
 
-WITHOUT_MECAB = {"ja-mecab": "char", "ko-mecab": "char"}
-"""sacrebleu's tokenizers that need packages of their own; characters do as well for a comparison of one model with itself."""
 PUNCTUATION = re.compile(r"[\W_]+")
 
 
@@ -49,11 +47,13 @@ def normalise(text: str) -> str:
 
 
 def bleu_counts(texts: Sequence[str], reference: str, language: str = "en") -> list[int]:
-    """Sufficient statistics of sacrebleu for `texts`, each against `reference`: system length, reference length, 4 matches, 4 totals."""
+    """Sufficient statistics of sacrebleu for `texts`, each against `reference`: system length, reference length, 4 matches, 4 totals.
+
+    The tokenizer is the language's; `require_tokenizers` says beforehand whether it is there.
+    """
     if not texts:
         return [0] * 10
-    tokenizer = tokenizer_of(language)
-    score = _bleu(WITHOUT_MECAB.get(tokenizer, tokenizer)).corpus_score(list(texts), [[reference] * len(texts)])
+    score = _bleu(tokenizer_of(language)).corpus_score(list(texts), [[reference] * len(texts)])
     return [score.sys_len, score.ref_len, *score.counts, *score.totals]
 
 

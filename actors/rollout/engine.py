@@ -1,16 +1,13 @@
 """The engine that rollout actors sample with: vLLM's AsyncLLM, the same on CPU and GPU. Edge: vllm.
 
-vLLM runs in processes of its own: an engine core, and on a CPU or with several GPUs one worker a rank. Settings that it reads from
-the environment are set here, before it is imported.
+vLLM runs in processes of its own: an engine core, and on a CPU or with several GPUs one worker a rank.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import difflib
 import multiprocessing
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,38 +20,31 @@ from actors.rollout.generation import (
     UnusableInputError,
 )
 from actors.rollout.plugin import BACKEND
+from actors.vllm import (
+    CLOSE_S,
+    AsyncEngineArgs,
+    AsyncLLM,
+    EngineDeadError,
+    EngineGenerateError,
+    RequestOutputKind,
+    SamplingParams,
+    VLLMClientError,
+    WeightTransferConfig,
+    WeightTransferInitRequest,
+    WeightTransferUpdateRequest,
+    check_extra,
+    current_platform,
+    description,
+    prepare_environment,
+)
 from configs.schema import EngineSection, RolloutSection, SamplingSection
 from protocol.errors import UserError
 from protocol.messages import Fetched, PolicyVersion, VersionSpan
 from protocol.weights.files import DamagedVersionError, open_version
 
-ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # by default every engine binds itself to the same cores
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, which a fork would lose
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""Set before vLLM is imported, unless the user has set them."""
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
-
-import vllm  # noqa: E402
-from vllm import AsyncEngineArgs, SamplingParams  # noqa: E402
-from vllm.config import WeightTransferConfig  # noqa: E402
-from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest  # noqa: E402
-from vllm.exceptions import VLLMClientError  # noqa: E402
-from vllm.platforms import current_platform  # noqa: E402
-from vllm.sampling_params import RequestOutputKind  # noqa: E402
-from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: E402
-
 OWN_ENGINE_ARGUMENTS = {"model", "tokenizer", "weight_transfer_config", "generation_config"}
 OWN_SAMPLING = {"n", "stop", "stop_token_ids", "ignore_eos", "logprobs", "detokenize", "output_kind", "seed", "skip_special_tokens"}
 """What rba's own bookkeeping rests on: answers end with an end-of-sequence token, and come with their log-probabilities."""
-CLOSE_S = 1.0
-"""Time for vLLM's processes to end by themselves; they hold nothing that killing them could damage."""
 ATTEMPTS = 3
 """Tries of one request, for vLLM's multi-modal cache (off by default) may lose an audio on a reset and ask for it again."""
 
@@ -76,12 +66,12 @@ class VllmEngine:
     @property
     def description(self) -> str:
         """Such as ``vllm 0.32.0 (cpu)``."""
-        return f"vllm {vllm.__version__} ({current_platform.device_type})"
+        return description()
 
     async def start(self, version: PolicyVersion) -> None:
         """Start vLLM's processes: eight seconds on a quiet CPU core, most of them imports."""
         started_s = time.monotonic()
-        prepare_environment(self._model, self._section)
+        prepare_environment(self._model, self._section.engine.tensor_parallel_size, self._section.cpu_threads)
         self._older_children = set(multiprocessing.active_children())
         self._llm = llm = await asyncio.to_thread(self._build)
         await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
@@ -214,22 +204,11 @@ class VllmEngine:
         return self._llm
 
 
-def prepare_environment(model: Path, section: RolloutSection) -> None:
-    """What vLLM and its processes read from the environment when the engine starts."""
-    if model.is_dir():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if current_platform.is_cpu():
-        if section.engine.tensor_parallel_size == 1:
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the worker lives in the engine core: one process less to import for
-        if section.cpu_threads:
-            os.environ["OMP_NUM_THREADS"] = str(section.cpu_threads)
-
-
 def engine_arguments(model: Path, dtype: str, section: RolloutSection) -> AsyncEngineArgs:
     """Settings of vLLM: rba's defaults, the section's keys, then `rollout.engine.extra`. Raises `UserError`."""
     engine = section.engine
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-    _check_extra(engine, "rollout.engine", known, OWN_ENGINE_ARGUMENTS)
+    check_extra(engine.extra, "rollout.engine", fields=EngineSection.model_fields, known=known, own=OWN_ENGINE_ARGUMENTS)
     arguments: dict[str, Any] = {
         "model": str(model),
         "dtype": dtype,
@@ -262,7 +241,8 @@ def engine_arguments(model: Path, dtype: str, section: RolloutSection) -> AsyncE
 def sampling_parameters(section: RolloutSection, stop_token_ids: list[int]) -> SamplingParams:
     """How training answers are sampled. Raises `UserError`."""
     sampling = section.sampling
-    _check_extra(sampling, "rollout.sampling", set(SamplingParams.__struct_fields__), OWN_SAMPLING)
+    known = set(SamplingParams.__struct_fields__)
+    check_extra(sampling.extra, "rollout.sampling", fields=SamplingSection.model_fields, known=known, own=OWN_SAMPLING)
     try:
         return SamplingParams(
             **{"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k, **sampling.extra},
@@ -274,17 +254,6 @@ def sampling_parameters(section: RolloutSection, stop_token_ids: list[int]) -> S
 
 def _own_sampling(stop_token_ids: list[int]) -> dict[str, Any]:
     return {"logprobs": 0, "stop_token_ids": list(stop_token_ids), "output_kind": RequestOutputKind.FINAL_ONLY}
-
-
-def _check_extra(section: EngineSection | SamplingSection, where: str, known: set[str], own: set[str]) -> None:
-    for key in section.extra:
-        if key in own:
-            raise UserError(f"{key} is set by rba itself", where=f"{where}.extra", fix="take it out")
-        if key in type(section).model_fields:
-            raise UserError(f"{key} has a place of its own", where=f"{where}.extra", fix=f"write it as {where}.{key}")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"vLLM knows no {key!r}", where=f"{where}.extra", fix=f"did you mean {near[0]!r}?" if near else "take it out")
 
 
 def _open_and_compare(info: dict[str, str]) -> None:

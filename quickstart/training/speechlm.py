@@ -199,7 +199,7 @@ def heard_embeddings(model: nn.Module, rows: Sequence[Heard]) -> tuple[Tensor, T
 def answers(model: nn.Module, rows: Sequence[Heard], processing: Processing, *, temperature: float = 0.0) -> list[str]:
     """The model's answers, greedy or sampled, in the order of `rows`: all of them spoken, or all written."""
     model.eval()
-    batch, longest = 64, 16
+    batch, longest = 64, 24
     order = sorted(range(len(rows)), key=lambda place: len(rows[place].prompt_ids))
     texts = [""] * len(rows)
     for start in range(0, len(rows), batch):

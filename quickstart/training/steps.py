@@ -63,7 +63,7 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def answer_loss(logits: Tensor, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Tensor:
     """Cross-entropy per answer token of logits ``[row, position, vocabulary]`` over prompt and answer."""
     labels = pad([[NO_LABEL] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)], NO_LABEL)
-    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=NO_LABEL)
+    return cross_entropy(logits[:, : labels.shape[1] - 1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=NO_LABEL)
 
 
 def optimise(

@@ -13,6 +13,9 @@ GPUS = {
     "qwen2-audio-7b-group-4x8": 32,
     "qwen2-audio-7b-single-4x8": 32,
     "qwen2-audio-7b-lora-1x2": 2,
+    "qwen2-audio-7b-s2tt-x-en-1x8": 8,
+    "qwen2-audio-7b-s2tt-en-x-1x8": 8,
+    "qwen2-audio-7b-qa-1x8": 8,
     "paper-literal": 32,
 }
 
@@ -30,7 +33,7 @@ def test_a_recipe_uses_every_gpu_of_its_machines(name: str) -> None:
 
 
 def test_all_recipes_are_covered() -> None:
-    assert set(RECIPES) == {"quickstart", *GPUS}
+    assert {name for name in RECIPES if not name.startswith("quickstart")} == set(GPUS)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from actors.rollout.audio import AudioLibrary
 from configs import loader
 from configs.schema import RunConfig
-from ops import plan, preflight, rundir, topology
+from ops import assets, plan, preflight, rundir, topology
+from protocol.dataset import DataSet
 from protocol.errors import UserError
 from protocol.keyring import Keyring
 from tests.ops import synthetic
@@ -46,6 +52,23 @@ def test_a_sound_data_set_passes(tmp_path: Path) -> None:
     preflight._check_data(configured(tmp_path))
 
 
+def test_a_data_set_behind_a_url_passes_and_actors_hear_it(tmp_path: Path) -> None:
+    manifest = synthetic.data_set(tmp_path / "data")
+    url = f"memory://{uuid.uuid4().hex}"
+    files, root = fsspec.url_to_fs(url)
+    files.put(str(manifest.parent), root, recursive=True)
+    config = configured(tmp_path, f"data.train={url}/{manifest.name}", f"data.test={url}/{manifest.name}")
+    assert assets.file_path(config.data.train, "data.train") == config.data.train
+    preflight._check_data(config)
+    assert rundir.file_digest(config.data.train) == rundir.file_digest(manifest)
+    data = DataSet.open(config.data.train)
+    [audio, *_] = [one.audio for group in data.groups for one in group.utterances if one.audio]
+    assert len(asyncio.run(AudioLibrary([data], 30.0).samples(audio)))
+    files.rm(root, recursive=True)
+    with pytest.raises(UserError, match="cannot be read"):
+        preflight._check_data(config)
+
+
 def test_epochs_become_steps(tmp_path: Path) -> None:
     config = configured(tmp_path, "learner.epochs=2.5", "learner.batch_groups=2", "rollout.capacity_groups=2")
     preflight._check_data(config)
@@ -62,6 +85,29 @@ def test_audio_that_is_gone_is_named(tmp_path: Path) -> None:
     gone.unlink()
     with pytest.raises(UserError, match=gone.name):
         preflight._check_data(config)
+
+
+def test_a_language_without_its_tokenizer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actors.rewards.scorers import bleu
+
+    config = configured(tmp_path)
+    manifest = Path(config.data.train)
+    manifest.write_text("".join(json.dumps({**json.loads(line), "language": "ja"}) + "\n" for line in manifest.read_text().splitlines()))
+    real = bleu._metric
+
+    def without_mecab(tokenizer: str) -> object:
+        if tokenizer == "ja-mecab":
+            raise RuntimeError
+        return real(tokenizer)
+
+    monkeypatch.setattr(bleu, "_metric", without_mecab)
+    with pytest.raises(UserError, match=r"'ja' needs the tokenizer ja-mecab"):
+        preflight._check_data(config)
+    config.evaluation.groups = 0
+    with pytest.raises(UserError, match=r"ja-mecab"):
+        preflight._check_data(config)
+    config.strategy = "single"
+    preflight._check_data(config)
 
 
 def test_a_damaged_manifest_is_named_with_its_line(tmp_path: Path) -> None:

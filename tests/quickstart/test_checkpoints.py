@@ -11,6 +11,7 @@ from protocol.dataset import DataSet
 from protocol.errors import UserError
 from quickstart import build
 from quickstart.assets import CHECKPOINTS, MODELS, provide
+from quickstart.grammar import understand
 from quickstart.speech import REFERENCES, provide_split, reference
 from quickstart.training import teacher
 from quickstart.training.reward_model import pair_accuracy
@@ -43,6 +44,13 @@ def some_test_groups(tmp_path_factory):
 def speechlm():
     family = adapter("qwen2_audio")
     return family.load_model(provide("speechlm"), "float32"), family.open(provide("speechlm"))
+
+
+@pytest.fixture(scope="module")
+def tiny_teacher():
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM.from_pretrained(str(provide("teacher"))), AutoTokenizer.from_pretrained(str(provide("teacher")))
 
 
 def test_everything_committed_is_small():
@@ -89,12 +97,25 @@ def test_transformers_own_pipeline_gives_the_same_answers(speechlm, some_test_gr
     assert texts == answers(model, hear(some_test_groups, processing)[3::4][:8], processing)
 
 
-def test_the_teacher_knows_the_world(figures):
-    from transformers import AutoTokenizer, Qwen2ForCausalLM
+def test_the_teacher_knows_the_world(tiny_teacher):
+    assert teacher.right_share(*tiny_teacher, members("test")[:150]) >= 0.98
 
-    model = Qwen2ForCausalLM.from_pretrained(str(provide("teacher")))
-    tokenizer = AutoTokenizer.from_pretrained(str(provide("teacher")))
-    assert teacher.right_share(model, tokenizer, members("test")[:150]) >= 0.98
+
+@pytest.mark.parametrize(("task", "least"), [("s2tt", 0.9), ("qa", 0.93), ("tags", 0.93)])
+def test_the_teacher_does_other_tasks_with_instructions_that_it_was_never_given_them_with(tiny_teacher, task, least):
+    assert teacher.right_share(*tiny_teacher, (members("test") + members("validation"))[:150], task) >= least
+
+
+@pytest.mark.parametrize(("temperature", "least"), [(1.0, 0.8), (1.2, 0.7)])
+def test_the_teacher_writes_instructions_of_the_world(tiny_teacher, temperature, least):
+    torch.manual_seed(3)
+    texts = teacher.written_instructions(*tiny_teacher, 400, temperature)
+    understood = [each for each in map(understand, texts) if each is not None]
+    learned = {each.text for each in members("learned")}
+    assert len(understood) >= least * len(texts)
+    assert len({each.text for each in understood}) >= 0.8 * len(understood)
+    assert sum(each.text not in learned for each in understood) >= 0.4 * len(understood)
+    assert len({each.topic for each in understood}) >= 10
 
 
 def test_references_are_the_teachers_answers_to_every_training_instruction():

@@ -2,7 +2,7 @@ from collections import Counter
 
 import xxhash
 
-from quickstart.world import LARGEST_TOPIC, SPLITS, Difficulty, _enumerate, instructions, members, topics, words
+from quickstart.world import LARGEST_TOPIC, SPLITS, Difficulty, enumerate_all, instructions, members, topics, words
 
 
 def test_the_world_is_large_enough():
@@ -25,7 +25,7 @@ def test_the_enumeration_is_always_the_same():
 
 def test_one_text_has_one_answer():
     answers = {}
-    for each in _enumerate():
+    for each in enumerate_all():
         assert answers.setdefault(each.text, each.answer) == each.answer
 
 

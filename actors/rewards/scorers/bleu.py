@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from sacrebleu.metrics import BLEU
 
 from actors.rewards.items import RewardItem, RewardScore, unscored
+from protocol.errors import UserError
 
-TOKENIZERS = {"zh": "zh", "cmn": "zh", "ja": "ja-mecab", "jpn": "ja-mecab", "ko": "ko-mecab", "kor": "ko-mecab"}
-"""sacrebleu's tokenizers by target language; every other language takes 13a."""
+TOKENIZERS = {
+    "zh": "zh", "cmn": "zh", "yue": "zh", "ja": "ja-mecab", "jpn": "ja-mecab", "ko": "ko-mecab", "kor": "ko-mecab",
+    "th": "char", "tha": "char", "lo": "char", "lao": "char", "my": "char", "mya": "char",
+}  # fmt: skip
+"""sacrebleu's tokenizers by target language; every other language takes 13a. Chinese, Japanese and Korean have those that sacrebleu itself
+takes for them; Thai, Lao and Burmese, written without spaces, are cut into characters as in the evaluations of Whisper and SeamlessM4T."""
 
 
 def tokenizer_of(language: str) -> str:
     """The tokenizer that sacrebleu takes for a language code such as ``zh``, ``zh-CN`` or FLEURS' ``cmn_hans_cn``."""
     return TOKENIZERS.get(re.split(r"[-_]", language.strip().lower(), maxsplit=1)[0], "13a")
+
+
+def require_tokenizers(languages: Iterable[str], where: str) -> None:
+    """Raises `UserError` when the tokenizer of a language needs a package that is not installed."""
+    for language in sorted(set(languages)):
+        tokenizer = tokenizer_of(language)
+        try:
+            _metric(tokenizer)
+        except RuntimeError:
+            raise UserError(
+                f"BLEU of the language {language!r} needs the tokenizer {tokenizer}, which is not installed",
+                where=where,
+                fix=f"install {extra_of(tokenizer)} on every machine",
+            ) from None
+
+
+def extra_of(tokenizer: str) -> str:
+    """What to install for it."""
+    return f"'rba[{tokenizer.partition('-')[0]}]'"
 
 
 @cache
@@ -51,7 +75,6 @@ class BleuScorer:
         try:
             metric = _metric(tokenizer)
         except RuntimeError:
-            extra = tokenizer.partition("-")[0]
-            return unscored(item.id, f"no_tokenizer: language {item.language} needs {tokenizer}; install 'sacrebleu[{extra}]' there")
+            return unscored(item.id, f"no_tokenizer: language {item.language} needs {tokenizer}; install {extra_of(tokenizer)} there")
         result = metric.sentence_score(item.answer, [item.reference])
         return RewardScore(item.id, result.score / 100, {"brevity_penalty": result.bp})

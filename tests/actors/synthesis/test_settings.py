@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.synthesis import settings
+from actors.synthesis.shelf import Shelf
+from configs.synthesis import SynthesisConfig
+from protocol.errors import UserError
+
+
+def config(**sections: object) -> SynthesisConfig:
+    return SynthesisConfig.model_validate({"teacher": {"model": "llama"}, **sections})
+
+
+def test_a_stage_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "responses")
+    settings.check("responses", config(), shelf)
+    settings.check("responses", config(), shelf)
+    with pytest.raises(UserError, match=r"begun with responses\.temperature=0\.0 and is now called with 0\.5"):
+        settings.check("responses", config(responses={"temperature": 0.5}), shelf)
+    with pytest.raises(UserError, match=r"teacher\.model='llama'"):
+        settings.check("responses", config(teacher={"model": "qwen"}), shelf)
+
+
+def test_what_concerns_another_stage_may_change(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "instructions")
+    settings.check("instructions", config(), shelf)
+    settings.check("instructions", config(name="moved", speech={"voices_per_group": 2}), shelf)
+
+
+def test_the_way_to_the_teacher_may_change(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "instructions")
+    settings.check("instructions", config(), shelf)
+    settings.check("instructions", config(teacher={"model": "llama", "url": "http://elsewhere/v1", "attempts": 2}), shelf)
+
+
+def test_more_instructions_may_be_asked_for_until_they_are_split(tmp_path: Path) -> None:
+    for stage in ("instructions", "splits"):
+        settings.check(stage, config(), Shelf(tmp_path / stage))
+    more = config(instructions={"count": 300_000})
+    settings.check("instructions", more, Shelf(tmp_path / "instructions"))
+    with pytest.raises(UserError, match=r"stage splits was begun with instructions\.count=250000"):
+        settings.check("splits", more, Shelf(tmp_path / "splits"))
+
+
+def test_settings_that_were_damaged_are_named(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "filter")
+    settings.check("filter", config(), shelf)
+    (tmp_path / "filter" / settings.FILE).write_text("name: [")
+    with pytest.raises(UserError, match=r"settings\.yaml: the settings of the stage cannot be read"):
+        settings.check("filter", config(), shelf)
