@@ -87,6 +87,20 @@ def test_shards_end_when_they_are_large(tmp_path: Path, monkeypatch: pytest.Monk
     assert [spoken for _, spoken in said(data)] == [[("voice-1", noise(number).tobytes())] for number in range(7)]
 
 
+def test_the_first_mistake_is_the_one_that_is_told(tmp_path: Path) -> None:
+    """Records are converted while later ones are read."""
+
+    def rows() -> Iterator[Record]:
+        yield record(1, text="hi", reference="a")
+        yield record(2, text="hi", reference="a", clip=Clip(b"junk"))
+        raise UserError("torn")
+
+    with pytest.raises(UserError, match="line 2: no audio"):
+        imported(rows(), tmp_path / "out")
+    with pytest.raises(UserError, match="torn"):
+        imported(rows(), tmp_path / "out", drop={"damaged"})
+
+
 def test_nothing_is_there_before_all_of_it_is(tmp_path: Path) -> None:
     def rows() -> Iterator[Record]:
         yield record(1, text="hi", reference="a")
