@@ -58,9 +58,9 @@ class LanguageModelSection(Section):
     enforce_eager: bool = False
     cpu_threads: NonNegativeInt = 0
     """Threads of the engine on a CPU; 0 leaves it to vLLM."""
-    extra: Annotated[dict[str, Any], Field(default_factory=dict)]
+    extra: dict[str, Any] = Field(default_factory=dict)
     """Further `EngineArgs` fields of vLLM; with `url`, further fields of each request (null leaves one out)."""
-    chat_template_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    chat_template_options: dict[str, Any] = Field(default_factory=dict)
     """What the chat template takes beside the messages, such as `enable_thinking: false` (Qwen3) or `date_string` (Llama 3.2)."""
 
 
@@ -180,6 +180,9 @@ class FilterSection(Section):
     """Reject texts that loop."""
     refusals: bool | tuple[str, ...] = False
     """Reject references that decline: true for English phrases, or regular expressions for their first 200 characters."""
+    language_confidence: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Reject instructions that are in another language than the spoken one, with this probability at least; 0.7 suits short ones. Needs the
+    extra `languages`."""
     duplicates: bool = True
     """Reject instructions that were there before, up to case, punctuation and spaces."""
     near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8

@@ -234,5 +234,5 @@ def test_without_pyarrow_it_is_said_what_to_install(tmp_path: Path, monkeypatch:
 
     layouts.write_alpaca(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"needs pyarrow, which is not installed; install 'rba\[formats\]'"):
+    with pytest.raises(UserError, match=r"needs pyarrow, which is not installed; install rba\[formats\]"):
         SpokenAlpaca(tmp_path).recordings("test")
