@@ -15,6 +15,9 @@ TOPICS = (
 DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class LanguageModelSection(Section):
     """A language model: in this process, or behind an OpenAI-compatible server."""
 
@@ -50,14 +53,14 @@ class LanguageModelSection(Section):
     tensor_parallel_size: PositiveInt = 1
     max_model_len: PositiveInt | None = 4096
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Share = 0.9
     cpu_kvcache_bytes: PositiveInt = 1 << 30
     enforce_eager: bool = False
     cpu_threads: NonNegativeInt = 0
     """Threads of the engine on a CPU; 0 leaves it to vLLM."""
-    extra: Annotated[dict[str, Any], Field(default_factory=dict)]
+    extra: dict[str, Any] = Field(default_factory=dict)
     """Further `EngineArgs` fields of vLLM; with `url`, further fields of each request (null leaves one out)."""
-    chat_template_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    chat_template_options: dict[str, Any] = Field(default_factory=dict)
     """What the chat template takes beside the messages, such as `enable_thinking: false` (Qwen3) or `date_string` (Llama 3.2)."""
 
 
@@ -75,7 +78,7 @@ class InstructionsSection(Section):
     """Takes the place of what the chat template gives."""
     temperature: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.2)
     """Each block draws one in this range."""
-    top_p: tuple[float, float] = (0.99, 1.0)
+    top_p: tuple[Share, Share] = (0.99, 1.0)
     max_tokens: PositiveInt = 256
     first_line: bool = False
     """End at the first line's end."""
@@ -114,7 +117,7 @@ class ResponsesSection(Section):
     """The teacher's references."""
 
     temperature: NonNegativeFloat = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Share = 1.0
     max_tokens: PositiveInt = 1024
     system: str | None = None
     prompt: Annotated[str, Field(pattern=r"\{instruction\}")] = "{instruction}"

@@ -29,6 +29,7 @@ class Responses(Stage):
 
     def __init__(self, config: SynthesisConfig, teacher: Teacher) -> None:
         self._config, self._section, self._teacher = config, config.responses, teacher
+        self._of_corpus = config.instructions.source == "corpus"  # which then says into what language
         self._entered = ExitStack()
         self.ahead = 2
 

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from protocol.leasable import SURE_LINE_BYTES, too_large
 from protocol.messages import InstructionGroup, Utterance
 
 AUDIO_HASH = re.compile(r"xxh128:[0-9a-f]{32}")
@@ -77,6 +78,8 @@ def read_line(line: bytes) -> Line:
             raise LineDamage(f"the utterance of {one.speaker!r} names audio but no path")
         elif (one.offset is None) is not (one.size_bytes is None):
             raise LineDamage(f"the utterance of {one.speaker!r} has only one of offset and size_bytes")
+    if len(line) > SURE_LINE_BYTES and (why := too_large(read_group(line))):
+        raise LineDamage(why)
     return read
 
 

@@ -27,8 +27,6 @@ from protocol.wakeup import Mailbox
 
 FAREWELL_MS = 200
 """The learner goes on reading for so long after its Bye: a TCP connection that is closed with unread bytes is reset, and the Bye lost."""
-GROUP_BYTES = DIALOGUE_CAP_BYTES - 1024
-"""The largest instruction group that fits into a lease."""
 
 
 class LearnerLink(Loop):
@@ -60,7 +58,7 @@ class LearnerLink(Loop):
         """Of the dialogue's state: the thread changes it, anybody may look."""
 
     def offer(self, groups: Sequence[LeasedGroup], passed: Sequence[int] = ()) -> None:
-        """Groups that may be leased now, and ordinals that nobody is asked for."""
+        """Groups that may be leased now, each of which fits into a message, and ordinals that nobody is asked for."""
         self._mailbox.put(learning.Offer(groups, time.monotonic(), passed))
 
     def publish(self, version: PolicyVersion) -> None:
@@ -147,7 +145,7 @@ class LearnerLink(Loop):
             for action in actions:
                 match action:
                     case learning.Send(peer, Lease() as lease):
-                        if not all(sockets.send(self._socket, [peer, *encode(part)]) for part in self._fitting(lease)):
+                        if not all(sockets.send(self._socket, [peer, *encode(part)]) for part in split(lease)):
                             unsent.append(learning.Undelivered(peer, time.monotonic()))
                     case learning.Send():
                         sent = sockets.send(self._socket, [action.peer, *encode(action.message)])
@@ -160,22 +158,17 @@ class LearnerLink(Loop):
         if unsent:
             self._act(unsent)
 
-    def _fitting(self, lease: Lease) -> list[Lease]:
-        """In parts that each fit into one message: ZeroMQ cuts an actor off for good that is sent more."""
-        sized = []
-        for leased in lease.groups:
-            size_bytes = len(msgspec.msgpack.encode(leased))
-            if size_bytes <= GROUP_BYTES:
-                sized.append((leased, size_bytes))
-            else:  # the others go on; it stays leased until its deadline
-                self._log.warning("group too large to be leased", group=leased.group.group_id, bytes=size_bytes, cap_bytes=GROUP_BYTES)
-        return [msgspec.structs.replace(lease, groups=groups) for groups in portions(sized)]
-
     def _on_end(self) -> None:
         if self._gate is not None:
             self._gate.close(LINGER_MS)
         self._mailbox.close()
         self.intakes.put(None)
+
+
+def split(lease: Lease) -> list[Lease]:
+    """In parts that each fit into one message, as every group does (`protocol.leasable`): ZeroMQ cuts off for good who is sent more."""
+    sized = ((leased, len(msgspec.msgpack.encode(leased))) for leased in lease.groups)
+    return [msgspec.structs.replace(lease, groups=groups) for groups in portions(sized)]
 
 
 def _figures(actor: Actor, now_s: float) -> dict[str, Any]:

@@ -200,4 +200,4 @@ RULES: dict[Rule, int] = {
     lose: 3, partition: 1, heal: 2, kill_actor: 2, leave: 1, join: 1, pause: 2, crash: 3, stop: 1, nonfinite: 2, fill_disk: 1, damage: 2,
     lose_journal: 1,
 }  # fmt: skip
-"""How often each rule comes in a random walk."""
+"""How often each rule comes."""

@@ -54,18 +54,19 @@ class Covost(Corpus):
                 raise damaged(self._translations, number, f"{row['split']!r} is no split of CoVoST, which has {', '.join(SPLITS)}")
             translated[row["path"]] = (row["translation"].strip(), SPLITS[row["split"]])
         found: dict[str, list[Recording]] = {"train": [], "validation": [], "test": []}
+        table = str(self._validated)
         for number, row in _table(self._validated, ("path", "sentence", "client_id")):
             if row["path"] not in translated:
                 continue
             translation, split = translated.pop(row["path"])
             found[split].append(
                 Recording(
-                    id=Path(row["path"]).stem,
+                    id=row["path"].removesuffix(".mp3"),
                     transcript=row["sentence"].strip(),
                     translation=translation,
                     speaker=f"{self.source}-{row['client_id'][:SPEAKER_DIGITS]}",
                     file=row["path"],
-                    row=f"{self._validated}, line {number}",
+                    row=f"{table}, line {number}",
                 )
             )
         if not any(found.values()):

@@ -67,6 +67,14 @@ def test_a_reference_of_the_corpus_stays() -> None:
     assert len(teacher.requests) == 1
 
 
+def test_a_corpus_says_into_what_language() -> None:
+    made = config(language="fr")
+    made.instructions.source = "corpus"
+    (draft,) = ran(made, ScriptedTeacher(), Draft(id="a", instruction="Red?", spoken_language="en", language="de"))
+    assert draft.reference
+    assert draft.language == "de"
+
+
 @pytest.mark.parametrize(
     ("generation", "reference", "rejected"),
     [

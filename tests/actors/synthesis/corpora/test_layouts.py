@@ -227,3 +227,12 @@ def test_directions_that_a_corpus_does_not_have(kind: type[Corpus], source: str,
 def test_a_language_without_a_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no language 'xx'; give one of ar, "):
         Fleurs(tmp_path, "xx", "en")
+
+
+def test_without_pyarrow_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    layouts.write_alpaca(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs pyarrow, which is not installed; install rba\[formats\]"):
+        SpokenAlpaca(tmp_path).recordings("test")

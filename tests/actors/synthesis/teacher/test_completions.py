@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -208,15 +209,17 @@ def test_a_refused_request_harms_no_other(server: Server) -> None:
 
 
 def test_no_more_requests_at_once_than_are_allowed() -> None:
-    full = threading.Barrier(4)
+    fifth = threading.Barrier(5)
 
-    def together(path: str, body: dict[str, Any]) -> Answer:
+    def meet(path: str, body: dict[str, Any]) -> Answer:
         if body["seed"] >= 100:
-            full.wait(30)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                fifth.wait(0.5)
         return plain(path, body)
 
-    with Server(together) as server, teacher(server.url, concurrency=4) as asked:
-        asked.sample([raw(100 + number) for number in range(16)])
+    with Server(meet) as server, teacher(server.url, concurrency=4) as asked:
+        assert len(asked.sample([raw(100 + number) for number in range(16)])) == 16
+        assert fifth.broken, "five requests met"
         assert server.busiest == 4
 
 
