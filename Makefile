@@ -32,8 +32,8 @@ $(VENV)/installed: pyproject.toml $(LOCKS)
 
 develop: $(VENV)/developed
 
-$(VENV)/developed: $(VENV)/installed requirements/dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.lock
+$(VENV)/developed: $(VENV)/installed requirements/dev.lock requirements/speech.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.lock -r requirements/speech.lock
 	touch $@
 
 quickstart: install

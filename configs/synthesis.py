@@ -15,6 +15,9 @@ TOPICS = (
 DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class LanguageModelSection(Section):
     """A language model: in this process, or behind an OpenAI-compatible server."""
 
@@ -50,14 +53,14 @@ class LanguageModelSection(Section):
     tensor_parallel_size: PositiveInt = 1
     max_model_len: PositiveInt | None = 4096
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Share = 0.9
     cpu_kvcache_bytes: PositiveInt = 1 << 30
     enforce_eager: bool = False
     cpu_threads: NonNegativeInt = 0
     """Threads of the engine on a CPU; 0 leaves it to vLLM."""
-    extra: Annotated[dict[str, Any], Field(default_factory=dict)]
+    extra: dict[str, Any] = Field(default_factory=dict)
     """Further `EngineArgs` fields of vLLM; with `url`, further fields of each request (null leaves one out)."""
-    chat_template_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    chat_template_options: dict[str, Any] = Field(default_factory=dict)
     """What the chat template takes beside the messages, such as `enable_thinking: false` (Qwen3) or `date_string` (Llama 3.2)."""
 
 
@@ -75,7 +78,7 @@ class InstructionsSection(Section):
     """Takes the place of what the chat template gives."""
     temperature: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.2)
     """Each block draws one in this range."""
-    top_p: tuple[float, float] = (0.99, 1.0)
+    top_p: tuple[Share, Share] = (0.99, 1.0)
     max_tokens: PositiveInt = 256
     first_line: bool = False
     """End at the first line's end."""
@@ -114,7 +117,7 @@ class ResponsesSection(Section):
     """The teacher's references."""
 
     temperature: NonNegativeFloat = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Share = 1.0
     max_tokens: PositiveInt = 1024
     system: str | None = None
     prompt: Annotated[str, Field(pattern=r"\{instruction\}")] = "{instruction}"
@@ -177,6 +180,9 @@ class FilterSection(Section):
     """Reject texts that loop."""
     refusals: bool | tuple[str, ...] = False
     """Reject references that decline: true for English phrases, or regular expressions for their first 200 characters."""
+    language_confidence: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Reject instructions that are in another language than the spoken one, with this probability at least; 0.7 suits short ones. Needs the
+    extra `languages`."""
     duplicates: bool = True
     """Reject instructions that were there before, up to case, punctuation and spaces."""
     near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
@@ -214,6 +220,8 @@ class TagsSection(Section):
 class SpeechServerSection(Section):
     """An OpenAI-compatible POST /v1/audio/speech."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts", "takes"})
+
     url: str
     """Base URL (…/v1)."""
     model: str = ""
@@ -242,6 +250,8 @@ class SpeechServerSection(Section):
 class TranscriptsSection(Section):
     """An OpenAI-compatible POST /v1/audio/transcriptions that hears what was said."""
 
+    changeable = frozenset({"url", "api_key_env", "concurrency", "timeout_s", "attempts"})
+
     url: str
     """Base URL (…/v1)."""
     model: str
@@ -257,6 +267,8 @@ class TranscriptsSection(Section):
 
 class SpeechSection(Section):
     """Voices, and who speaks."""
+
+    changeable = frozenset({"processes"})
 
     backend: str = "espeak"
     """`espeak` (offline), `openai` (any /v1/audio/speech server), or the name of an entry point of the group `rba.speech`."""
@@ -282,9 +294,9 @@ class SpeechSection(Section):
     text_utterance: bool = False
     """Add the instruction as plain text: the data set is then bi-modal."""
     revoice: bool = False
-    """Speak instructions that come with a corpus' own recordings again; by default these are kept as they are."""
+    """Speak training instructions again that come with a corpus' own recordings; by default these are kept. Those held out always are."""
     copies: PositiveInt = 1
-    """Times that a corpus' own recording is listed in its group: so many samples of the same audio are compared."""
+    """Times that a corpus' own recording is listed in its group in training: so many samples of the same audio are compared."""
     processes: NonNegativeInt = 0
     """Processes that speak (`espeak` only); 0 for one a core."""
     server: SpeechServerSection | None = None
@@ -315,8 +327,8 @@ class SplitsSection(Section):
     test_per_topic: NonNegativeInt = 200
     most_of_topic: Annotated[float, Field(ge=0, le=0.5)] = 0.2
     """Largest share of a topic that each of the two takes: small topics keep instructions to train on."""
-    keep: bool = False
-    """Leave drafts in the split that they come with, such as a corpus' own; those without one are split."""
+    keep: bool = True
+    """Leave drafts in the split that they come with, such as a corpus' own. Those without one are split."""
 
 
 class SynthesisConfig(Section):

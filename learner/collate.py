@@ -158,12 +158,14 @@ def ce_voices(item: TrainingGroup, ce_utterances: CeUtterances) -> list[int]:
 
 
 class _GroupRows:
-    """Adds one group's rows and answers to the micro-batch, each of them once."""
+    """Adds one group's rows and answers to the micro-batch, each of them once: utterances of the same audio share a row."""
 
     def __init__(self, item: TrainingGroup, processing: Processing, clips: Clips, rows: list[Row]) -> None:
         self._item, self._processing, self._clips, self._rows = item, processing, clips, rows
-        self._row_of: dict[int, int] = {}
+        self._row_of: dict[str | None, int] = {}
+        """By what is heard; None for the written instruction."""
         self._answer_of: dict[tuple[int, int], int] = {}
+        """By row, and by which answer it is."""
 
     def reference(self, utterance: int) -> tuple[int, int]:
         """(row, answer) of the teacher's reference on one utterance."""
@@ -181,25 +183,28 @@ class _GroupRows:
         """(row, answer) of a completion, its sampled token ids verbatim, on its own utterance unless another one is named."""
         completion = self._item.result.completions[index]
         token_ids = np.frombuffer(completion.token_ids, dtype="<i4").tolist()
-        if utterance is None or utterance == completion.utterance:
+        if utterance is None or self._audio(utterance) == self._audio(completion.utterance):
             return self._answer(completion.utterance, index, token_ids, np.frombuffer(completion.logprobs, dtype="<f4"))
         return self._answer(utterance, index, token_ids, None)  # the sampler's figures are those of another prompt
 
     def _answer(self, utterance: int, key: int, token_ids: list[int], logprobs: NDArray[np.float32] | None) -> tuple[int, int]:
-        number = self._row_of.get(utterance)
+        audio = self._audio(utterance)
+        number = self._row_of.get(audio)
         if number is None:
-            number = self._row_of[utterance] = len(self._rows)
-            self._rows.append(self._prompt_row(utterance))
+            number = self._row_of[audio] = len(self._rows)
+            self._rows.append(self._prompt_row(audio))
         row = self._rows[number]
-        if (utterance, key) not in self._answer_of:
-            self._answer_of[utterance, key] = len(row.answers)
+        if (number, key) not in self._answer_of:
+            self._answer_of[number, key] = len(row.answers)
             row.answers.append(token_ids)
             row.sampler_logprobs.append(logprobs)
-        return number, self._answer_of[utterance, key]
+        return number, self._answer_of[number, key]
 
-    def _prompt_row(self, utterance: int) -> Row:
+    def _audio(self, utterance: int) -> str | None:
+        return self._item.group.utterances[utterance].audio
+
+    def _prompt_row(self, audio: str | None) -> Row:
         group = self._item.group
-        audio = group.utterances[utterance].audio
         if audio is None:
             return Row(None, self._processing.prompt_ids(group.prompt, instruction=group.instruction))
         return Row(audio, self._processing.prompt_ids(group.prompt, samples=self._clips.samples(audio)))

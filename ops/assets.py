@@ -43,8 +43,11 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
 
 
 def resolve_synthesis(config: SynthesisConfig, progress: Progress = lambda _: None) -> SynthesisConfig:
-    """`config` with every model that runs in process, and every tokenizer, replaced by the absolute path behind its name."""
+    """`config` with every model that runs in process, every tokenizer, and what an asset provider has of files, replaced by its path."""
     resolved = config.model_copy(deep=True)
+    resolved.filter.kept_out = tuple(str(file_path(name, "filter.kept_out", progress)) for name in config.filter.kept_out)
+    if config.speech.bank is not None and provided(config.speech.bank) is not None:
+        resolved.speech.bank = str(file_path(config.speech.bank, "speech.bank", progress))
     for key, section in (("teacher", resolved.teacher), ("tags.model", resolved.tags.model)):
         if section is not None:
             _resolve_model(section, key, progress)

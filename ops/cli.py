@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(config_app, name="config")
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(keys_app, name="keys")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, or its name under runs/.")]

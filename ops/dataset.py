@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,35 @@ def check(
     else:
         _tell(found)
     raise typer.Exit(1 if found.findings else 0)
+
+
+@app.command()
+def show(
+    path: DataSetPath,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with groups to listen to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a data set is made of: counts, hours, topics, languages, voices, words."""
+    import json
+
+    from ops.showing import Shown, tables
+    from protocol.dataset.figures import as_json as plain
+
+    with _progress(f"reading {path}") as told:
+        shown = Shown(path, told)
+    if html is not None:
+        shown.write(html)
+    if as_json:
+        typer.echo(json.dumps({"path": path, "manifests": [plain(each) for each in shown.figures]}))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for table in tables(shown):
+        console.print(table)
+        console.print()
+    if html is not None:
+        typer.echo(f"the page is {html}")
 
 
 def _tell(found: Inspection) -> None:

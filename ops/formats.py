@@ -68,31 +68,30 @@ def write_out(
     source: Annotated[str, typer.Argument(metavar="PATH|RUN", help="A manifest or its folder; a run, for its preference pairs.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
     kind: Annotated[Target, typer.Option("--format")],
-    split: Annotated[str, typer.Option(help="hf and voicebench: name of the split.")] = "train",
+    split: Annotated[str | None, typer.Option(help="hf and voicebench: name of the split; by default the manifest's.")] = None,
     open_ended: Annotated[bool, typer.Option("--open-ended", help="voicebench: leave the references out.")] = False,
     salvage: Annotated[bool, typer.Option("--salvage", help="Of a run: leave out what is damaged in its journal.")] = False,
 ) -> None:
     """Write a data set in another format; of a run, its preference pairs for ms-swift."""
     from actors.datasets.draft import draft
 
-    manifest = _manifest(Path(source))
+    manifests = _manifests(Path(source))
+    if len(manifests) > 1 and (split is not None or kind in {"swift", "shar"}):
+        names = ", ".join(file.name for file in manifests)
+        raise UserError(f"several manifests: {names}", where=source, fix="name one of them")
     with draft(out) as folder:
-        if manifest is not None:
-            counts, note = _export(manifest, folder, out, kind, split, open_ended=open_ended), ""
+        if manifests:
+            counts, note = _export(manifests, folder, out, kind, split, open_ended=open_ended), ""
         else:
             counts, note = _export_pairs(_run(source, kind), folder, out, salvage=salvage)
     typer.echo(f"{out}: {', '.join(f'{count} {what}' for what, count in counts.items())}{note}")
 
 
-def _manifest(path: Path) -> Path | None:
-    """The manifest that is meant; None where it must be a run."""
+def _manifests(path: Path) -> list[Path]:
+    """The manifests that are meant; none where it must be a run."""
     if path.is_file():
-        return path
-    found = sorted(path.glob("*.jsonl")) if path.is_dir() and not (path / "events.jsonl").exists() else []
-    if len(found) > 1 and path / "manifest.jsonl" not in found:
-        names = ", ".join(file.name for file in found)
-        raise UserError(f"several manifests: {names}", where=str(path), fix="name one of them")
-    return path / "manifest.jsonl" if path / "manifest.jsonl" in found else found[0] if found else None
+        return [path]
+    return sorted(path.glob("*.jsonl")) if not (path / "config.yaml").exists() else []
 
 
 def _run(name: str, kind: Target) -> RunDir:
@@ -104,22 +103,30 @@ def _run(name: str, kind: Target) -> RunDir:
     return run
 
 
-def _export(manifest: Path, folder: Path, out: Path, kind: Target, split: str, *, open_ended: bool) -> Counter[str]:
+def _export(manifests: list[Path], folder: Path, out: Path, kind: Target, split: str | None, *, open_ended: bool) -> Counter[str]:
     from actors.datasets.examples import examples
     from actors.datasets.writers import huggingface, shar, swift, voicebench
     from protocol.dataset import DataSet
 
-    data = DataSet.open(manifest)
-    total = sum(len(group.utterances) for group in data.groups)
-    with _bar() as bar:
-        each = bar.track(examples(data), total=total, description="utterances")
-        if kind == "swift":
-            return swift.write(each, folder, out)
-        if kind == "shar":
-            return shar.write(each, folder)
-        if kind == "voicebench":
-            return voicebench.write(each, folder, split, open_ended=open_ended)
-        return huggingface.write(each, folder, split, saved=kind == "hf-disk")
+    counts: Counter[str] = Counter()
+    for manifest in manifests:
+        data = DataSet.open(manifest)
+        name = split or ("train" if manifest.stem == "manifest" else manifest.stem)
+        with _bar() as bar:
+            each = bar.track(examples(data), total=sum(len(group.utterances) for group in data.groups), description=name)
+            if kind == "swift":
+                counts.update(swift.write(each, folder, out))
+            elif kind == "shar":
+                counts.update(shar.write(each, folder))
+            elif kind == "voicebench":
+                counts.update(voicebench.write(each, folder, name, open_ended=open_ended))
+            elif kind == "hf":
+                counts.update(huggingface.write(each, folder, name))
+            else:
+                counts.update(huggingface.save(each, folder if len(manifests) == 1 else folder / name, name))
+    if kind == "hf-disk" and len(manifests) > 1:
+        huggingface.describe_splits(folder, [manifest.stem for manifest in manifests])
+    return counts
 
 
 def _export_pairs(run: RunDir, folder: Path, out: Path, *, salvage: bool) -> tuple[Counter[str], str]:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from actors.synthesis import describe as describing
 from actors.synthesis.main import STAGES, Synthesis
+from actors.synthesis.page import page
 from actors.synthesis.records import Draft
 from configs.synthesis import SynthesisConfig
 from protocol.errors import UserError
@@ -53,6 +56,20 @@ def outcome(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
                 rejected[draft.rejected.partition(": ")[2]] += 1
         told[stage] = {"blocks": done, "of": total, "kept": kept, "rejected": dict(rejected.most_common())}
     return told
+
+
+def describe(config: SynthesisConfig, console: Console, html: Path | None, *, as_json: bool = False) -> None:
+    """Show what is in a data set, as far as it has come; with `html` as a page too."""
+    synthesis = Synthesis(config)
+    found = describing.describe(synthesis.drafts())
+    if not found.drafts:
+        raise UserError("there is nothing yet", where=str(synthesis.folder), fix="call it without --describe first")
+    if html is not None:
+        html.write_text(page(found, config.name), encoding="utf-8")
+    if as_json:
+        console.file.write(json.dumps(describing.as_dict(found)) + "\n")
+    else:
+        console.print(describing.tables(found))
 
 
 class Rate(ProgressColumn):

@@ -10,11 +10,16 @@ from quickstart.world import SPLITS, Split
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 MODELS = ("speechlm", "teacher", "reward_model")
-SETS: dict[str, tuple[Split, Task]] = {split: (split, "answer") for split in SPLITS} | {"test-s2tt": ("test", "s2tt"), "test-qa": ("test", "qa")}
+VOICES = "voices"
+"""The bank of the training voices."""
+SETS: dict[str, tuple[Split, Task]] = {split: (split, "answer") for split in SPLITS} | {
+    "test-s2tt": ("test", "s2tt"),
+    "test-qa": ("test", "qa"),
+}
 
 
 def provide(name: str, progress: bool = True) -> Path:
-    """The checkpoint folder or manifest called `name`; a data set is synthesised on first use (under a minute).
+    """The checkpoint folder, manifest or bank of voices called `name`; a data set is synthesised on first use (under a minute).
 
     Raises `UserError` for an unknown name, or where a part of the installation is missing.
     """
@@ -28,4 +33,8 @@ def provide(name: str, progress: bool = True) -> Path:
 
         split, task = SETS[name]
         return provide_split(split, task=task, progress=progress)
-    raise UserError(f"the quickstart has no {name!r}", where="quickstart:", fix=f"use one of: {', '.join((*MODELS, *SETS))}")
+    if name == VOICES:
+        from quickstart.speech import provide_voices
+
+        return provide_voices()
+    raise UserError(f"the quickstart has no {name!r}", where="quickstart:", fix=f"use one of: {', '.join((*MODELS, *SETS, VOICES))}")

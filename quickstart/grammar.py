@@ -46,7 +46,7 @@ def _open_answer(topic: str, chosen: str, about: list[str]) -> str:
 
 def held_out() -> set[str]:
     """Instructions of the validation and test splits: what no training may see."""
-    return {each.text for split in ("validation", "test") for each in members(split)}  # type: ignore[arg-type]
+    return {each.text for split in ("validation", "test") for each in members(split)}
 
 
 def beyond(count: int, purpose: str) -> Iterator[Instruction]:

@@ -65,6 +65,18 @@ def provide_split(split: Split, difficulty: Difficulty | None = None, *, task: T
     return manifest
 
 
+def provide_voices() -> Path:
+    """A bank of the training voices, as `speech.bank` of a synthesis reads it."""
+    content = "".join(json.dumps({key: getattr(voice, key) for key in VOICE_KEYS}) + "\n" for voice in TRAINING)
+    target = cache_root() / f"voices-{audio_hash(content.encode()).split(':')[1][:16]}.jsonl"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(f".{os.getpid()}.draft")
+        draft.write_text(content)
+        draft.rename(target)
+    return target
+
+
 def _commit(draft: Path, target: Path) -> None:
     draft.chmod(0o755)  # mkdtemp's is private
     try:

@@ -147,6 +147,7 @@ def topics() -> list[str]:
 
 
 def enumerate_all() -> Iterator[Instruction]:
+    """The topics one after another, whole; a text may come twice."""
     for topic in (
         _arithmetic, _counting, _opposites, _capitals, _sounds, _colours, _lists, _repeat, _reverse, _choose, _compare, _order,
     ):  # fmt: skip

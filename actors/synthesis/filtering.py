@@ -23,7 +23,9 @@ KEPT_OUT, DUPLICATE, NEAR_DUPLICATE, SAME_MEANING = "kept out", "duplicate", "ne
 
 
 class Filtering(Stage):
-    """Asks the rules first, then for instructions that are kept out, then for duplicates of what was let in before; a duplicate's detail is the earlier one's id.
+    """Asks the rules first, then for what is kept out, then for duplicates of what was let in before.
+
+    A duplicate's detail is the earlier one's id.
 
     Consumes blocks of drafts with an instruction and a reference; produces the same, some rejected. Needs its blocks in order.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -65,7 +66,7 @@ class Synthesis:
         results; what one of them raises ends the call, and the next one goes on there.
         """
         wanted = [stage for stage in STAGES if stage in stages]
-        with Lock(self.folder / "stages"), Teachers() as teachers:
+        with _held(self.folder / "stages"), Teachers() as teachers:
             for place, name in enumerate(wanted):
                 if not set(ASKING) & set(wanted[place:]):
                     teachers.close()  # its memory and its cores are for who speaks
@@ -100,9 +101,9 @@ class Synthesis:
 
                 return Responses(config, teachers.teacher(config.teacher, "teacher"))
             case "filter":
-                from actors.synthesis.filtering import FilterStage
+                from actors.synthesis.filtering import Filtering
 
-                return FilterStage(config.filter)
+                return Filtering(config)
             case "tags":
                 from actors.synthesis.tags import Tags
 
@@ -121,6 +122,16 @@ class Synthesis:
 
                 return Manifests(config, self.folder, self._blocks)
         raise ValueError(name)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Nobody else makes this data set meanwhile. Raises `UserError` that says who does."""
+    lock = Lock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _telling(watch: Watch, stage: str) -> Callable[[int, Sequence[Draft]], None]:

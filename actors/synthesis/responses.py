@@ -29,6 +29,7 @@ class Responses(Stage):
 
     def __init__(self, config: SynthesisConfig, teacher: Teacher) -> None:
         self._config, self._section, self._teacher = config, config.responses, teacher
+        self._of_corpus = config.instructions.source == "corpus"  # which then says into what language
         self._entered = ExitStack()
         self.ahead = 2
 
@@ -72,7 +73,7 @@ class Responses(Stage):
         return replace(
             draft,
             reference=text,
-            language=self._section.language,
+            language=draft.language if self._config.instructions.source == "corpus" else self._section.language,
             origin={**draft.origin, "reference": how},
             rejected=f"{self.name}: {reason}" if reason else "",
             detail=generation.detail,

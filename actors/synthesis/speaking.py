@@ -28,6 +28,8 @@ from protocol.logs import get_logger
 
 TEXT_SPEAKER = "text"
 """The speaker of an utterance that is written."""
+HELD_OUT = ("validation", "test")
+"""Splits whose recordings are never spoken anew or listed twice: what is measured is the corpus as it is."""
 HOPELESS_LINES = 32
 """So many lines of a block without a single clip: something is wrong that more instructions would not mend."""
 
@@ -81,11 +83,11 @@ class Speaking(Stage):
         self._opened.__exit__(kind, error, trace)
 
     def run(self, number: int, drafts: Sequence[Draft]) -> Sequence[Draft]:
-        """Speak block `number`. Drafts with a corpus' own recordings keep them, unless `revoice` is set.
+        """Speak block `number`. Drafts with a corpus' own recordings keep them, unless `revoice` is set and they are for training.
 
         Raises `RbaError` when a server is gone, or nothing of a block can be spoken.
         """
-        parts = {draft.id: self._part(draft) for draft in drafts if self._section.revoice or not draft.utterances}
+        parts = {draft.id: self._part(draft) for draft in drafts if not draft.utterances or self._spoken_again(draft)}
         faults = self._speak(list(parts.values()))
         done = self._write(f"shards/{number:06d}.tar", drafts, parts)
         if faults:
@@ -166,9 +168,13 @@ class Speaking(Stage):
             utterances.append(Spoken(name, audio, clip.duration_s, path, offset, size_bytes))
         return replace(draft, tags=tags, utterances=[*utterances, *self._written()])
 
+    def _spoken_again(self, draft: Draft) -> bool:
+        return self._section.revoice and draft.split not in HELD_OUT
+
     def _kept(self, draft: Draft) -> Draft:
-        """A corpus' own recordings, each as often as `copies` says."""
-        spoken = [each for each in draft.utterances if each.audio for _ in range(self._section.copies)]
+        """A corpus' own recordings, each as often as `copies` says; those that are measured once."""
+        copies = 1 if draft.split in HELD_OUT else self._section.copies
+        spoken = [each for each in draft.utterances if each.audio for _ in range(copies)]
         written = [each for each in draft.utterances if not each.audio] or self._written()
         return replace(draft, utterances=[*spoken, *written])
 

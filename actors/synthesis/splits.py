@@ -15,18 +15,19 @@ from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.draws import number as drawn
 from configs.synthesis import SplitsSection, SynthesisConfig
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TRAIN, VALIDATION, TEST = SIDES = ("train", "validation", "test")
 
 
-class Splitting(Stage):
+class Splits(Stage):
     """Holds out for test and validation those with the smallest hashes, per topic; the rest is for training.
 
-    Instructions that are the same to a listener go together, with the first of them, whatever their topics. Consumes blocks of drafts
-    with a topic; produces them with a split. Waits for the stage before, all of it, and
-    surveys it with about 0.4 kB a draft.
+    Instructions that are the same to a listener go together, with the first of them, whatever their topics. Where a draft keeps the split
+    that it came with, and its text is held out elsewhere, it is rejected. Consumes blocks of drafts with a topic; produces them with a
+    split. Waits for the stage before, all of it, and surveys it with about 0.4 kB a draft.
     """
 
     name: ClassVar[str] = "splits"
+    reasons: ClassVar[tuple[str, ...]] = ("held out",)
     ahead = 4
 
     def __init__(self, config: SynthesisConfig) -> None:
@@ -45,22 +46,28 @@ class Splitting(Stage):
             if text not in topics:
                 topics[text] = draft.topic
                 order[text] = drawn(self._config.seed, self.name, draft.id)
-            if self._section.keep and draft.split and given.get(text, TRAIN) == TRAIN:
-                given[text] = draft.split
+            if self._section.keep and draft.split:
+                given[text] = max(given.get(text, TRAIN), draft.split, key=SIDES.index)
         by_topic: dict[str, list[int]] = defaultdict(list)
         for text, topic in topics.items():
-            by_topic[topic].append(text)
-        self._held_out = {}
-        for members in by_topic.values():
-            free = sorted((text for text in members if text not in given), key=lambda text: (order[text], text))
-            tested, validated = shares(len(free), self._section)
-            self._held_out.update(dict.fromkeys(free[:tested], TEST))
-            self._held_out.update(dict.fromkeys(free[tested : tested + validated], VALIDATION))
-        self._held_out.update({text: split for text, split in given.items() if split != TRAIN})
+            if text not in given:
+                by_topic[topic].append(text)
+        self._held_out = {text: split for text, split in given.items() if split != TRAIN}
+        for texts in by_topic.values():
+            texts.sort(key=lambda text: (order[text], text))
+            tested, validated = shares(len(texts), self._section)
+            self._held_out.update(dict.fromkeys(texts[:tested], TEST))
+            self._held_out.update(dict.fromkeys(texts[tested : tested + validated], VALIDATION))
 
     def run(self, number: int, drafts: Sequence[Draft]) -> list[Draft]:  # noqa: ARG002 -- decided by the survey
         """Write down what was decided."""
-        return [replace(draft, split=self._held_out.get(_text(draft), TRAIN)) for draft in drafts]
+        return [self._placed(draft) for draft in drafts]
+
+    def _placed(self, draft: Draft) -> Draft:
+        split = self._held_out.get(_text(draft), TRAIN)
+        if self._section.keep and draft.split and draft.split != split:
+            return replace(draft, rejected=f"{self.name}: held out", detail=split)
+        return replace(draft, split=split)
 
 
 def shares(count: int, section: SplitsSection) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from actors.synthesis.teacher.teacher import Request, Teacher
 from configs.synthesis import SynthesisConfig
 
 
-class Tagging(Stage):
+class Tags(Stage):
     """One greedy answer an instruction; one that cannot be read is asked for once more, with a seed of its own.
 
     Consumes blocks of drafts with an instruction; produces them with `topic`, `difficulty` and, in `tags`, the tagger's reasons. Waits for

@@ -33,6 +33,14 @@ class Spoken(NamedTuple):
     """Of each utterance that is not plain text, in their order."""
 
 
+class Heard(NamedTuple):
+    """A group and the samples of its utterances."""
+
+    group: InstructionGroup
+    samples: list[Samples]
+    """Float32 ``[sample]`` of each utterance that is not plain text, in their order."""
+
+
 @dataclass(frozen=True)
 class DataSet:
     """One manifest's groups, in its order. They stay on disk: each is read again when it is asked for."""
@@ -108,6 +116,12 @@ class DataSet:
             found = [(one.audio, one.location) for one in line.utterances if one.audio is not None]
             audio = [check_audio(ahead.read(location), name, location, where_of(self._place, location)) for name, location in found]
             yield Spoken(self.groups[number], audio)
+
+    def heard(self, numbers: range | None = None, max_audio_s: float = 30.0) -> Iterator[Heard]:
+        """As `spoken`, decoded. Raises `UserError` for audio that is not what rba works with, too."""
+        for group, audio in self.spoken(numbers):
+            names = [one.audio for one in group.utterances if one.audio is not None]
+            yield Heard(group, [decode(content, f"{self.path}, {name}", max_audio_s) for name, content in zip(names, audio, strict=True)])
 
 
 class Groups(Sequence[InstructionGroup]):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from msgspec.structs import replace as changed
+from sacrebleu.metrics import BLEU
 from torch import nn
 
 from policies.adapter import Processing, adapter
@@ -58,7 +58,7 @@ def _prompt_ids(row: Heard, prompt: str, processing: Processing) -> list[int]:
     return [*ids[:place], *[audio] * row.prompt_ids.count(audio), *ids[place + 1 :]]
 
 
-def learn_tasks(folder: Path, by_ear: Difficulty, seed: int, tick: Tick) -> dict[str, Any]:
+def learn_tasks(folder: Path, by_ear: Difficulty, seed: int, tick: Tick) -> int:
     """Go on from the checkpoint in `folder`, and write the result in its place. Returns the steps taken."""
     torch.manual_seed(seed)
     family = adapter("qwen2_audio")
@@ -83,13 +83,21 @@ def learn_tasks(folder: Path, by_ear: Difficulty, seed: int, tick: Tick) -> dict
 
     steps = optimise(model, TELLING, loss, after)
     save_model(model, folder)
-    return {"tasks": steps}
+    return steps
+
+
+def measured_task(model: nn.Module, rows: Sequence[Heard], task: Task, processing: Processing) -> dict[str, float]:
+    """Accuracy and corpus BLEU of greedy answers to the same recordings, asked to do `task`."""
+    asked = with_prompt(rows, task, processing)
+    texts, right = answers(model, asked, processing), [row.group.reference for row in asked]
+    accuracy = sum(text == wanted for text, wanted in zip(texts, right, strict=True)) / len(right)
+    return {"accuracy": round(accuracy, 4), "bleu": round(BLEU().corpus_score(texts, [right]).score, 1)}
 
 
 def in_place(model: nn.Module, rows: Sequence[Heard], processing: Processing) -> float:
     """Share of the references' words that the greedy answers have at the same place."""
     pairs = [
-        (said == word)
+        said == word
         for row, text in zip(rows, answers(model, rows, processing), strict=True)
         for said, word in zip([*text.split(), *[""] * 16], row.group.reference.split(), strict=False)
     ]

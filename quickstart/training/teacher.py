@@ -19,9 +19,11 @@ from quickstart.training.steps import Schedule, answer_loss, batches, initialise
 from quickstart.training.tokenizer import build_tokenizer
 from quickstart.world import SPLITS, Instruction, instructions, members
 
-SCHEDULE = Schedule(steps=2000, peak=3e-3, warmup=40)
-ROWS: dict[Task, tuple[int, int]] = {"answer": (32, 6), "s2tt": (14, 7), "qa": (7, 2), "tags": (2, 1)}
+Rows = dict[Task, tuple[int, int]]
 """Of each batch, by task: instructions of the world, and of the open forms beyond it."""
+LEARNING = Schedule(steps=2000, peak=3e-3, warmup=40), Rows({"answer": (32, 6), "s2tt": (14, 7), "qa": (7, 2), "tags": (2, 1)})
+POLISHING = Schedule(steps=400, peak=1e-3, warmup=20, floor=0.0), Rows({"answer": (72, 6), "s2tt": (14, 6), "qa": (10, 2), "tags": (2, 1)})
+"""More of the answers, until they are right."""
 WEIGHTS: dict[Task, float] = {"answer": 0.5, "s2tt": 0.3, "qa": 0.15, "tags": 0.05}
 BEYOND = 6000
 WRITING_WEIGHT = 0.3
@@ -75,7 +77,7 @@ def lessons(tokenizer: Any, task: Task, taught: Sequence[Instruction], unwritten
     return rows
 
 
-def _curriculum(tokenizer: Any, seed: int) -> Iterator[dict[Task, list[Lesson]]]:
+def _curriculum(tokenizer: Any, counts: Rows, seed: int) -> Iterator[dict[Task, list[Lesson]]]:
     """Batches without end, by task: instructions of the world and of the open forms beyond it.
 
     The held-out instructions are answered, so that the teacher knows the whole world, but never written, and no other task has them.
@@ -84,7 +86,7 @@ def _curriculum(tokenizer: Any, seed: int) -> Iterator[dict[Task, list[Lesson]]]
     seen = [each for each in instructions() if each.text not in secret]
     unwritten = secret | {each.text for each in further}
     drawn = {}
-    for place, (task, (own, other)) in enumerate(ROWS.items()):
+    for place, (task, (own, other)) in enumerate(counts.items()):
         world = batches(lessons(tokenizer, task, instructions() if task == "answer" else seen, unwritten), own, seed + 2 * place)
         drawn[task] = world, batches(lessons(tokenizer, task, further, unwritten), other, seed + 2 * place + 1)
     while True:
@@ -99,7 +101,18 @@ def train_teacher(folder: Path, seed: int, tick: Callable[[int, float], None]) -
     tokenizer = build_tokenizer()
     model = cast(nn.Module, Qwen2ForCausalLM(text_config(tokenizer)).float())
     initialise(model)
-    drawn = _curriculum(tokenizer, seed)
+    steps = {
+        "learning": _learn(model, tokenizer, *LEARNING, seed, tick),
+        "polishing": _learn(model, tokenizer, *POLISHING, seed + 100, tick),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    cast(Any, model).save_pretrained(folder)
+    return {"seed": seed, "steps": steps, "parameters": sum(each.numel() for each in model.parameters())} | measured(model, tokenizer, seed)
+
+
+def _learn(model: nn.Module, tokenizer: Any, schedule: Schedule, counts: Rows, seed: int, tick: Callable[[int, float], None]) -> int:
+    drawn = _curriculum(tokenizer, counts, seed)
 
     def loss_of(_step: int) -> torch.Tensor:
         return torch.stack([WEIGHTS[task] * _loss(model, rows, tokenizer.pad_token_id) for task, rows in next(drawn).items()]).sum()
@@ -108,11 +121,7 @@ def train_teacher(folder: Path, seed: int, tick: Callable[[int, float], None]) -
         tick(step, loss)
         return False
 
-    steps = optimise(model, SCHEDULE, loss_of, after)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    cast(Any, model).save_pretrained(folder)
-    return {"seed": seed, "steps": steps, "parameters": sum(each.numel() for each in model.parameters())} | measured(model, tokenizer, seed)
+    return optimise(model, schedule, loss_of, after)
 
 
 def _loss(model: nn.Module, rows: Sequence[Lesson], padding: int) -> torch.Tensor:
@@ -134,7 +143,7 @@ def measured(model: nn.Module, tokenizer: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def _writing(model: nn.Module, tokenizer: Any, temperature: float, seed: int, count: int = 2000) -> dict[str, Any]:
+def _writing(model: nn.Module, tokenizer: Any, temperature: float, seed: int, count: int = 1000) -> dict[str, Any]:
     torch.manual_seed(seed)
     texts = written_instructions(model, tokenizer, count, temperature)
     understood = [found for found in map(understand, texts) if found is not None]

@@ -33,7 +33,7 @@ def test_a_recipe_uses_every_gpu_of_its_machines(name: str) -> None:
 
 
 def test_all_recipes_are_covered() -> None:
-    assert set(RECIPES) == {"quickstart", *GPUS}
+    assert {name for name in RECIPES if not name.startswith("quickstart")} == set(GPUS)
 
 
 @pytest.mark.parametrize("name", RECIPES)

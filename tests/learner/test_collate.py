@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -71,6 +72,17 @@ def test_every_clip_is_encoded_once(processing: Processing, clips: Clips) -> Non
     batch = collate([item_group(0), item_group(0), item_group(1)], processing, clips, cross_entropy=True)
     assert len(batch.clip) == 9
     assert len(batch.features) == 6
+
+
+def test_utterances_of_the_same_audio_share_a_row(processing: Processing, clips: Clips) -> None:
+    item = item_group()
+    same = msgspec.structs.replace(item.group, utterances=[item.group.utterances[0]] * 3)
+    batch = collate([TrainingGroup(same, item.result)], processing, clips, cross_entropy=True, pair_prompt="chosen")
+    assert len(batch.token_ids) == len(batch.clip) == 1
+    assert len(batch.token_counts) == 3  # the pair and the reference, which counts once for each utterance
+    assert len(batch.ce_sequence) == 3
+    assert len(set(batch.ce_sequence.tolist())) == 1
+    assert not np.isnan(batch.sampler_logprobs[batch.sequence == batch.rejected[0]]).any()
 
 
 def test_ce_utterances_of_the_pair_alone(processing: Processing, clips: Clips) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from configs.schema import LoraSection
@@ -34,6 +36,16 @@ def test_a_checkpoint_that_is_not_there_is_named_with_its_key(name: str, told: s
 def test_a_manifest_that_is_not_there_is_named_with_its_key() -> None:
     with pytest.raises(UserError, match=r"data\.train"):
         assets.file_path("nowhere.jsonl", "data.train")
+
+
+def test_the_url_of_a_manifest_stays_what_it_is() -> None:
+    url = f"memory://{uuid.uuid4().hex}/train.jsonl"
+    with pytest.raises(UserError, match=r"data\.train"):
+        assets.file_path(url, "data.train")
+    fsspec.filesystem("memory").pipe_file(url, b"{}")
+    assert assets.file_path(url, "data.train") == url
+    with pytest.raises(UserError, match="nothing"):
+        assets.file_path("nothing://bucket/train.jsonl", "data.train")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from configs.loader import to_yaml
@@ -34,9 +35,11 @@ def test_out_and_in_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     before = small(tmp_path / "native")
     assert rba(monkeypatch, "export", tmp_path / "native", tmp_path / "out", "--format", kind) == 0
     assert str(tmp_path / "out") in capsys.readouterr().out
+    assert kind not in {"hf", "voicebench"} or (tmp_path / "out/data/train-00000-of-00001.parquet").is_file()
     source = tmp_path / "out" / ("data.jsonl" if kind == "swift" else "")
     assert rba(monkeypatch, "import", source, tmp_path / "back") == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'back'}: 2 groups, {4 if kind in {'hf', 'hf-disk', 'swift'} else 3} utterances")
+    assert rba(monkeypatch, "check", "--audio", tmp_path / "back") == 0
     after = said(DataSet.open(tmp_path / "back" / "manifest.jsonl"))
     if kind == "voicebench":  # has no prompts, topics and languages
         assert [texts[:2] for texts, _ in after] == [texts[:2] for texts, _ in said(before)]
@@ -83,6 +86,23 @@ def test_mistakes_are_told_in_a_line(
     assert what in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_each_manifest_of_a_folder_is_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path / "native")
+    content = (tmp_path / "native" / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "native" / "manifest.jsonl").unlink()
+    for name, line in zip(("test", "train"), content, strict=True):
+        (tmp_path / "native" / f"{name}.jsonl").write_text(line)
+    for kind in ("hf", "hf-disk", "voicebench"):
+        assert rba(monkeypatch, "export", tmp_path / "native", tmp_path / kind, "--format", kind) == 0
+        assert rba(monkeypatch, "import", tmp_path / kind, tmp_path / f"{kind} again", "--split", "train") == 0
+        assert [group.reference for group in DataSet.open(tmp_path / f"{kind} again" / "manifest.jsonl").groups] == ["guten Morgen"]
+    assert datasets.load_from_disk(tmp_path / "hf-disk").num_rows == {"test": 3, "train": 1}
+    for more in (["--format", "shar"], ["--format", "hf", "--split", "train"]):
+        assert rba(monkeypatch, "export", tmp_path / "native", tmp_path / "none", *more) == 2
+        assert not (tmp_path / "none").exists()
+    assert rba(monkeypatch, "export", tmp_path / "native" / "test.jsonl", tmp_path / "one", "--format", "shar") == 0
 
 
 # --- preference pairs ---------------------------------------------------------------------------------------

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from actors.rollout.audio import AudioLibrary
 from configs import loader
 from configs.schema import RunConfig
-from ops import plan, preflight, rundir, topology
+from ops import assets, plan, preflight, rundir, topology
+from protocol.dataset import DataSet
 from protocol.errors import UserError
 from protocol.keyring import Keyring
 from tests.ops import synthetic
@@ -45,6 +50,23 @@ def configured(tmp_path: Path, *overrides: str) -> RunConfig:
 
 def test_a_sound_data_set_passes(tmp_path: Path) -> None:
     preflight._check_data(configured(tmp_path))
+
+
+def test_a_data_set_behind_a_url_passes_and_actors_hear_it(tmp_path: Path) -> None:
+    manifest = synthetic.data_set(tmp_path / "data")
+    url = f"memory://{uuid.uuid4().hex}"
+    files, root = fsspec.url_to_fs(url)
+    files.put(str(manifest.parent), root, recursive=True)
+    config = configured(tmp_path, f"data.train={url}/{manifest.name}", f"data.test={url}/{manifest.name}")
+    assert assets.file_path(config.data.train, "data.train") == config.data.train
+    preflight._check_data(config)
+    assert rundir.file_digest(config.data.train) == rundir.file_digest(manifest)
+    data = DataSet.open(config.data.train)
+    [audio, *_] = [one.audio for group in data.groups for one in group.utterances if one.audio]
+    assert len(asyncio.run(AudioLibrary([data], 30.0).samples(audio)))
+    files.rm(root, recursive=True)
+    with pytest.raises(UserError, match="cannot be read"):
+        preflight._check_data(config)
 
 
 def test_epochs_become_steps(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def _file(path: Path, fields: Fields) -> Iterator[Record]:
     number = 0
     try:
         is_parquet = path.suffix == ".parquet"
-        opened = parquet.ParquetFile(path) if is_parquet else arrow.ipc.open_stream(arrow.memory_map(str(path)))
+        # Buffered ahead, columns would be held until the end of the file.
+        opened = parquet.ParquetFile(path, pre_buffer=False) if is_parquet else arrow.ipc.open_stream(arrow.memory_map(str(path)))
         schema = opened.schema_arrow if is_parquet else opened.schema
         audio = _audio_column(schema, fields, path)
         columns = [name for name in schema.names if name == audio or name in fields.needed(schema.names)]

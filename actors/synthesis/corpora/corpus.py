@@ -75,6 +75,6 @@ def missing(path: Path, reason: str = "No such file or directory") -> UserError:
     )
 
 
-def damaged(path: Path, number: int, what: str) -> UserError:
+def damaged(path: Path | str, number: int, what: str) -> UserError:
     """What is said of a line."""
     return UserError(what, where=f"{path}, line {number}", fix="fetch the file again, or correct the line")

@@ -54,18 +54,19 @@ class Covost(Corpus):
                 raise damaged(self._translations, number, f"{row['split']!r} is no split of CoVoST, which has {', '.join(SPLITS)}")
             translated[row["path"]] = (row["translation"].strip(), SPLITS[row["split"]])
         found: dict[str, list[Recording]] = {"train": [], "validation": [], "test": []}
+        table = str(self._validated)
         for number, row in _table(self._validated, ("path", "sentence", "client_id")):
             if row["path"] not in translated:
                 continue
             translation, split = translated.pop(row["path"])
             found[split].append(
                 Recording(
-                    id=Path(row["path"]).stem,
+                    id=row["path"].removesuffix(".mp3"),
                     transcript=row["sentence"].strip(),
                     translation=translation,
                     speaker=f"{self.source}-{row['client_id'][:SPEAKER_DIGITS]}",
                     file=row["path"],
-                    row=f"{self._validated}, line {number}",
+                    row=f"{table}, line {number}",
                 )
             )
         if not any(found.values()):
@@ -79,19 +80,23 @@ class Covost(Corpus):
 
 def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, the named columns) of each row below the header; a backslash takes the meaning from the character behind it."""
-    numbered = lines(path)
     header: list[str] | None = None
-    for number, line in numbered:
+    wanted: dict[str, int] = {}
+    for number, line in lines(path):
         if not line:
             continue
-        cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"), [])
+        try:
+            cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"), [])
+        except csv.Error as error:
+            raise damaged(path, number, f"no row of a table ({error})") from None
         if header is None:
             header = cells
             if lacking := [name for name in columns if name not in header]:
                 raise damaged(path, number, f"no column {lacking[0]} in the header, which reads {', '.join(header)}")
-        elif len(cells) != len(header):
-            raise damaged(path, number, f"{len(cells)} columns, and the header has {len(header)}")
+            wanted = {name: header.index(name) for name in columns}
+        elif max(wanted.values()) < len(cells) <= len(header):  # empty cells at the end may be left out
+            yield number, {name: cells[place] for name, place in wanted.items()}
         else:
-            yield number, {name: cells[header.index(name)] for name in columns}
+            raise damaged(path, number, f"{len(cells)} columns, and the header has {len(header)}")
     if header is None:
         raise UserError("the table is empty", where=str(path), fix="fetch the file again")

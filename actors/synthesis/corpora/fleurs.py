@@ -33,16 +33,16 @@ class Fleurs(Corpus):
         self.source, self.target = source, target
         self._spoken, self._translated = self._root / fleurs_code(source), self._root / fleurs_code(target)
         self._archives: dict[str, Archive] = {}
+        self._names: dict[str, dict[str, int]] = {}
         self._translations: dict[str, str] | None = None
 
     def recordings(self, split: str) -> Sequence[Recording]:
-        """In the order of the split's archive, or of its table where the archive has been unpacked."""
+        """In the order of the split's archive, or by name where it has been unpacked; last those that it lacks. Of two rows for one file
+        the later one counts, as for the corpus' own loader.
+        """
         table = self._spoken / f"{TABLES[split]}.tsv"
         found = {file: (number, sentence, text, gender) for number, sentence, file, text, gender in _rows(table)}
         names = self._files(TABLES[split])
-        lacking = next((file for file in found if file not in names), None)
-        if lacking is not None:
-            raise damaged(table, found[lacking][0], f"the recording {lacking} is not in {self._place(TABLES[split])}")
         translations = self._sentences()
         return [
             Recording(
@@ -54,7 +54,7 @@ class Fleurs(Corpus):
                 file=file,
                 row=f"{table}, line {number}",
             )
-            for file, (number, sentence, text, gender) in sorted(found.items(), key=lambda item: names[item[0]])
+            for file, (number, sentence, text, gender) in sorted(found.items(), key=lambda item: names.get(item[0], len(names)))
         ]
 
     def sound(self, recording: Recording) -> Sound:
@@ -73,9 +73,11 @@ class Fleurs(Corpus):
 
     def _files(self, split: str) -> dict[str, int]:
         """Where each recording stands in the order of reading."""
-        unpacked = self._spoken / "audio" / split
-        names = sorted(path.name for path in unpacked.iterdir()) if unpacked.is_dir() else Archive(self._place(split)).names()
-        return {name: position for position, name in enumerate(names)}
+        if split not in self._names:
+            unpacked = self._spoken / "audio" / split
+            names = sorted(path.name for path in unpacked.iterdir()) if unpacked.is_dir() else Archive(self._place(split)).names()
+            self._names[split] = {name: position for position, name in enumerate(names)}
+        return self._names[split]
 
     def _place(self, split: str) -> Path:
         return self._spoken / "audio" / f"{split}.tar.gz"
@@ -106,7 +108,6 @@ def tested(folder: Path, language: str) -> tuple[set[str], list[str]]:
 def _rows(table: Path) -> list[tuple[int, str, str, str, str]]:
     """(line, sentence id, file, transcript, gender) of each recording."""
     rows = []
-    seen: dict[str, int] = {}
     for number, line in lines(table):
         if not line:
             continue
@@ -114,9 +115,6 @@ def _rows(table: Path) -> list[tuple[int, str, str, str, str]]:
         if len(columns) != COLUMNS or not columns[0].isdigit():
             raise damaged(table, number, f"{len(columns)} columns, expected {COLUMNS} of which the first is a sentence's number")
         sentence, file, text, gender = columns[0], columns[1], columns[2], columns[6]
-        if file in seen:
-            raise damaged(table, number, f"the recording {file} stands in line {seen[file]} already")
-        seen[file] = number
         rows.append((number, sentence, file, text.strip(), gender))
     if not rows:
         raise UserError("the table is empty", where=str(table), fix="fetch the file again")

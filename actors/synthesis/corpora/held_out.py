@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from actors.synthesis.corpora.corpus import SPLITS, Recording
 
+ASCII = re.compile(r"[^a-z0-9]+")
 TRANSCRIPT = "no words in the transcript"
 TRANSLATION = "no translation by the corpus"
 NOISES = re.compile(r"\([^()]*\)")
@@ -18,8 +19,15 @@ NOISES = re.compile(r"\([^()]*\)")
 
 def normalised(text: str) -> str:
     """Letters, marks and digits of all scripts, lower case, compatibility forms folded; what is equal in this is the same sentence."""
+    if text.isascii():
+        return ASCII.sub("", text.lower())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return "".join(each for each in folded if unicodedata.category(each)[0] in "LMN")
+
+
+def has_words(transcript: str) -> bool:
+    """False for silence, and for noises in brackets alone."""
+    return bool(normalised(NOISES.sub("", transcript) if "(" in transcript else transcript))
 
 
 @dataclass
@@ -61,7 +69,7 @@ def keep_apart(
         kept[split] = []
         for recording in splits.get(split, ()):
             reason = None if split == "test" else elsewhere.reason(recording) or held_out.reason(recording)
-            if not normalised(NOISES.sub("", recording.transcript)):
+            if not has_words(recording.transcript):
                 reason = TRANSCRIPT
             elif split in translated and not recording.translation:
                 reason = TRANSLATION
@@ -70,6 +78,7 @@ def keep_apart(
             else:
                 counts[reason] += 1
         left_out[split] = counts
-        everything = splits.get(split, ())
-        held_out.add(f"the {split}", (each.sentence for each in everything), (each.transcript for each in everything))
+        if split != "train":  # which comes last
+            everything = splits.get(split, ())
+            held_out.add(f"the {split}", (each.sentence for each in everything), (each.transcript for each in everything))
     return {split: kept[split] for split in SPLITS}, {split: left_out[split] for split in SPLITS}

@@ -45,19 +45,20 @@ class Mustc(Corpus):
             if len(there) != len(segments):
                 raise damaged(path, min(len(there), len(segments)) + 1, f"{len(there)} lines, and {name}.yaml has {len(segments)} segments")
         talks: Counter[str] = Counter()
+        table = str(texts / f"{name}.yaml")
         found = []
         for (number, line), transcript, translation in zip(segments, english, translated, strict=True):
-            wav, speaker, offset_s, duration_s = _segment(texts / f"{name}.yaml", number, line)
+            wav, speaker, offset_s, duration_s = _segment(table, number, line)
             found.append(
                 Recording(
-                    id=f"{name}/{Path(wav).stem}_{talks[wav]}",
+                    id=f"{name}/{wav.removesuffix('.wav')}_{talks[wav]}",
                     transcript=transcript.strip(),
                     translation=translation.strip(),
                     speaker=f"en-{speaker}",
                     file=f"{name}/wav/{wav}",
                     start_s=offset_s,
                     duration_s=duration_s,
-                    row=f"{texts / name}.yaml, line {number}",
+                    row=f"{table}, line {number}",
                 )
             )
             talks[wav] += 1
@@ -68,10 +69,10 @@ class Mustc(Corpus):
         return decode(self._data / recording.file, f"{recording.file}, {recording.row}", recording.start_s, recording.duration_s)
 
 
-def _segment(path: Path, number: int, line: str) -> tuple[str, str, float, float]:
+def _segment(table: str, number: int, line: str) -> tuple[str, str, float, float]:
     """(file, speaker, start in seconds, duration in seconds)."""
     fields = {key: value.strip().strip("'\"") for key, value in PAIR.findall(line)}
     try:
         return fields["wav"], fields["speaker_id"], float(fields["offset"]), float(fields["duration"])
     except (KeyError, ValueError) as error:
-        raise damaged(path, number, f"no segment with wav, speaker_id, offset and duration ({error})") from None
+        raise damaged(table, number, f"no segment with wav, speaker_id, offset and duration ({error})") from None

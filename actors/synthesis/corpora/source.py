@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from actors.synthesis.records import Draft, Spoken
 from actors.synthesis.stage import Stage
 from configs.synthesis import CorpusSection, SynthesisConfig
 from protocol.dataset import ShardWriter
+from protocol.dataset.disk import Appearing
 from protocol.errors import UserError
 
 USED_UP = "no further recording"
@@ -42,8 +44,9 @@ class CorpusInstructions(Stage):
     reasons = (USED_UP, TOO_LONG, DAMAGED)
 
     def __init__(self, config: SynthesisConfig, folder: Path) -> None:
-        """`folder` is the synthesis' own; shards go into its ``shards``."""
+        """`folder` is the synthesis' own; shards go into its ``shards``, what was taken and left out of the corpus into ``corpus.json``."""
         self._section, self._seed, self._block_groups = config.corpus, config.seed, config.block_groups
+        self._count = config.instructions.count
         self._folder = folder
         self._corpus = open_corpus(config.corpus)
         self._items: list[Item] | None = None
@@ -68,8 +71,22 @@ class CorpusInstructions(Stage):
 
     def _listed(self) -> list[Item]:
         if self._items is None:
-            self._items, self.left_out = choose(self._corpus, self._section, self._seed)
+            items, self.left_out = choose(self._corpus, self._section, self._seed)
+            if len(items) > self._count:  # the test comes last
+                raise UserError(
+                    f"the corpus gives {len(items)} recordings, and instructions.count={self._count} would leave out the last of them",
+                    where="instructions.count",
+                    fix=f"set it to {len(items)} or more, or bound the splits by corpus.train, .validation and .test",
+                )
+            self._tell(items)
+            self._items = items
         return self._items
+
+    def _tell(self, items: Sequence[Item]) -> None:
+        taken = Counter(split for split, _ in items)
+        told = {split: {"taken": taken[split], "left_out": dict(self.left_out[split])} for split in SPLITS}
+        with Appearing(self._folder / "corpus.json") as file:
+            file.write(json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
 
     def _draft(self, draft: Draft, split: str, recording: Recording, shard: ShardWriter, path: str) -> Draft:
         section, corpus = self._section, self._corpus

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 _BLANK = re.compile(r"_{2,}|\.{4,}|…{2,}|\[[^\]\n]*\]|<[a-z][^<>\n]*>|(?<![\w}])\{[a-z][^}\n]*\}|\b[xX]{3,}\b")
+_BLANK_SIGNS = re.compile(r"[_\[<{…]|\.{4}|[xX]{3}")
 _OPEN_ENDS = tuple(",:;-–—(/&、，：；（")
 _BRACKETS = (("(", ")"), ("“", "”"), ("「", "」"), ("«", "»"))
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_]+")
@@ -21,7 +22,7 @@ REFUSALS = (
 
 def blank(text: str) -> str:
     """A place to fill in: "____", "[your name]", "<city>"."""
-    found = _BLANK.search(text)
+    found = _BLANK.search(text) if _BLANK_SIGNS.search(text) else None
     return found.group()[:80] if found else ""
 
 
@@ -41,7 +42,9 @@ def repeating(text: str, times: int = 4) -> str:
 
     Looks for what is up to `LONGEST_PERIOD` words long.
     """
-    words = [word.casefold() for word in _WORD.findall(text)]
+    words = _WORD.findall(text.casefold())
+    if len(words) - len(set(words)) < 2 * times - 1:
+        return ""
     for period in range(1, min(LONGEST_PERIOD, len(words) // times) + 1):
         needed = period * ((times if period > 3 else 2 * times) - 1)
         # A run of that length covers one of these places.

@@ -33,6 +33,8 @@ def _instructions(path: Path) -> list[str]:
             found.append(normal(msgspec.json.decode(line, type=_Row).instruction))
         except msgspec.MsgspecError as error:
             raise UserError(
-                f"no instruction group: {error}", where=f"filter.kept_out: {path}, line {number}", fix="name manifests of instruction groups"
+                f"no instruction group: {error}",
+                where=f"filter.kept_out: {path}, line {number}",
+                fix="name manifests of instruction groups",
             ) from error
     return found

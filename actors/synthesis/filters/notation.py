@@ -36,12 +36,20 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 
+# What each of them cannot do without: most texts have none of it, and are let through by one quick look.
+_FORMULA_SIGNS = re.compile(r"[\\$^*=+<>/\d]|[^\x00-\x7f]")
+_CODE_SIGNS = re.compile(r"[`~(){}\[\];=<>:&|+$]|SELECT|INSERT|sudo")
+_MARKUP_SIGNS = re.compile(r"[#*_\[|>\t\n=-]")
+_ADDRESS_SIGNS = re.compile(r"[/@\\]|[wW]{3}|\d\.\d")
+
 
 def mathematics(text: str, operators: int = 1) -> str:
     """A formula: LaTeX, mathematical symbols, an equation, or more than `operators` signs between operands.
 
     What is written in words stays, and so does one sign: "what is 3 + 4".
     """
+    if not _FORMULA_SIGNS.search(text):
+        return ""
     for pattern in (_LATEX, _SYMBOLS, _EQUATION):
         if found := pattern.search(text):
             return found.group().strip()
@@ -51,11 +59,13 @@ def mathematics(text: str, operators: int = 1) -> str:
 
 def code(text: str) -> str:
     """A piece of source code, or a command."""
-    return _first(_CODE, text)
+    return _first(_CODE, text) if _CODE_SIGNS.search(text) else ""
 
 
 def markup(text: str) -> str:
     """A table, two or more items of a list, a heading, emphasis or a link in Markdown."""
+    if not _MARKUP_SIGNS.search(text):
+        return ""
     if found := _first(_TABLE, text) or _first(_MARKUP, text):
         return found
     if "\n" not in text:
@@ -66,7 +76,7 @@ def markup(text: str) -> str:
 
 def address(text: str) -> str:
     """A URL, an e-mail or network address, a path. A bare domain can be spoken."""
-    return _first(_ADDRESS, text)
+    return _first(_ADDRESS, text) if _ADDRESS_SIGNS.search(text) else ""
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

@@ -25,7 +25,7 @@ class Rule:
 
 REASONS = (
     "empty", "too short", "too long", "code", "markup", "address", "blank", "mathematics", "unspeakable", "word", "truncated", "repeating",
-    "reference too short", "reference too long", "reference truncated", "reference repeating", "refusal",
+    "language", "reference too short", "reference too long", "reference truncated", "reference repeating", "refusal",
 )  # fmt: skip
 """Of all rules, in the order in which they are asked."""
 
@@ -56,6 +56,10 @@ def rules(section: FilterSection) -> list[Rule]:
         wanted.append(Rule("truncated", lambda draft: completeness.truncated(draft.instruction)))
     if section.repeating:
         wanted.append(Rule("repeating", lambda draft: completeness.repeating(draft.instruction)))
+    if section.language_confidence is not None:
+        from actors.synthesis.filters.languages import OtherLanguage
+
+        wanted.append(Rule("language", OtherLanguage(section.language_confidence)))
     return wanted + _of_references(section)
 
 

@@ -76,7 +76,7 @@ class ServedTeacher(Teacher):
         return f"{self._section.model} at {self._url}"
 
     def _start(self) -> None:
-        limits = httpx.Limits(max_connections=self._section.concurrency)
+        limits = httpx.Limits(max_connections=None)  # `room` limits them; requests that wait for it are on no clock
         through_proxy = httpx.URL(self._url).host not in LOOPBACK
         http = httpx.AsyncClient(timeout=self._section.timeout_s, limits=limits, headers=self._headers, trust_env=through_proxy)
         self._connection = _Connection(Loop("teacher"), http, asyncio.Semaphore(self._section.concurrency))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ class Tokenizer:
     def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = (), options: Mapping[str, Any] | None = None) -> None:
         """`tokenizer` is of transformers; `options` are what its chat template takes beside the messages."""
         self._tokenizer, self._options = tokenizer, dict(options or {})
+        self._encoding = threading.Lock()  # a tokenizer whose file asks for truncation changes itself at its first text
         eos = tokenizer.eos_token_id
         self.eos_ids: Sequence[int] = list(dict.fromkeys([*([eos] if eos is not None else []), *eos_ids]))
         self.bos_id: int | None = tokenizer.bos_token_id
@@ -31,7 +33,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of exactly this text; special tokens that it spells out are such."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        with self._encoding:
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 
 def open_tokenizer(section: LanguageModelSection, where: str) -> Tokenizer:

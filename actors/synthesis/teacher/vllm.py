@@ -89,7 +89,7 @@ class VllmTeacher(Teacher):
     def sample(self, requests: Sequence[Request]) -> list[Generation]:
         """One generation a request (see `Teacher`)."""
         engine = self._started()
-        prepared = [(_prompt_ids(request, engine.tokenizer), _parameters(request)) for request in requests]
+        prepared = [(prompt_ids(request, engine.tokenizer), sampling_parameters(request)) for request in requests]
         return engine.loop.run(together(self._one(engine.llm, ids, parameters) for ids, parameters in prepared))
 
     async def _one(self, llm: AsyncLLM, prompt_ids: list[int], parameters: SamplingParams) -> Generation:
@@ -136,13 +136,15 @@ def engine_arguments(section: LanguageModelSection, where: str) -> AsyncEngineAr
         raise UserError(str(error), where=where, fix="correct the setting that vLLM names") from error
 
 
-def _prompt_ids(request: Request, tokenizer: Tokenizer) -> list[int]:
+def prompt_ids(request: Request, tokenizer: Tokenizer) -> list[int]:
+    """The whole prompt of a request; a chat is one in the model's own template."""
     if request.prompt_ids is not None:
         return list(request.prompt_ids)
     return tokenizer.encode(tokenizer.render(request.messages))
 
 
-def _parameters(request: Request) -> SamplingParams:
+def sampling_parameters(request: Request) -> SamplingParams:
+    """A request's sampling in vLLM's terms. Raises `UserError`."""
     try:
         return SamplingParams(
             temperature=request.temperature,

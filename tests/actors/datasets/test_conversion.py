@@ -27,6 +27,12 @@ def test_resampling_drops_what_16_khz_cannot_hold() -> None:
     assert np.abs(resample(tone, 48_000))[800:-800].max() < 1e-3
 
 
+def test_a_click_does_not_ring() -> None:
+    click = np.zeros(24_000)
+    click[12_000] = 1
+    assert np.abs(resample(click, 24_000)[:6400]).max() < 1e-5  # 0.1 s before it
+
+
 @pytest.mark.parametrize("frames", [1, 2, 441, 44_101])
 def test_no_length_is_refused(frames: int) -> None:
     assert len(resample(np.ones(frames), 44_100)) == math.ceil(frames * 160 / 441)
@@ -36,6 +42,13 @@ def test_flac_of_the_right_kind_is_kept_byte_by_byte() -> None:
     content = encoded(noise(1))
     converted = convert(Clip(content), 30, "here")
     assert (converted.content, converted.duration_s, converted.changes) == (content, 0.05, ())
+
+
+def test_flac_that_was_cut_off_anywhere_is_damaged() -> None:
+    content = encoded(noise(1, 20_000))
+    for size in range(0, len(content), 997):
+        with pytest.raises(RefusedError):
+            convert(Clip(content[:size]), 30, "here")
 
 
 def test_16_bit_samples_are_kept_exactly() -> None:

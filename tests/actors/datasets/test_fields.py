@@ -25,7 +25,8 @@ def test_the_usual_names_are_found() -> None:
 
 def test_a_prompt_is_the_instruction_where_nothing_else_is() -> None:
     """As in VoiceBench; beside an instruction it is the task's."""
-    assert texts(record(prompt="hi", reference="hello")).instruction == "hi"
+    only = texts(record(prompt="hi", reference="hello"))
+    assert (only.instruction, only.prompt) == ("hi", "")
     both = texts(record(instruction="hi", prompt="Translate:", reference="hello"))
     assert (both.instruction, both.prompt) == ("hi", "Translate:")
 

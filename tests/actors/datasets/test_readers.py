@@ -297,3 +297,16 @@ def test_a_path_that_is_not_clear_asks_for_the_format(tmp_path: Path) -> None:
 def test_splits_are_for_hugging_face_only(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nemo has no splits"):
         formats.read(str(jsonl(tmp_path / "x.jsonl")), "nemo", Fields(), split="train")
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    schema = pa.schema([("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("text", pa.string())])
+    for suffix in ("parquet", "arrow"):
+        path = tmp_path / f"x.{suffix}"
+        with pq.ParquetWriter(path, schema) if suffix == "parquet" else pa.ipc.new_stream(path, schema) as writer:
+            for number in range(120):
+                row = {"audio": {"bytes": noise(number, 100_000).tobytes(), "path": None}, "text": "hi"}
+                writer.write_batch(pa.RecordBatch.from_pylist([row], schema=schema))
+        held = [pa.total_allocated_bytes() for _ in huggingface.records(path, Fields())]
+        assert len(held) == 120
+        assert max(held) < 8e6, f"{suffix}: of 24 MB"

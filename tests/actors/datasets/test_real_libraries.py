@@ -36,7 +36,7 @@ def rows(found: Any) -> list[dict[str, Any]]:
 def test_datasets_sees_a_column_of_audio(tmp_path: Path, saved: bool) -> None:
     data = small(tmp_path / "native")
     with draft(tmp_path / "out") as folder:
-        hf_writer.write(examples(data), folder, "test", saved=saved)
+        (hf_writer.save if saved else hf_writer.write)(examples(data), folder, "test")
     if saved:
         found = datasets.load_from_disk(tmp_path / "out")
     else:
@@ -81,6 +81,15 @@ def test_what_datasets_writes_is_read(tmp_path: Path, how: str) -> None:
     ]
     assert done.converted == {"mixed to mono": 5, "resampled": 5}
     assert [each.clip.frames for each in listed(data) if each.clip] == [1600] * 5
+
+
+def test_pictures_are_no_audio(tmp_path: Path) -> None:
+    """Their columns look alike, but for the features."""
+    table = {"picture": [{"bytes": b"png", "path": None}], "speech": [{"bytes": encoded(noise(1)), "path": None}], "text": ["a"]}
+    made = datasets.Dataset.from_dict({**table, "answer": ["b"]}).cast_column("speech", datasets.Audio())
+    made.cast_column("picture", datasets.Image()).to_parquet(tmp_path / "x.parquet")
+    data, _ = imported(formats.read(str(tmp_path / "x.parquet"), "hf", Fields()), tmp_path / "out")
+    assert said(data)[0][1] == [("voice-1", noise(1).tobytes())]
 
 
 def test_voicebench_has_its_columns(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.actors.datasets.sounds import encoded, imported, native, noise, said,
 Write = Callable[[DataSet, Path, Path], object]
 WRITERS: dict[str, Write] = {
     "hf": lambda data, folder, _: huggingface.write(examples(data), folder, "train"),
-    "hf-disk": lambda data, folder, _: huggingface.write(examples(data), folder, "train", saved=True),
+    "hf-disk": lambda data, folder, _: huggingface.save(examples(data), folder, "train"),
     "swift": lambda data, folder, out: swift.write(examples(data), folder, out),
     "shar": lambda data, folder, _: shar.write(examples(data), folder),
 }

@@ -61,6 +61,19 @@ async def test_every_voice_is_sampled_scored_at_once_and_paired() -> None:
     assert np.frombuffer(result.completions[0].logprobs, "<f4").tolist() == [-1.0, -1.0]
 
 
+async def test_samples_of_the_same_audio_are_compared_like_voices() -> None:
+    group = leased(5).group
+    same = msgspec.structs.replace(group, utterances=[group.utterances[0]] * 4)
+    one = msgspec.structs.replace(leased(5), group=same)
+    engine = ScriptedEngine()
+    result = await result_of(one, config(), engine, Lengths())
+    assert len({request.samples.tobytes() for request in engine.requests if request.samples is not None}) == 1
+    assert len({request.seed for request in engine.requests}) == len({each.text for each in result.completions}) == 4
+    assert result.outcome is Outcome.PAIRS
+    every = await result_of(one, config(pairing={"pairs": "all"}), ScriptedEngine(), Lengths())
+    assert len(every.pairs) > len(result.pairs) == 1
+
+
 async def test_training_asks_nothing_of_written_instructions_and_seeds_each_voice() -> None:
     engine = ScriptedEngine()
     await result_of(leased(5), config(), engine, Lengths())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from actors.synthesis.records import Draft
 from actors.synthesis.teacher import shared
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher
 from configs.synthesis import LanguageModelSection, SynthesisConfig
-from tests.actors.synthesis.teacher.scripted import ScriptedTeacher, babble
+from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 
 COUNT, BLOCK = 90, 8
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]
 
 
 def config(directory: Path, **sections: object) -> SynthesisConfig:
@@ -51,7 +53,9 @@ def answered(request: Request) -> Generation:
             key: form["enum"][said % len(form["enum"])] if "enum" in form else "so" for key, form in request.schema["properties"].items()
         }
         return Generation(json.dumps(values), 5, "stop")
-    return babble(request)
+    drawn = random.Random(repr((request.messages, request.seed)))
+    words = ["".join(drawn.choices(SYLLABLES, k=drawn.randint(1, 2))) for _ in range(drawn.randint(1, 10))]
+    return Generation(" ".join(words), len(words), "stop" if len(words) <= request.max_tokens else "length")
 
 
 def scripted(section: LanguageModelSection, where: str) -> Teacher:

@@ -81,7 +81,9 @@ def test_what_is_for_measuring_is_kept_out(tmp_path: Path) -> None:
     assert "kept out" in Filtering.reasons
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "cannot be read"), ("{", "line 1"), ('{"instruction": "a"}\n{"text": "a"}\n', "line 2")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "cannot be read"), ("{", "line 1"), ('{"instruction": "a"}\n{"text": "a"}\n', "line 2")]
+)
 def test_a_manifest_that_is_none(tmp_path: Path, content: str | None, said: str) -> None:
     manifest = tmp_path / "test.jsonl"
     if content is not None:

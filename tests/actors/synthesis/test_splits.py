@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from actors.synthesis.filters.normal import normal
 from actors.synthesis.records import Draft
-from actors.synthesis.splits import Splitting
+from actors.synthesis.splits import Splits
 from configs.synthesis import LanguageModelSection, SplitsSection, SynthesisConfig
 
 
 def splits(drafts: list[Draft], seed: int = 0, **options: Any) -> dict[str, str]:
-    stage = Splitting(SynthesisConfig(teacher=LanguageModelSection(model="none"), seed=seed, splits=SplitsSection(**options)))
+    stage = Splits(SynthesisConfig(teacher=LanguageModelSection(model="none"), seed=seed, splits=SplitsSection(**options)))
     stage.survey(iter(drafts))
-    return {draft.id: draft.split for draft in stage.run(0, [draft for draft in drafts if draft.kept])}
+    return {draft.id: draft.rejected or draft.split for draft in stage.run(0, [draft for draft in drafts if draft.kept])}
 
 
 def of_topic(topic: str, count: int) -> list[Draft]:
@@ -49,23 +49,26 @@ def test_rejected_drafts_take_no_place() -> None:
 def test_a_corpus_keeps_its_own_splits() -> None:
     drafts = [Draft(id=f"d{place}", instruction=f"x {place}", split=("train", "test", "")[place % 3]) for place in range(90)]
     drafts.append(Draft(id="again", instruction="X 1!", split="train"))
-    found = splits(drafts, keep=True)
+    found = splits(drafts)
     assert all(found[draft.id] == draft.split for draft in drafts[:90] if draft.split)
-    assert found["again"] == "test"
+    assert found["again"] == "splits: held out"
+    assert set(splits(drafts, keep=False, most_of_topic=0).values()) == {"train"}
     assert Counter(found[draft.id] for draft in drafts if not draft.split) == {"test": 6, "validation": 6, "train": 18}
 
 
 TEXTS = st.sampled_from(["Say red.", "say red", "SAY  RED!", "say blue", "say green", "say pink", "say brown"])
-DRAFTS = st.lists(st.tuples(TEXTS, st.sampled_from("ab")), max_size=60)
+DRAFTS = st.lists(st.tuples(TEXTS, st.sampled_from("ab"), st.sampled_from(["", "", "train", "validation", "test"])), max_size=60)
 
 
 @given(DRAFTS, st.integers(0, 3))
-def test_one_instruction_is_on_one_side(given: list[tuple[str, str]], seed: int) -> None:
-    drafts = [Draft(id=f"d{place}", instruction=text, topic=topic) for place, (text, topic) in enumerate(given)]
+def test_one_instruction_is_on_one_side(given: list[tuple[str, str, str]], seed: int) -> None:
+    drafts = [Draft(id=f"d{place}", instruction=text, topic=topic, split=split) for place, (text, topic, split) in enumerate(given)]
     found = splits(drafts, seed, most_of_topic=0.5)
     sides: dict[str, set[str]] = {}
     for draft in drafts:
-        sides.setdefault(normal(draft.instruction), set()).add(found[draft.id])
+        if found[draft.id] != "splits: held out":
+            sides.setdefault(normal(draft.instruction), set()).add(found[draft.id])
+            assert draft.split in ("", found[draft.id])
     assert all(len(side) == 1 for side in sides.values())
 
 
@@ -73,6 +76,6 @@ def test_a_stage_that_starts_again_decides_the_same_whatever_block_it_is_handed(
     drafts = of_topic("a", 100)
     whole = splits(drafts)
     config = SynthesisConfig(teacher=LanguageModelSection(model="none"))
-    again = Splitting(config)
+    again = Splits(config)
     again.survey(drafts)
     assert {draft.id: draft.split for draft in again.run(7, drafts[40:60])} == {draft.id: whole[draft.id] for draft in drafts[40:60]}

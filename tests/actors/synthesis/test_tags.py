@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actors.synthesis import tagging
 from actors.synthesis.records import Draft
-from actors.synthesis.tags import Tagging
+from actors.synthesis.tags import Tags
 from actors.synthesis.teacher.teacher import Generation, Request
 from configs.synthesis import DIFFICULTIES, TOPICS, LanguageModelSection, SynthesisConfig, TagsSection
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
@@ -27,7 +27,7 @@ def config(**options: Any) -> SynthesisConfig:
 
 def tagged(answer: Callable[[Request], str], **options: Any) -> tuple[list[Draft], ScriptedTeacher]:
     tagger = ScriptedTeacher(lambda request: Generation(answer(request), 9, "stop"))
-    with Tagging(config(**options), tagger) as stage:
+    with Tags(config(**options), tagger) as stage:
         drafts = stage.run(0, DRAFTS)
     assert tagger.starts == tagger.stops <= 1
     return drafts, tagger

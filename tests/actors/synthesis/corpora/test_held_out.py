@@ -22,6 +22,11 @@ def test_the_same_sentence_written_otherwise(one: str, other: str) -> None:
     assert normalised(one) == normalised(other)
 
 
+@given(st.text(st.characters(max_codepoint=127)))
+def test_plain_english_is_no_exception(text: str) -> None:
+    assert normalised(text) == normalised(text + "é").removesuffix(normalised("é"))
+
+
 def test_vowel_signs_make_words_different() -> None:
     assert normalised("कि") != normalised("का")
     assert normalised("schon") != normalised("schön")

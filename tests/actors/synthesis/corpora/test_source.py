@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,15 @@ def test_splits_can_be_left_out_and_a_corpus_without_any_is_refused(tmp_path: Pa
         CorpusInstructions(german(corpus, train=0, validation=0, test=0), tmp_path).available()
 
 
+def test_a_count_that_would_cut_the_test_off_is_refused(tmp_path: Path) -> None:
+    made = german(layouts.german_english(tmp_path / "fleurs"))
+    made.instructions.count = 6
+    with pytest.raises(UserError, match=r"gives 7 recordings, and instructions\.count=6 .*; set it to 7 or more"):
+        CorpusInstructions(made, tmp_path).run(0, block(0))
+    made.corpus.train = 3
+    assert CorpusInstructions(made, tmp_path).available() == 6
+
+
 def test_the_corpus_own_references_where_they_are_asked_for(tmp_path: Path) -> None:
     stage = CorpusInstructions(german(layouts.german_english(tmp_path / "fleurs"), own_references=["train", "test"]), tmp_path)
     assert [draft.reference for draft in stage.run(0, block(0))] == ["Three.", "Good day.", "Two words."]
@@ -134,6 +144,9 @@ def test_fleurs_test_stays_out_of_other_corpora(tmp_path: Path) -> None:
     assert stage.available() == 3
     assert [draft.instruction for draft in stage.run(0, block(0))] == ['He said "no".', "The third.", "The fourth."]
     assert stage.left_out["train"] == {"its transcript is in FLEURS' test": 1}
+    told = json.loads((tmp_path / "corpus.json").read_text())
+    assert told["train"] == {"taken": 1, "left_out": {"its transcript is in FLEURS' test": 1}}
+    assert told["test"] == {"taken": 1, "left_out": {}}
 
 
 def test_fleurs_test_of_any_language_stays_out_by_the_sentence(tmp_path: Path) -> None:

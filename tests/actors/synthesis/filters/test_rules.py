@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,3 +151,17 @@ def test_signs_between_operands_are_counted() -> None:
     assert notation.mathematics("What is 3 + 4 - 5?") == "+ -"
     assert notation.mathematics("What is 3 + 4 - 5?", operators=2) == ""
     assert notation.mathematics("What is 3 + 4?", operators=0) == "+"
+
+
+@given(st.text(st.sampled_from("aXx1 \n\t.,:;-+*/=<>^%$#@!?_~`|\\()[]{}\"'&…²√é"), max_size=40))
+def test_a_quick_look_lets_nothing_through_that_a_close_one_finds(text: str) -> None:
+    found = [finder(text) for finder in FINDERS]
+    everything = re.compile("")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (notation, completeness):
+            for name in [name for name in vars(module) if name.endswith("_SIGNS")]:
+                patch.setattr(module, name, everything)
+        assert [finder(text) for finder in FINDERS] == found
+
+
+FINDERS = (notation.mathematics, notation.code, notation.markup, notation.address, completeness.blank)

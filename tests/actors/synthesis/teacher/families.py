@@ -36,7 +36,8 @@ QWEN_3 = CHATML.removesuffix("{% endif %}") + (
 )
 GEMMA_2 = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 GEMMA_3 = (
@@ -116,7 +117,8 @@ FAMILIES = (
         "Llama 3.1", LLAMA_3_1, ("<|begin_of_text|>", *LLAMA_TOKENS, "<|eom_id|>"), "<|eot_id|>", "<|begin_of_text|>",
         # its template always has a system turn with two dates, which Magpie's text leaves out
         "<|begin_of_text|>" + _SYSTEM + _HEADER, "<|begin_of_text|>" + _HEADER,
-        ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<|start_header_id|>"), generation_eos=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+        ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<|start_header_id|>"),
+        generation_eos=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
     ),
     Family(
         "Qwen 2", CHATML, CHATML_TOKENS, "<|im_end|>", None, "<|im_start|>user\n", "<|im_start|>user\n",
@@ -124,7 +126,8 @@ FAMILIES = (
     ),
     Family(
         "Qwen 2.5", QWEN_2_5, CHATML_TOKENS, "<|im_end|>", None,
-        f"<|im_start|>system\n{QWEN_2_5_SYSTEM}<|im_end|>\n<|im_start|>user\n", f"<|im_start|>system\n{QWEN_2_5_SYSTEM}<|im_end|>\n<|im_start|>user\n",
+        f"<|im_start|>system\n{QWEN_2_5_SYSTEM}<|im_end|>\n<|im_start|>user\n",
+        f"<|im_start|>system\n{QWEN_2_5_SYSTEM}<|im_end|>\n<|im_start|>user\n",
         ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), generation_eos=("<|im_end|>", "<|endoftext|>"),
     ),
     Family("Qwen 3", QWEN_3, CHATML_TOKENS, "<|im_end|>", None, "<|im_start|>user\n", None, ("<|im_start|>", "<|im_end|>")),

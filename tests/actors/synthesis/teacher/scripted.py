@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher, TeacherFailedError
 
-WORDS = "what is the colour of a cat and why does it rain on monday in red green blue".split()
+WORDS = ["what", "is", "the", "colour", "of", "a", "cat", "and", "why", "does", "it", "rain", "on", "monday", "in", "red", "green", "blue"]
 LONGEST = 200
 
 

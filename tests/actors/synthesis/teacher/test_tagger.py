@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.synthesis.records import Draft
-from actors.synthesis.tags import Tagging
+from actors.synthesis.tags import Tags
 from actors.synthesis.teacher.teacher import Teacher
 from configs.synthesis import DIFFICULTIES, LanguageModelSection, SynthesisConfig, TagsSection
 
@@ -15,7 +15,7 @@ TAGS = TagsSection(explain=False, topics=("sum", "colour", "others"), drop_topic
 @pytest.mark.engine
 def test_a_model_that_has_never_seen_a_form_fills_it_in(vllm_teacher: Teacher) -> None:
     drafts = [Draft(id=f"d{place}", instruction=f"what is {word} plus four") for place, word in enumerate(["one", "two", "three", "six"])]
-    with Tagging(SynthesisConfig(teacher=LanguageModelSection(model="tiny"), tags=TAGS), vllm_teacher) as stage:
+    with Tags(SynthesisConfig(teacher=LanguageModelSection(model="tiny"), tags=TAGS), vllm_teacher) as stage:
         tagged = stage.run(0, drafts)
         assert stage.run(0, drafts) == tagged
     for draft in tagged:
