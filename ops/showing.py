@@ -14,6 +14,7 @@ from protocol.audio import decode
 from protocol.dataset.dataset import DataSet
 from protocol.dataset.figures import Figures, Numbers, figures
 from protocol.dataset.inspection import Progress, manifests_of
+from protocol.dataset.places import Place
 from protocol.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Shown:
 
     def __init__(self, path: str, progress: Progress) -> None:
         place, names = manifests_of(path)
+        names = [name for name in names if not _empty(place, name)] or names
         self.path = path
         self.data = {name: DataSet.open(place.where(name)) for name in names}
         self.figures = [figures(data, name, lambda done, total: progress(name, done, total)) for name, data in self.data.items()]  # noqa: B023
@@ -84,6 +86,14 @@ class Shown:
                     said.append({"speaker": one.speaker, "source": source if kept else "", "wave": wave, "duration_s": one.duration_s})
                 listed.append({"name": name, "number": at + 1, "group": group, "said": said})
         return listed
+
+
+def _empty(place: Place, name: str) -> bool:
+    """True for the manifest of a split that was given nothing."""
+    try:
+        return not place.size(name)
+    except OSError:
+        return False  # opening it tells why
 
 
 def tables(shown: Shown) -> list[Table]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -181,7 +182,8 @@ class Gate:
                 self._answer(self._zap.recv_multipart())
             if self._events in ready:
                 self._observe(recv_monitor_message(self._events))
-        self._zap.unbind(ZAP_ENDPOINT)  # a closed socket keeps its place for as long as ZeroMQ's threads need
+        with suppress(zmq.ZMQError):  # where the context ends, it has let go of it already
+            self._zap.unbind(ZAP_ENDPOINT)  # a closed socket keeps its place for as long as ZeroMQ's threads need
         for socket in (self._zap, self._events):
             socket.close(linger=0)
         self._mailbox.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple, NoReturn, overload
 
@@ -71,17 +70,19 @@ class DataSet:
             raise UserError(what, where=f"{where}, line {number}", fix=FIX_LINE)
 
         try:
-            file = place.opened(name)
-            index = build(file, damaged, growing=growing)
+            with place.opened(name) as file:
+                index = build(file, damaged, growing=growing)
+                handle = os.dup(file.fileno())
         except OSError as error:
             fix = "check data.train and data.test"
             raise UserError(f"the data set cannot be read ({reason(error)})", where=where, fix=fix) from error
+        lines = _Lines(where, handle, index)
         if entry is not None and entry.finished and entry.digest != index.digest:
             fix = f"restore it, or take its entry out of {sidecar.NAME} to use it as it is"
             raise UserError("the manifest was changed since it was finished", where=where, fix=fix)
         if not len(index.starts):
             raise UserError("the data set holds no instruction group", where=where, fix="write at least one line")
-        return cls(where, Groups(_Lines(where, file, index), range(len(index.starts))), index.digest, growing, place, index)
+        return cls(where, Groups(lines, range(len(index.starts))), index.digest, growing, place, index)
 
     def has(self, audio: str) -> bool:
         """True when an utterance has that content hash."""
@@ -152,17 +153,18 @@ class Groups(Sequence[InstructionGroup]):
 class _Lines:
     """The bytes of a manifest's lines, as they were when it was opened."""
 
-    def __init__(self, where: str, file: BufferedReader, index: Index) -> None:
-        self._where, self._file, self._index = where, file, index
+    def __init__(self, where: str, handle: int, index: Index) -> None:
+        """Closes the open file `handle` when nobody reads from it any more."""
+        self._where, self._handle, self._index = where, handle, index
 
     def __del__(self) -> None:
-        self._file.close()
+        os.close(self._handle)
 
     def content(self, number: int) -> bytes:
         """One line. Raises `UserError` where the file was changed under it."""
         index = self._index
         try:
-            line = os.pread(self._file.fileno(), int(index.sizes[number]), int(index.starts[number]))
+            line = os.pread(self._handle, int(index.sizes[number]), int(index.starts[number]))
         except OSError as error:
             raise UserError(f"the data set cannot be read ({reason(error)})", where=self._where, fix=FIX_CHANGED) from error
         if xxhash.xxh3_64_intdigest(line) != index.checksums[number]:

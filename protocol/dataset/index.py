@@ -62,7 +62,7 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
     """
     numbers, starts, sizes, checksums = array("i"), array("q"), array("i"), array("Q")
     named: list[str] = []
-    hashes, owners = bytearray(), array("i")
+    hashes, counts = bytearray(), array("i")
     ids = array("q")
     hasher, position = xxhash.xxh3_128(), 0
     checksum = xxhash.xxh3_64_intdigest
@@ -78,9 +78,9 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
         except LineDamage as damage:
             damaged(number, str(damage))
             continue
-        audios = [audio for one in read.utterances if (audio := one.audio)]
+        audios = [audio for one in read.utterances if (audio := one.audio) is not None]
         named += audios
-        owners.extend([len(numbers)] * len(audios))
+        counts.append(len(audios))
         if len(named) >= BATCH:
             hashes += _digits(named)
             named.clear()
@@ -102,7 +102,7 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
         np.frombuffer(checksums, np.uint64),
         halves[order, 0].astype(np.uint64),
         halves[order, 1].astype(np.uint64),
-        np.frombuffer(owners, np.int32)[order],
+        np.repeat(np.arange(len(counts), dtype=np.int32), np.frombuffer(counts, np.int32))[order],
         position,
         f"xxh128:{hasher.hexdigest()}",
     )

@@ -130,7 +130,7 @@ class _Manifest:
         entry = self._entry
         if entry is not None and entry.finished and entry.digest != index.digest:
             self._damaged(0, f"it was changed since it was finished: {index.size_bytes} bytes, and {entry.size_bytes} were written")
-        if not self.inspected.groups and not self.inspected.growing:
+        if not self.inspected.groups and not self.findings and entry is None:  # a writer may have had nothing for a split
             self._damaged(0, "it holds no instruction group")
         self.findings += [Finding(self._place.where(shard), 0, what) for shard, what in self._recordings.shards()]
         self.findings.sort(key=lambda finding: (finding.line == 0, finding.line))

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from protocol.errors import UserError
 
 FILE = "file://"
+READ_BYTES = 1 << 20
+"""At once, of a file that is read in order; less costs a quarter of the time to open a large manifest."""
 
 
 class Place(Protocol):
@@ -28,7 +30,7 @@ class Place(Protocol):
         """A name in it, for people."""
 
     def read(self, name: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
-        """A range of a file, or all of it; fewer bytes where the file ends before."""
+        """A range of a file, or, without a size, all of it; fewer bytes where the file ends before."""
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -95,7 +97,6 @@ class _Local:
     def read(self, name: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
         with (self._folder / name).open("rb", buffering=0) as file:
             if size_bytes is None:
-                file.seek(offset)
                 return file.readall()
             return _pread(file.fileno(), offset, size_bytes)
 
@@ -109,7 +110,11 @@ class _Local:
         return sorted(path.name for path in self._folder.iterdir() if path.is_file())
 
     def opened(self, name: str) -> BufferedReader:
-        return (self._folder / name).open("rb")
+        return _buffered(self._folder / name)
+
+
+def _buffered(path: Path) -> BufferedReader:
+    return BufferedReader(path.open("rb", buffering=0), READ_BYTES)
 
 
 def _pread(handle: int, offset: int, size_bytes: int) -> bytes:
@@ -146,7 +151,7 @@ class _Remote:
         if size_bytes == 0:
             return b""
         with _os_errors():
-            content: bytes = self._files.cat_file(self._at(name), offset or None, None if size_bytes is None else offset + size_bytes)
+            content: bytes = self._files.cat_file(self._at(name), *(() if size_bytes is None else (offset, offset + size_bytes)))
         return content
 
     def size(self, name: str) -> int:
@@ -167,7 +172,7 @@ class _Remote:
         """A copy in the folder for temporary files; reading single lines far away would take as many round trips."""
         with tempfile.NamedTemporaryFile(prefix="rba-manifest-") as copy, _os_errors():
             self._files.get_file(self._at(name), copy.name)
-            return Path(copy.name).open("rb")  # it outlives its name
+            return _buffered(Path(copy.name))  # it outlives its name
 
     def _at(self, name: str) -> str:
         parts: list[str] = []

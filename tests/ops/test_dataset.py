@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ops.dataset import app
-from protocol.dataset import DataSet
+from protocol.dataset import DataSet, DataSetWriter
 from protocol.errors import UserError
 from tests.protocol.dataset.making import flac, write
 
@@ -50,6 +50,27 @@ def test_all_damage_is_printed_and_the_exit_code_is_1(folder: Path) -> None:
     assert code == 1
     assert found["damaged"]
     assert {"file": str(folder / "test.jsonl"), "line": 1} in [{k: each[k] for k in ("file", "line")} for each in found["findings"]]
+
+
+def test_a_split_may_have_been_given_nothing(folder: Path) -> None:
+    with DataSetWriter(folder) as writer:
+        writer.manifest("validation.jsonl")
+        writer.finish()
+    code, told = rba_dataset("check", str(folder))
+    assert code == 0
+    assert "validation.jsonl: 0 groups" in told
+    assert "validation" not in rba_dataset("show", str(folder))[1]
+    (folder / "validation.jsonl").unlink()
+    assert rba_dataset("check", str(folder))[0] == 1
+    with pytest.raises(UserError, match="cannot be read"):
+        rba_dataset("show", str(folder))
+
+
+def test_a_manifest_by_hand_that_holds_nothing_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "hand.jsonl").write_text("\n")
+    code, told = rba_dataset("check", str(tmp_path))
+    assert code == 1
+    assert "holds no instruction group" in told
 
 
 def test_what_is_no_data_set_is_the_users_mistake(tmp_path: Path) -> None:

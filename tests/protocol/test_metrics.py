@@ -122,7 +122,7 @@ def test_they_are_served_until_closed() -> None:
         Metrics("learner").serve(port=int(url.split(":")[2].removesuffix("/metrics")))
     started_s = time.monotonic()
     metrics.close()
-    assert time.monotonic() - started_s < 0.3
+    assert time.monotonic() - started_s < 5
     give_up_s = time.monotonic() + 10
     while time.monotonic() < give_up_s:
         try:

