@@ -24,7 +24,7 @@ from actors.synthesis.speech.builtin import builtin
 from actors.synthesis.speech.espeak import ESPEAK_RATE_HZ, Speaker
 from benchmarks.command import command
 from benchmarks.rows import row
-from configs.synthesis import LanguageModelSection, SpeechSection, SynthesisConfig
+from configs.synthesis import SynthesisConfig
 from protocol.audio import SAMPLE_RATE
 
 GOAL = 100.0
@@ -70,7 +70,7 @@ def loop(folder: Path, lines: list[tuple[str, str]]) -> tuple[float, float]:
 
 def compare(folder: Path, processes: int, count: int) -> tuple[float, float]:
     """Speech a second of the stage and of the loop: the best of some turns, for what else the machine does only takes away."""
-    config = SynthesisConfig(teacher=LanguageModelSection(model="nobody"), speech=SpeechSection(processes=processes))
+    config = SynthesisConfig.model_validate({"teacher": {"model": "nobody"}, "speech": {"processes": processes}})
     block = drafts(count)
     mine, plain = [], []
     with Speaking(config, folder) as stage:

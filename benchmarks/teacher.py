@@ -30,9 +30,9 @@ from benchmarks.rows import row, table
 from configs.synthesis import SynthesisConfig
 
 CHECKPOINT = Path(__file__).parent.parent / "quickstart" / "checkpoints" / "teacher"
-BLOCKS = 8
-BLOCK = 256
-REPEATS = 5
+BLOCKS = 12
+BLOCK = 128
+REPEATS = 3
 TARGET = 0.9
 ENGINE = {"max_model_len": 256, "enforce_eager": True, "cpu_kvcache_bytes": 1 << 29}
 
@@ -129,7 +129,9 @@ def compare(case: str, stage: Stage, recorder: Recorder, alone: Alone, blocks: S
 
 def measure() -> list[dict[str, Any]]:
     """Every row."""
-    config = SynthesisConfig.model_validate({"teacher": {"model": str(CHECKPOINT), **ENGINE}, "instructions": {"max_tokens": 32}})
+    config = SynthesisConfig.model_validate(
+        {"teacher": {"model": str(CHECKPOINT), **ENGINE}, "instructions": {"max_tokens": 64}, "responses": {"max_tokens": 64}}
+    )
     recorder = Recorder(open_teacher(config.teacher))
     blocks = [[Draft(id=f"i{number * BLOCK + offset}") for offset in range(BLOCK)] for number in range(BLOCKS)]
     with recorder:

@@ -275,7 +275,7 @@ class SpeechSection(Section):
     voices_per_group: PositiveInt = 4
     """Distinct voices, drawn by a hash of seed and instruction."""
     min_voices: PositiveInt = 2
-    """An instruction that fewer voices can speak is rejected."""
+    """An instruction that fewer voices can speak is rejected; above `voices_per_group` it means all of them."""
     spare_voices: NonNegativeInt = 4
     """Further voices that an instruction may try in place of those that fail."""
     bank: str | None = None
@@ -306,11 +306,14 @@ class SpeechSection(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """What a plug-in is told."""
 
+    @property
+    def fewest_voices(self) -> int:
+        """What an instruction needs at least."""
+        return min(self.min_voices, self.voices_per_group)
+
     @model_validator(mode="after")
     def combinations_are_possible(self) -> Self:
         """Refuse combinations that could not run, with what to do instead."""
-        if self.min_voices > self.voices_per_group:
-            raise ValueError(f"speech.min_voices ({self.min_voices}) is above speech.voices_per_group ({self.voices_per_group})")
         if self.backend == "openai" and self.server is None:
             raise ValueError("speech.backend=openai needs speech.server.url, the address of the server (…/v1)")
         if self.bank is not None and self.presets:

@@ -65,7 +65,9 @@ def _reasons(drop: list[str]) -> set[Reason]:
 
 
 def write_out(
-    source: Annotated[str, typer.Argument(metavar="PATH|RUN", help="A manifest or its folder; a run, for its preference pairs.")],
+    source: Annotated[
+        str, typer.Argument(metavar="PATH|RUN", help="A manifest or a folder of them, or its URL; a run, for its preference pairs.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
     kind: Annotated[Target, typer.Option("--format")],
     split: Annotated[str | None, typer.Option(help="hf and voicebench: name of the split; by default the manifest's.")] = None,
@@ -75,9 +77,9 @@ def write_out(
     """Write a data set in another format; of a run, its preference pairs for ms-swift."""
     from actors.datasets.draft import draft
 
-    manifests = _manifests(Path(source))
+    manifests = _manifests(source)
     if len(manifests) > 1 and (split is not None or kind in {"swift", "shar"}):
-        names = ", ".join(file.name for file in manifests)
+        names = ", ".join(Path(manifest).name for manifest in manifests)
         raise UserError(f"several manifests: {names}", where=source, fix="name one of them")
     with draft(out) as folder:
         if manifests:
@@ -87,11 +89,16 @@ def write_out(
     typer.echo(f"{out}: {', '.join(f'{count} {what}' for what, count in counts.items())}{note}")
 
 
-def _manifests(path: Path) -> list[Path]:
-    """The manifests that are meant; none where it must be a run."""
-    if path.is_file():
-        return [path]
-    return sorted(path.glob("*.jsonl")) if not (path / "config.yaml").exists() else []
+def _manifests(source: str) -> list[str]:
+    """The manifests that are meant, as paths or URLs; none where it must be a run."""
+    from protocol.dataset.inspection import manifests_of
+
+    path = Path(source)
+    is_run = (path / "events.jsonl").exists() or (path / "control.json").exists()
+    if "://" not in source and (is_run or not path.exists()):
+        return []
+    place, names = manifests_of(source)
+    return [place.where(name) for name in names]
 
 
 def _run(name: str, kind: Target) -> RunDir:
@@ -103,7 +110,7 @@ def _run(name: str, kind: Target) -> RunDir:
     return run
 
 
-def _export(manifests: list[Path], folder: Path, out: Path, kind: Target, split: str | None, *, open_ended: bool) -> Counter[str]:
+def _export(manifests: list[str], folder: Path, out: Path, kind: Target, split: str | None, *, open_ended: bool) -> Counter[str]:
     from actors.datasets.examples import examples
     from actors.datasets.writers import huggingface, shar, swift, voicebench
     from protocol.dataset import DataSet
@@ -111,7 +118,8 @@ def _export(manifests: list[Path], folder: Path, out: Path, kind: Target, split:
     counts: Counter[str] = Counter()
     for manifest in manifests:
         data = DataSet.open(manifest)
-        name = split or ("train" if manifest.stem == "manifest" else manifest.stem)
+        stem = Path(manifest).stem
+        name = split or ("train" if stem == "manifest" else stem)
         with _bar() as bar:
             each = bar.track(examples(data), total=sum(len(group.utterances) for group in data.groups), description=name)
             if kind == "swift":
@@ -125,7 +133,7 @@ def _export(manifests: list[Path], folder: Path, out: Path, kind: Target, split:
             else:
                 counts.update(huggingface.save(each, folder if len(manifests) == 1 else folder / name, name))
     if kind == "hf-disk" and len(manifests) > 1:
-        huggingface.describe_splits(folder, [manifest.stem for manifest in manifests])
+        huggingface.describe_splits(folder, [Path(manifest).stem for manifest in manifests])
     return counts
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,8 @@ from protocol.messages import Utterance
 MANIFEST = "manifest.jsonl"
 SHARD_BYTES = 256 << 20
 """After which the next shard begins."""
+AHEAD = 4
+"""Records that are converted at once, for each core."""
 WRITTEN = "text"
 """Speaker of an instruction that nobody speaks."""
 
@@ -63,14 +67,14 @@ class Imported:
 def take_in(records: Iterable[Record], out: Path, options: Options, progress: Callable[[Imported], None] = lambda _: None) -> Imported:
     """Write `records` as a new data set: the folder `out` with its manifest. It appears when all of it is there.
 
-    Memory holds one record at a time. Raises `UserError`, with file and line, for what cannot be taken.
+    Memory holds a few records at a time. Raises `UserError`, with file and line, for what cannot be taken.
     """
     done = Imported()
     with draft(out) as folder, DataSetWriter(folder, options.about) as writer, Gathering(folder / "gathering.sqlite") as gathering:
         with _Shards(writer) as shards:
-            for number, record in enumerate(records, 1):
+            for number, (record, accepted) in enumerate(_in_order(records, options), 1):
                 try:
-                    texts, clip = _accepted(record, options)
+                    texts, clip = accepted.result()
                 except RefusedError as error:
                     if error.reason not in options.drop:
                         raise
@@ -91,6 +95,22 @@ def take_in(records: Iterable[Record], out: Path, options: Options, progress: Ca
             left_out = f": {done.told()}" if done.dropped else ""
             raise UserError(f"there is nothing to import{left_out}", where="the source", fix="see whether it is the right one")
     return done
+
+
+def _in_order(records: Iterable[Record], options: Options) -> Iterator[tuple[Record, Future[tuple[Texts, Converted | None]]]]:
+    """Each record with what becomes of it, which as many threads as there are cores work out."""
+    cores = len(os.sched_getaffinity(0))
+    waiting: deque[tuple[Record, Future[tuple[Texts, Converted | None]]]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        try:
+            for record in records:
+                waiting.append((record, pool.submit(_accepted, record, options)))
+                if len(waiting) > AHEAD * cores:
+                    yield waiting.popleft()
+        except UserError:
+            yield from waiting  # what is wrong before that is told first
+            raise
+        yield from waiting
 
 
 def _accepted(record: Record, options: Options) -> tuple[Texts, Converted | None]:

@@ -22,7 +22,7 @@ from actors.rollout.generation import GenerationEngine, RefusedVersionError
 from actors.rollout.groups import GroupRunner, Stage
 from actors.rollout.idle import Idle, IdleClock, idle_state
 from actors.rollout.neighbours import Fetch, Link
-from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
+from protocol.dialogue.actor_events import Ended, Granted, Registered, VersionKnown
 from protocol.errors import RbaError
 from protocol.logs import get_logger
 from protocol.messages import Fetched, GroupResult, LeasedGroup, PolicyVersion

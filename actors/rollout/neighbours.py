@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from protocol.dialogue.actor import Notice
+from protocol.dialogue.actor_events import Notice
 from protocol.messages import Fetched, GroupResult, PolicyVersion
 
 

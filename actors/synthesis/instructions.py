@@ -19,6 +19,10 @@ from actors.synthesis.teacher.tidying import is_repeating, tidied
 from actors.synthesis.teacher.tokenizer import open_tokenizer
 from configs.synthesis import SynthesisConfig
 
+AHEAD = 8
+"""Blocks that the teacher works on at once. A block takes as long as its longest text, so the engine is only kept busy by as many of them
+as the longest text is longer than the mean."""
+
 
 class Instructions(Stage):
     """Each block has its own temperature and top_p within the configured ranges, each sample its own seed."""
@@ -32,7 +36,7 @@ class Instructions(Stage):
         self._teacher, self._tokenizer = teacher, tokenizer
         self._pre_query: PreQuery | None = None
         self._entered = ExitStack()
-        self.ahead = 2  # while one block's last and longest samples end, the next one's keep the engine busy
+        self.ahead = AHEAD
 
     def __enter__(self) -> Self:
         if self._section.source == "pre_query":
@@ -42,7 +46,7 @@ class Instructions(Stage):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._entered.close()
+        self._entered.__exit__(kind, error, trace)
 
     def run(self, number: int, drafts: Sequence[Draft]) -> list[Draft]:
         """One sample a draft."""

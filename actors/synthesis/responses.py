@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
 
-from actors.synthesis.instructions import rejection
+from actors.synthesis.instructions import AHEAD, rejection
 from actors.synthesis.records import Draft
 from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.draws import seed
@@ -31,14 +31,14 @@ class Responses(Stage):
         self._config, self._section, self._teacher = config, config.responses, teacher
         self._of_corpus = config.instructions.source == "corpus"  # which then says into what language
         self._entered = ExitStack()
-        self.ahead = 2
+        self.ahead = AHEAD
 
     def __enter__(self) -> Self:
         self._entered.enter_context(self._teacher)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._entered.close()
+        self._entered.__exit__(kind, error, trace)
 
     def run(self, number: int, drafts: Sequence[Draft]) -> list[Draft]:  # noqa: ARG002 -- nothing here depends on the block
         """One answer a draft."""

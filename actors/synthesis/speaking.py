@@ -98,9 +98,9 @@ class Speaking(Stage):
 
     def _part(self, draft: Draft) -> Part:
         language = draft.spoken_language
-        if self._casting.speaks(language) < self._section.min_voices:
+        if self._casting.speaks(language) < self._section.fewest_voices:
             raise UserError(
-                f"{self._casting.speaks(language)} voices speak {language!r}, at least {self._section.min_voices} have to",
+                f"{self._casting.speaks(language)} voices speak {language!r}, at least {self._section.fewest_voices} have to",
                 where=f"speech.bank, instruction {draft.id}",
                 fix="name a bank with voices of that language",
             )
@@ -159,7 +159,7 @@ class Speaking(Stage):
             tags["spoken"] = part.text
         if part.faults:
             tags["unspoken"] = {name: fault.reason for name, fault in part.faults.items()}
-        if shard is None or len(part.clips) < self._section.min_voices:
+        if shard is None or len(part.clips) < self._section.fewest_voices:
             reasons = ", ".join(f"{name}: {fault.reason} ({fault.detail})" for name, fault in part.faults.items())
             return replace(draft, tags=tags, rejected=f"{self.name}: {self.reasons[0]}", detail=reasons)
         utterances = []

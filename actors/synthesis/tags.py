@@ -39,7 +39,7 @@ class Tags(Stage):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._entered.close()
+        self._entered.__exit__(kind, error, trace)
 
     def run(self, number: int, drafts: Sequence[Draft]) -> list[Draft]:  # noqa: ARG002 -- nothing here depends on the block
         """Ask, ask again where it has to be, and write down what was said."""

@@ -24,7 +24,8 @@ import zmq
 from benchmarks.exchange.load import Load
 from protocol import sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, LEARNER_CODEC, encode
-from protocol.dialogue.actor import Action, ActorDialogue, Connected, Ended, Granted, LearnerSaid, Registered, Results, Send, Tick
+from protocol.dialogue.actor import ActorDialogue
+from protocol.dialogue.actor_events import Action, Connected, Ended, Granted, LearnerSaid, Registered, Results, Send, Tick
 from protocol.keyring import ClientKeys
 from protocol.messages import Ack, Completion, LeasedGroup, PolicyVersion
 

@@ -12,7 +12,8 @@ import zmq
 
 from protocol import logs, sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, LEARNER_CODEC, OtherVersionError, encode
-from protocol.dialogue import actor as acting
+from protocol.dialogue import actor_events as acting
+from protocol.dialogue.actor import ActorDialogue
 from protocol.errors import ProtocolError
 from protocol.keyring import ClientKeys
 from protocol.links.loop import CLOSE_S, TICK_MS, Loop
@@ -37,7 +38,7 @@ class ActorLink(Loop):
         keys: ClientKeys | None = None,
     ) -> None:
         super().__init__(f"link of {actor_id}")
-        self._dialogue = acting.ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
+        self._dialogue = ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
         self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
         self._socket = sockets.dealer(self.context, endpoint, DIALOGUE_CAP_BYTES, f"{actor_id}/{incarnation}".encode(), keys)
         self._connections = sockets.connections(self._socket)

@@ -201,8 +201,11 @@ class NodeFetcher:
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._wanted.get(timeout=SEAT_S)
+            request = self._seat.request
+            if request is None:
+                return self._wanted.get()
             with contextlib.suppress(PullStoppedError):
-                if (seat := pull.seat(self._seat.request)) is not None:
+                if (seat := pull.seat(request)) is not None:
                     self._seat.take(seat)
 
     def _pull(self, socket: sockets.Socket, version: PolicyVersion) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from protocol.weights.rounds import STALL_S
 START_S = 120.0
 """For a courier to say whether its machine has what it needs."""
 LOOK_S = 0.1
+ENDS, WITHIN_S = 5, 60.0
+"""A courier that ends so often within so many seconds, without a broadcast between, is not replaced."""
 
 
 class GroupSeat:
@@ -26,6 +29,8 @@ class GroupSeat:
         """`host` is the weight store's machine. Raises `UserError` when this machine lacks what the courier needs."""
         self._command, self._member, self._host, self._stopped = command, member, host, stopped
         self._log = get_logger("fetcher")
+        self._ends: deque[float] = deque(maxlen=ENDS)
+        """When couriers have ended by themselves, since the last broadcast."""
         self._epoch = self._left = self._round = 0
         """The group that it is in, one that it has lost and does not join again, and the last round."""
         self.broadcasts = self._questions = 0
@@ -34,16 +39,23 @@ class GroupSeat:
         wait_until_fit(self._courier, self._reports)
 
     @property
-    def request(self) -> SeatRequest:
-        """What the weight store is told."""
+    def given_up(self) -> bool:
+        """True when couriers kept ending: this node pulls for the rest of its life."""
+        return len(self._ends) == ENDS and self._ends[-1] - self._ends[0] < WITHIN_S
+
+    @property
+    def request(self) -> SeatRequest | None:
+        """What the weight store is told; None when this node takes part in no broadcast any more."""
         self._look()
+        if self.given_up:
+            return None
         self._questions += 1
         return SeatRequest(self._member, self._epoch, self._questions)
 
     def take(self, seat: Seat) -> None:
         """Join the group that the store names, and leave another one."""
         self._look()
-        if seat.epoch == self._epoch:
+        if seat.epoch == self._epoch or self.given_up:
             return
         if self._epoch:
             self._renew()
@@ -70,6 +82,7 @@ class GroupSeat:
                 continue
             if isinstance(report, Done):
                 self.broadcasts += 1
+                self._ends.clear()
                 return True
             if isinstance(report, Moved | Joined):
                 moved_s = time.monotonic()
@@ -92,19 +105,23 @@ class GroupSeat:
 
     def _lost(self, report: Report) -> bool:
         if isinstance(report, Failed | Unfit):
+            self._ends.append(time.monotonic())
             self._leave(report.reason)
             return True
         return False
 
     def _leave(self, reason: str) -> None:
         self._log.warning("left the group of broadcasts, versions are pulled", epoch=self._epoch, reason=reason)
+        if self.given_up:
+            self._log.error("couriers keep ending, versions are pulled from here on", ends=ENDS, within_s=WITHIN_S)
         self._left = self._epoch
         self._renew()
 
     def _renew(self) -> None:
         self._courier.abort()
         self._epoch = 0
-        self._start()
+        if not self.given_up:
+            self._start()
 
     def _start(self) -> None:
         self._reports: queue.Queue[Report] = queue.Queue()

@@ -9,8 +9,9 @@ from typing import Any
 from actors.rollout.generation import Generated, GenerationRequest
 from actors.rollout.main import RolloutActor
 from configs.schema import RunConfig
-from protocol.dialogue import actor as dialogue
-from protocol.dialogue.actor import ActorDialogue, Granted, LearnerSaid, Registered, Results
+from protocol.dialogue import actor_events as dialogue
+from protocol.dialogue.actor import ActorDialogue
+from protocol.dialogue.actor_events import Granted, LearnerSaid, Registered, Results
 from protocol.messages import Ack, Fetched, Hello
 from tests.actors.rollout.scripted import ScriptedEngine
 from tests.faults.record import Recorder

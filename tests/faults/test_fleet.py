@@ -6,7 +6,7 @@ import asyncio
 
 import psutil
 
-from protocol.dialogue.actor import Granted, Registered
+from protocol.dialogue.actor_events import Granted, Registered
 from protocol.links.actor import ActorLink
 from protocol.messages import PolicyVersion
 from tests.faults.conftest import Told

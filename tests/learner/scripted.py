@@ -15,7 +15,7 @@ from configs.schema import RunConfig
 from learner.main import Learner
 from protocol.audio import Samples
 from protocol.dataset import ManifestWriter
-from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
+from protocol.dialogue.actor_events import Ended, Granted, Registered, VersionKnown
 from protocol.keyring import Keyring
 from protocol.links.actor import ActorLink
 from protocol.measures import GroupMeasures

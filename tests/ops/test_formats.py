@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,8 +165,20 @@ def test_a_run_s_pairs_for_ms_swift(run: Path, tmp_path: Path, monkeypatch: pyte
     assert [turn["content"] for turn in written["rejected_messages"]] == ["name a colour", "up"]
     assert written["rejected_audios"] == []
     assert [turn["content"] for turn in shared["messages"]] == ["<audio>Auf Deutsch:", "guten Morgen"]
-    assert (shared["rejected_response"], shared["margin"], heard(shared["audios"])) == ("morgen", None, [noise(3).tolist()])
-    assert not {"rejected_messages", "rejected_audios"} & shared.keys()
+    assert [turn["content"] for turn in shared["rejected_messages"]] == ["<audio>Auf Deutsch:", "morgen"]
+    assert (shared["margin"], heard(shared["audios"]), shared["rejected_audios"]) == (None, [noise(3).tolist()], shared["audios"])
+    assert len({frozenset(line) for line in (across, written, shared)}) == 1  # ms-swift reads a missing field as one without a value
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audio", "data.jsonl"]
+
+
+def test_pairs_of_one_voice_each_need_the_audio_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(run / JOURNAL)
+    journalled(run, RESULTS[1:3])
+    assert rba(monkeypatch, "export", run, tmp_path / "out", "--format", "swift") == 0
+    (line,) = (tmp_path / "out" / "data.jsonl").read_text().splitlines()
+    assert json.loads(line)["rejected_response"] == "morgen"
+    assert not {"rejected_messages", "rejected_audios"} & json.loads(line).keys()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audio", "data.jsonl"]
 
 
 def test_sft_of_a_run_s_lines_is_read_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.dialogue import actor as acting
+from protocol.dialogue import actor_events as acting
+from protocol.dialogue.actor import ActorDialogue
 from protocol.measures import GroupMeasures
 from protocol.messages import (
     REFERENCE,
@@ -45,7 +46,7 @@ class Process:
 
     def __init__(self, world: World, actor_id: str, incarnation: int) -> None:
         self.world, self.actor_id = world, actor_id
-        self.dialogue = acting.ActorDialogue(actor_id, incarnation, world.plan.capacity_groups)
+        self.dialogue = ActorDialogue(actor_id, incarnation, world.plan.capacity_groups)
         self.peer = f"{actor_id}/{incarnation}".encode()
         self.applied: PolicyVersion | None = None
         self.waiting: list[Work] = []

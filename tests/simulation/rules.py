@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import itemgetter
 
-from protocol.dialogue import actor as acting
+from protocol.dialogue import actor_events as acting
 from tests.learner.faulty_disk import Fault
 from tests.simulation.learner import Disk
 from tests.simulation.plan import DEADLINE_S, HEARTBEAT_S

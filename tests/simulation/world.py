@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from learner.journal.journal import NotDurableError
-from protocol.dialogue import actor as acting
+from protocol.dialogue import actor_events as acting
 from protocol.messages import PolicyVersion
 from tests.learner.faulty_disk import Crash
 from tests.simulation.actor import Process

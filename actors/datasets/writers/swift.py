@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,30 @@ def write(examples: Iterable[Example], folder: Path, out: Path) -> Counter[str]:
 
 
 def write_preferences(preferences: Iterable[Preference], folder: Path, out: Path) -> Counter[str]:
-    """One line a pair. Where both answers are to the same utterance `rejected_response` tells the other one, else
-    `rejected_messages` and `rejected_audios` do.
+    """One line a pair, all in one form, for ms-swift takes a line without a field that others have as one without a value.
+
+    The other answer is `rejected_response` where both answers of every pair are to one utterance, and else `rejected_messages` with
+    `rejected_audios`.
     """
     counts: Counter[str] = Counter(lines=0)
-    with (folder / LINES).open("w", encoding="utf-8") as file:
+    drafts = {form: folder / f"{form}.draft" for form in ("response", "messages")}
+    with ExitStack() as stack:
+        files = {form: stack.enter_context(path.open("w", encoding="utf-8")) for form, path in drafts.items()}
         for pair in preferences:
             is_shared = pair.chosen.utterance == pair.rejected.utterance
             if is_shared and pair.chosen.text == pair.rejected.text:  # ms-swift refuses such a line
                 counts["pairs of equal answers left out"] += 1
                 continue
             line = _side(pair.group, pair.chosen.text, pair.chosen.clip, folder, out)
-            if is_shared:
-                line["rejected_response"] = pair.rejected.text
-            else:
-                other = _side(pair.group, pair.rejected.text, pair.rejected.clip, folder, out)
-                line |= {f"rejected_{key}": value for key, value in other.items()}
-            file.write(_text({**line, **_beside(pair)}))
-            counts["lines"] += 1
-            counts["pairs across two voices" if not is_shared else "pairs of one voice"] += 1
+            other = _side(pair.group, pair.rejected.text, pair.rejected.clip, folder, out)
+            rejected = {f"rejected_{key}": value for key, value in other.items()}
+            files["messages"].write(_text({**line, **rejected, **_beside(pair)}))
+            files["response"].write(_text({**line, "rejected_response": pair.rejected.text, **_beside(pair)}))
+            counts.update(("lines", "pairs of one voice" if is_shared else "pairs across two voices"))
+    form = "messages" if counts["pairs across two voices"] else "response"
+    drafts.pop(form).rename(folder / LINES)
+    for path in drafts.values():
+        path.unlink()
     return counts
 
 

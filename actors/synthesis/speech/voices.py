@@ -45,7 +45,7 @@ class Casting:
     """
 
     def __init__(self, voices: Sequence[Voice], seed: int) -> None:
-        self._voices = sorted(voices, key=lambda voice: voice.name)
+        self._voices = list(voices)
         self._seed = seed
         self._by_language: dict[str, tuple[list[Voice], NDArray[np.uint64]]] = {}
 

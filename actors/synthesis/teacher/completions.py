@@ -81,6 +81,9 @@ class ServedTeacher(Teacher):
         http = httpx.AsyncClient(timeout=self._section.timeout_s, limits=limits, headers=self._headers, trust_env=through_proxy)
         self._connection = _Connection(Loop("teacher"), http, asyncio.Semaphore(self._section.concurrency))
 
+    def _abandon(self) -> None:
+        self._connected().loop.abandon()
+
     def _stop(self) -> None:
         connection, self._connection = self._connected(), None
         connection.loop.run(connection.http.aclose())

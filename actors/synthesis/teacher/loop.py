@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -17,13 +18,21 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
+        self._waited_for: set[Future[Any]] = set()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns or raises. A caller that is interrupted cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._waited_for.add(future)
         try:
             return future.result()
         finally:
+            future.cancel()
+            self._waited_for.discard(future)
+
+    def abandon(self) -> None:
+        """Cancel what threads wait for; they get a `CancelledError`. Tasks that these have started for themselves go on."""
+        for future in list(self._waited_for):
             future.cancel()
 
     def close(self) -> None:

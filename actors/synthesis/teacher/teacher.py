@@ -58,6 +58,7 @@ class Generation:
 
 class Teacher(ABC):
     """A language model. Its users enter and leave it as a context manager; it starts with the first of them and ends with the last.
+    One that leaves by an error ends what is being sampled.
 
     Safe to be used by several threads at once, whose requests then share the model's batches.
     """
@@ -86,6 +87,9 @@ class Teacher(ABC):
     def _stop(self) -> None:
         """End what `_start` has started."""
 
+    def _abandon(self) -> None:  # noqa: B027 -- a teacher without a life of its own has nothing under way
+        """Let go of what is being sampled; whoever waits for it gets a `CancelledError`."""
+
     def __enter__(self) -> Self:
         with self._entering:
             if not self._users:
@@ -94,6 +98,8 @@ class Teacher(ABC):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:  # nobody will read what its threads still wait for
+            self._abandon()
         with self._entering:
             self._users -= 1
             if not self._users:

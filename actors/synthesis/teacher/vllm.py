@@ -76,6 +76,9 @@ class VllmTeacher(Teacher):
                 f"vLLM did not start {self._section.model}: {error}; its last words are in the output above"
             ) from error
 
+    def _abandon(self) -> None:
+        self._started().loop.abandon()
+
     def _stop(self) -> None:
         engine, self._engine = self._started(), None
         engine.loop.close()

@@ -36,6 +36,11 @@ def test_named_columns_come_before_the_usual_ones_and_may_lie_in_others() -> Non
     assert (found.instruction, found.reference, found.language) == ("hi", "hallo", "de")
 
 
+def test_a_named_column_serves_no_other_role() -> None:
+    found = texts(record(answer="hi", output="hello"), "instruction=answer")
+    assert (found.instruction, found.reference) == ("hi", "hello")
+
+
 def test_of_several_references_the_first_is_learned() -> None:
     found = texts(record(text="hi", answer=["hello", "hey"]))
     assert (found.reference, found.answers) == ("hello", ("hello", "hey"))

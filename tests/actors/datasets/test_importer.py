@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from actors.datasets import importer
 from actors.datasets.records import Clip, Record
 from protocol.errors import UserError
 from protocol.messages import Utterance
-from tests.actors.datasets.sounds import encoded, imported, noise
+from tests.actors.datasets.sounds import encoded, imported, noise, said
 
 
 def record(number: int, *, key: str = "", clip: Clip | None = None, **values: Any) -> Record:
@@ -77,6 +78,27 @@ def test_refused_rows_end_the_import_or_are_counted(tmp_path: Path) -> None:
         "1 groups, 1 utterances, 0.00 h of audio; 1 clips kept as they were; "
         "1 records left out (damaged); 1 records left out (empty); 1 records left out (long)"
     )
+
+
+def test_shards_end_when_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importer, "SHARD_BYTES", 4000)
+    data, _ = imported([record(number, text=str(number), reference="a") for number in range(7)], tmp_path / "out")
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
+    assert [spoken for _, spoken in said(data)] == [[("voice-1", noise(number).tobytes())] for number in range(7)]
+
+
+def test_the_first_mistake_is_the_one_that_is_told(tmp_path: Path) -> None:
+    """Records are converted while later ones are read."""
+
+    def rows() -> Iterator[Record]:
+        yield record(1, text="hi", reference="a")
+        yield record(2, text="hi", reference="a", clip=Clip(b"junk"))
+        raise UserError("torn")
+
+    with pytest.raises(UserError, match="line 2: no audio"):
+        imported(rows(), tmp_path / "out")
+    with pytest.raises(UserError, match="torn"):
+        imported(rows(), tmp_path / "out", drop={"damaged"})
 
 
 def test_nothing_is_there_before_all_of_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from actors.rollout.actor import Actor
 from actors.rollout.gauges import Gauges
 from actors.rollout.generation import EngineFailedError, RefusedVersionError
 from actors.rollout.groups import GroupRunner
-from protocol.dialogue.actor import Ended, Granted, Notice, Registered, VersionKnown
+from protocol.dialogue.actor_events import Ended, Granted, Notice, Registered, VersionKnown
 from protocol.errors import RbaError
 from protocol.messages import Fetched, GroupResult, Lease, Outcome, PolicyVersion, Purpose, Welcome
 from protocol.metrics import Metrics

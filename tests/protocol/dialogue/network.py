@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocol.dialogue import actor as acting
+from protocol.dialogue import actor_events as acting
 from protocol.dialogue import learner_events as learning
+from protocol.dialogue.actor import ActorDialogue
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.dialogue.sequences import SequenceSet
 from protocol.ledger import Ledger
@@ -20,7 +21,7 @@ DEADLINE_S = 20.0
 class Node:
     """One actor's process."""
 
-    dialogue: acting.ActorDialogue
+    dialogue: ActorDialogue
     working: dict[int, LeasedGroup] = field(default_factory=dict)
     """What it was granted and has not finished."""
     ended: bool = False
@@ -55,7 +56,7 @@ class Network:
         """Start an actor, or kill it and start its next incarnation."""
         old = self.nodes.get(actor_id)
         incarnation = old.dialogue.incarnation + 1 if old else 0
-        node = self.nodes[actor_id] = Node(acting.ActorDialogue(actor_id, incarnation, capacity))
+        node = self.nodes[actor_id] = Node(ActorDialogue(actor_id, incarnation, capacity))
         self.act(node, acting.Tick(self.now_s))
         return node
 

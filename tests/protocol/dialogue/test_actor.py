@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from protocol.codec import PROTOCOL
-from protocol.dialogue.actor import (
-    GREET_EVERY_S,
-    RESEND_AFTER_S,
+from protocol.dialogue.actor import GREET_EVERY_S, RESEND_AFTER_S, ActorDialogue
+from protocol.dialogue.actor_events import (
     Action,
-    ActorDialogue,
     Connected,
     Ended,
     GivingBack,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from protocol.dialogue import actor as acting
+from protocol.dialogue import actor_events as acting
 from protocol.dialogue import departed
 from protocol.dialogue.departed import Departed, Mail
 from protocol.dialogue.learner import LearnerDialogue

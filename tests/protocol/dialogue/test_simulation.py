@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.dialogue import actor as acting
+from protocol.dialogue import actor_events as acting
 from protocol.dialogue import learner_events as learning
 from protocol.messages import Ack, Lease, PolicyVersion
 from tests.protocol.dialogue.network import DEADLINE_S, HEARTBEAT_S, Network

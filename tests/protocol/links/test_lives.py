@@ -10,8 +10,8 @@ import pytest
 import zmq
 
 from protocol.codec import encode
-from protocol.dialogue import actor as acting
-from protocol.dialogue.actor import Ended, Granted, Registered, VersionKnown
+from protocol.dialogue.actor import RESEND_AFTER_S
+from protocol.dialogue.actor_events import Ended, Granted, Registered, VersionKnown
 from protocol.links.loop import LinkError
 from protocol.messages import Heartbeat, PolicyVersion
 from tests.protocol import examples
@@ -46,7 +46,7 @@ async def test_a_learner_that_starts_again_gets_the_unacknowledged_results_again
     second = links.learner(port, boot_id="boot-2")
     assert (await notice(actor, Registered)).welcome.boot_id == "boot-2"
     again = await intake(second)
-    assert time.monotonic() - started_s < acting.RESEND_AFTER_S, "on the new boot id, not on the timeout"
+    assert time.monotonic() - started_s < RESEND_AFTER_S, "on the new boot id, not on the timeout"
     assert (again.actor_id, again.incarnation, again.sequence) == (lost.actor_id, lost.incarnation, lost.sequence)
     second.settle(again)
     assert await actor.drained(5)

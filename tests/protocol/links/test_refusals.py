@@ -10,7 +10,7 @@ import zmq
 
 from protocol import sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, LEARNER_CODEC
-from protocol.dialogue.actor import Ended, Granted, Registered
+from protocol.dialogue.actor_events import Ended, Granted, Registered
 from protocol.errors import UserError
 from protocol.keyring import KeyPair
 from protocol.links.actor import ActorLink

@@ -8,8 +8,8 @@ import time
 import msgspec
 
 from protocol.codec import DIALOGUE_CAP_BYTES
-from protocol.dialogue import actor as acting
-from protocol.dialogue.actor import Granted, Registered, VersionKnown
+from protocol.dialogue.actor import GREET_EVERY_S
+from protocol.dialogue.actor_events import Granted, Registered, VersionKnown
 from protocol.links.actor import split
 from protocol.messages import LeasedGroup, Outcome, PolicyVersion
 from tests.protocol import examples
@@ -44,7 +44,7 @@ async def test_the_first_greeting_is_not_lost(links: Links) -> None:
     learner = links.learner()
     started_s = time.monotonic()
     await notice(links.actor(learner.endpoint), Registered)
-    assert time.monotonic() - started_s < acting.GREET_EVERY_S
+    assert time.monotonic() - started_s < GREET_EVERY_S
 
 
 async def test_status_names_actors_and_counts(links: Links) -> None:

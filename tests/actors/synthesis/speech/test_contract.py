@@ -45,7 +45,7 @@ def speaking(request, monkeypatch):
     servant = Servant()
     servant.script = lambda body: audio(b"" if "unspeakable" in body["input"] else encoded(tone(hz=200 + len(body["voice"]))))
     with serving(servant.app) as url:
-        section = SpeechSection(backend="openai", server=SpeechServerSection(url=url), presets=["a"], voices_per_group=1, min_voices=1)
+        section = SpeechSection(backend="openai", server=SpeechServerSection(url=url), presets=["a"], voices_per_group=1)
         with open_backend(section) as backend:
             yield backend
 

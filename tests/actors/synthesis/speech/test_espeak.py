@@ -1,7 +1,11 @@
 import ctypes
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from actors.synthesis.speech.backend import Line
@@ -64,3 +68,35 @@ def test_only_the_line_that_ends_its_process_is_lost(monkeypatch):
         assert [take.clip is None for take in takes] == [number == 3 for number in range(20)]
         assert takes[3].faults[0].reason == "crashed"
         assert backend.speak(lines[:3], LIMITS) == takes[:3]
+
+
+PARENT = """
+if __name__ == "__main__":
+    from tests.actors.synthesis.speech.test_espeak import *
+    with EspeakBackend(2) as backend:
+        backend.speak([Line(TEXT, VOICES["us-m1"], "en")] * 32, LIMITS)
+        print(*backend._workers._processes, flush=True)
+        import threading
+        threading.Event().wait()
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert pids
+    parent.kill()
+    parent.wait()
+    while any(map(running, pids)):
+        time.sleep(0.05)
+
+
+def running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

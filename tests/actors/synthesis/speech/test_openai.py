@@ -144,6 +144,13 @@ def test_what_no_request_would_get_past_is_the_users_to_mend(servant, url, statu
     assert len(servant.bodies) == 1
 
 
+def test_lines_that_wait_for_a_server_that_stays_away_end_with_the_first(servant, url):
+    servant.script = busy(1000)
+    with pytest.raises(ServerGoneError), backend(url, concurrency=4) as speaking:
+        speaking.speak([Line(TEXT, Voice(str(number)), "en") for number in range(40)], Limits())
+    assert len(servant.bodies) <= 4 * 3
+
+
 def test_a_key_that_is_not_set_and_an_address_that_is_none(monkeypatch):
     monkeypatch.delenv("TTS_KEY", raising=False)
     with pytest.raises(UserError, match="the environment has no TTS_KEY"):

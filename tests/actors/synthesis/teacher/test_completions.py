@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -221,6 +222,26 @@ def test_no_more_requests_at_once_than_are_allowed() -> None:
         assert len(asked.sample([raw(100 + number) for number in range(16)])) == 16
         assert fifth.broken, "five requests met"
         assert server.busiest == 4
+
+
+def test_a_user_that_leaves_by_an_error_waits_for_nobody() -> None:
+    asked_for, answered = threading.Event(), threading.Event()
+
+    def late(path: str, body: dict[str, Any]) -> Answer:
+        if body["seed"] == 100:
+            asked_for.set()
+            answered.wait(60)
+        return plain(path, body)
+
+    with Server(late) as server, ThreadPoolExecutor(1) as pool, teacher(server.url) as kept:
+        kept.__enter__()
+        waiting = pool.submit(kept.sample, [raw(100)])
+        assert asked_for.wait(30)
+        kept.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        with pytest.raises(CancelledError):
+            waiting.result(30)
+        answered.set()
+        assert kept.sample([raw(1)])[0].text == "seed 1"
 
 
 def test_a_closed_teacher_says_so(server: Server) -> None:

@@ -70,6 +70,24 @@ def test_closing_ends_what_runs() -> None:
     assert "test" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_abandoning_ends_what_is_waited_for_and_nothing_else(loop: Loop) -> None:
+    started, others = threading.Event(), []
+
+    async def for_ever() -> None:
+        others.append(asyncio.ensure_future(after(10**9, 0)))
+        started.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(loop.run, for_ever())
+        assert started.wait(10)
+        loop.abandon()
+        with pytest.raises(CancelledError):
+            waiting.result(10)
+    assert loop.run(after(3, 7)) == 7
+    assert not others[0].done()
+
+
 def test_users_of_several_threads_share_one_life() -> None:
     teacher, inside = ScriptedTeacher(), threading.Barrier(6)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from actors.synthesis.teacher.opening import open_teacher
-from actors.synthesis.teacher.teacher import Request, TeacherFailedError
+from actors.synthesis.teacher.teacher import Generation, Request, TeacherFailedError
 from actors.synthesis.teacher.tokenizer import open_tokenizer
 from configs.synthesis import LanguageModelSection
 from protocol.errors import UserError
 from tests.actors.synthesis.teacher.conftest import CHECKPOINT, section
+from tests.protocol.weights.roles import until
 
 
 def test_the_tokens_that_end_a_text_are_found(tmp_path: Path) -> None:
@@ -47,26 +48,30 @@ def test_further_settings_reach_vllm() -> None:
 
 
 @pytest.mark.engine
-def test_an_engine_that_dies_is_told() -> None:
-    """Every process of the engine is killed while it writes; the stage hears of it, and closing ends."""
+def test_an_engine_that_is_interrupted_goes_on_and_one_that_dies_is_told() -> None:
+    """First a user leaves by an error while it writes; then all its processes are killed, and closing ends all the same."""
+    from actors.synthesis.teacher.vllm import VllmTeacher
+
+    def begun(requests: list[Request]) -> Future[list[Generation]]:
+        """What will come of requests that the engine has been given."""
+        writing = pool.submit(teacher.sample, requests)
+        until(lambda: teacher._started().llm.get_num_unfinished_requests())
+        return writing
+
     before = set(psutil.Process().children(recursive=True))
     long = [Request(prompt_ids=[1], max_tokens=250, temperature=2.0, seed=seed, stop_token_ids=[]) for seed in range(2000)]
-    heard: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            teacher.sample(long)
-        except TeacherFailedError as error:
-            heard.append(error)
-
-    with open_teacher(section()) as teacher:
-        teacher.sample(long[:1])
-        worker = threading.Thread(target=ask)
-        worker.start()
+    with ThreadPoolExecutor(1) as pool, VllmTeacher(section()) as teacher:
+        once = teacher.sample(long[:8])
+        writing = begun(long)
+        with pytest.raises(KeyboardInterrupt), teacher:
+            raise KeyboardInterrupt
+        with pytest.raises(CancelledError):
+            writing.result(60)
+        assert teacher.sample(long[:8]) == once  # the others' engine is as it was
+        writing = begun(long)
         for process in set(psutil.Process().children(recursive=True)) - before:
             process.kill()
-        worker.join(60)
-        assert not worker.is_alive()
-        assert "died" in str(heard[0])
+        with pytest.raises(TeacherFailedError, match="died"):
+            writing.result(60)
         with pytest.raises(TeacherFailedError):
             teacher.sample(long[:1])
