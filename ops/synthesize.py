@@ -19,6 +19,7 @@ from actors.synthesis.main import STAGES, Synthesis
 from actors.synthesis.page import page
 from actors.synthesis.records import Draft
 from configs.synthesis import SynthesisConfig
+from protocol import logs
 from protocol.errors import UserError
 
 PLAIN_EVERY_S = 5.0
@@ -30,6 +31,7 @@ def carry_out(config: SynthesisConfig, stages: Sequence[str], console: Console, 
     if unknown:
         raise UserError(f"no stage {', '.join(unknown)}", where="--stage", fix=f"use {', '.join(STAGES)}")
     synthesis = Synthesis(config)
+    logs.configure(synthesis.folder, "synthesis")
     with Shown(console if not as_json else Console(stderr=True)) as shown:
         synthesis.run(stages or STAGES, shown)
     figures = {"folder": str(synthesis.folder), "stages": outcome(synthesis)}

@@ -67,14 +67,19 @@ class Synthesis:
         """
         wanted = [stage for stage in STAGES if stage in stages]
         with _held(self.folder / "stages"), Teachers() as teachers:
+            for name in wanted:
+                settings.check(name, self.config, self.shelf(name))
+            unfinished = [name for name in wanted if self.shelf(name).committed < self._blocks]
+            made = {
+                name: self._stage(name, teachers) for name in unfinished
+            }  # a wrong bank of voices is told before a teacher works for days
             for place, name in enumerate(wanted):
                 if not set(ASKING) & set(wanted[place:]):
                     teachers.close()  # its memory and its cores are for who speaks
                 shelf, source = self.shelf(name), self._source(name)
-                settings.check(name, self.config, shelf)
                 watch.begins(name, shelf.committed, self._blocks)
                 if shelf.committed < source.blocks:
-                    carry_out(self._stage(name, teachers), source, shelf, _telling(watch, name))
+                    carry_out(made[name], source, shelf, _telling(watch, name))
                 watch.ends(name)
 
     def _first(self) -> Source:

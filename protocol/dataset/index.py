@@ -109,7 +109,10 @@ def build(lines: Iterable[bytes], damaged: Damaged, each: Each | None = None, *,
 
 
 def _digits(named: list[str]) -> bytes:
-    return bytes.fromhex("".join(named).replace(ALGORITHM, ""))
+    if not named:
+        return b""
+    letters = np.frombuffer("".join(named).encode("ascii"), np.uint8).reshape(len(named), -1)
+    return bytes.fromhex(letters[:, PREFIX:].tobytes().decode("ascii"))
 
 
 def _tell_repeated(ids: NDArray[np.int64], numbers: array[int], damaged: Damaged) -> None:

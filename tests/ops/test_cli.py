@@ -69,7 +69,7 @@ def test_a_place_for_copies_that_cannot_be_used_starts_nothing(
 def test_a_fault_of_the_system_ends_with_1_and_names_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("configs.loader.load", lambda *_: 1 / 0)
+    monkeypatch.setattr("configs.loader.load", lambda *_, **__: 1 / 0)
     assert rba(monkeypatch, "config", "show", "quickstart") == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error

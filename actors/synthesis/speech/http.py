@@ -63,8 +63,8 @@ class Requests:
     def post(self, **request: Any) -> httpx.Response:
         """The answer, status 200, body read. `request`: as httpx takes it.
 
-        Raises `ServerGoneError` after all attempts, and at once when another thread has made them, `RequestRefusedError` for this request alone, `UserError` where every other one
-        would be refused too.
+        Raises `ServerGoneError` after all attempts, and at once when another thread has made them; `RequestRefusedError` for this request
+        alone; `UserError` where every other one would be refused too.
         """
         if self._ended.is_set():
             raise ServerGoneError(f"{self._url} did not answer")
