@@ -1,7 +1,7 @@
 """The SpeechLM's last lesson: the same speech with a task's prompt beside it, to translate and to answer in short. Edge: torch.
 
-It goes on from the checkpoint that answers, at full learning rate, with answering among it, and stops where about half of the words of
-unseen instructions are translated: alignment is to start from a model that knows what is asked, and has much to learn.
+It goes on from the checkpoint that answers, at full learning rate, with answering among it, and stops early: alignment is to start from
+a model that knows what is asked, and has much to learn.
 """
 
 from __future__ import annotations
@@ -26,14 +26,10 @@ from quickstart.training.speechlm import Heard, answers, answers_loss, hear, hea
 from quickstart.training.steps import Schedule, batches, optimise
 from quickstart.world import Difficulty
 
-TELLING = Schedule(steps=400, peak=1.2e-3, warmup=30, floor=1.0)
-SPOKEN_ROWS: dict[Task, int] = {"answer": 12, "s2tt": 16, "qa": 6}
+TELLING = Schedule(steps=300, peak=1.2e-3, warmup=30, floor=1.0)
+SPOKEN_ROWS: dict[Task, int] = {"answer": 11, "s2tt": 18, "qa": 5}
 WRITTEN_ROWS: dict[Task, int] = {"answer": 4, "s2tt": 10, "qa": 2}
 WRITTEN_WEIGHT = 0.5
-CHECK_EVERY = 50
-CHECKED_GROUPS = 60
-HALF_WAY = 0.5
-"""Share of the words of a translation in their place, over validation instructions, at which training stops."""
 
 
 def with_prompt(rows: Sequence[Heard], task: Task, processing: Processing) -> list[Heard]:
@@ -68,7 +64,6 @@ def learn_tasks(folder: Path, by_ear: Difficulty, seed: int, tick: Tick) -> int:
               for place, (task, count) in enumerate(SPOKEN_ROWS.items())}  # fmt: skip
     written = {task: batches(with_prompt([row for row in heard if row.features is None], task, processing), count, seed + 10 + place)
                for place, (task, count) in enumerate(WRITTEN_ROWS.items())}  # fmt: skip
-    checked = with_prompt(hear(provide_split("validation"), processing)[: 4 * CHECKED_GROUPS], "s2tt", processing)
 
     def loss(_step: int) -> torch.Tensor:
         rows = [row for each in spoken.values() for row in next(each)]
@@ -78,8 +73,7 @@ def learn_tasks(folder: Path, by_ear: Difficulty, seed: int, tick: Tick) -> int:
 
     def after(step: int, value: float) -> bool:
         tick(step, value)
-        done = step + 1
-        return done % CHECK_EVERY == 0 and in_place(model, checked, processing) >= HALF_WAY
+        return False
 
     steps = optimise(model, TELLING, loss, after)
     save_model(model, folder)
@@ -92,13 +86,3 @@ def measured_task(model: nn.Module, rows: Sequence[Heard], task: Task, processin
     texts, right = answers(model, asked, processing), [row.group.reference for row in asked]
     accuracy = sum(text == wanted for text, wanted in zip(texts, right, strict=True)) / len(right)
     return {"accuracy": round(accuracy, 4), "bleu": round(BLEU().corpus_score(texts, [right]).score, 1)}
-
-
-def in_place(model: nn.Module, rows: Sequence[Heard], processing: Processing) -> float:
-    """Share of the references' words that the greedy answers have at the same place."""
-    pairs = [
-        said == word
-        for row, text in zip(rows, answers(model, rows, processing), strict=True)
-        for said, word in zip([*text.split(), *[""] * 16], row.group.reference.split(), strict=False)
-    ]
-    return sum(pairs) / len(pairs)
