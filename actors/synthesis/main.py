@@ -15,6 +15,7 @@ from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.shared import Teachers
 from configs.synthesis import SynthesisConfig
 from protocol.dataset.disk import Lock
+from protocol.errors import UserError
 
 STAGES = ("instructions", "responses", "filter", "tags", "splits", "speech", "dataset")
 """In the order of the data."""
@@ -67,8 +68,11 @@ class Synthesis:
         """
         wanted = [stage for stage in STAGES if stage in stages]
         with _held(self.folder / "stages"), Teachers() as teachers:
-            for name in wanted:
+            for name in STAGES[: STAGES.index(wanted[-1]) + 1]:  # a stage also hangs on what those before it were made with
                 settings.check(name, self.config, self.shelf(name))
+            self._refuse_fewer()
+            for name in wanted:
+                settings.note(self.config, self.shelf(name))
             unfinished = [name for name in wanted if self.shelf(name).committed < self._blocks]
             made = {
                 name: self._stage(name, teachers) for name in unfinished
@@ -79,8 +83,18 @@ class Synthesis:
                 shelf, source = self.shelf(name), self._source(name)
                 watch.begins(name, shelf.committed, self._blocks)
                 if shelf.committed < source.blocks:
-                    carry_out(made[name], source, shelf, _telling(watch, name))
+                    carry_out(made.pop(name), source, shelf, _telling(watch, name))  # what it remembers ends with it
                 watch.ends(name)
+
+    def _refuse_fewer(self) -> None:
+        """Raises `UserError` where `instructions.count` leaves out blocks that are there: the data set would never be finished."""
+        committed, each = self.shelf(STAGES[0]).committed, self.config.block_groups
+        if committed > self._blocks:
+            raise UserError(
+                f"{committed} blocks of {each} instructions are there already, and {self.config.instructions.count} would be fewer",
+                where="instructions.count",
+                fix=f"set it to more than {(committed - 1) * each}",
+            )
 
     def _first(self) -> Source:
         return Nothing(self.config.instructions.count, self.config.block_groups)

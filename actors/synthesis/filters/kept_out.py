@@ -29,9 +29,11 @@ def _instructions(path: Path) -> list[str]:
         ) from error
     found = []
     for number, line in enumerate(lines, 1):
+        if line.isspace() or not line:
+            continue
         try:
             found.append(normal(msgspec.json.decode(line, type=_Row).instruction))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UserError(
                 f"no instruction group: {error}",
                 where=f"filter.kept_out: {path}, line {number}",
