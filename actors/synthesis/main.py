@@ -39,8 +39,11 @@ class Watch(Protocol):
 class Synthesis:
     """The stages of one data set, in its folder: ``stages/<stage>/``, ``shards/`` and the manifests."""
 
-    def __init__(self, config: SynthesisConfig) -> None:
-        self.config = config
+    def __init__(self, config: SynthesisConfig, written: SynthesisConfig | None = None) -> None:
+        """`written`: the configuration as the user wrote it, where names in `config` have been replaced by this machine's paths. It is
+        what blocks and data set are described by, so that another machine can go on with them.
+        """
+        self.config, self._written = config, written or config
         self.folder = Path(config.directory) / config.name
         self._blocks = self._first().blocks
 
@@ -69,10 +72,10 @@ class Synthesis:
         wanted = [stage for stage in STAGES if stage in stages]
         with _held(self.folder / "stages"), Teachers() as teachers:
             for name in STAGES[: STAGES.index(wanted[-1]) + 1]:  # a stage also hangs on what those before it were made with
-                settings.check(name, self.config, self.shelf(name))
+                settings.check(name, self._written, self.shelf(name))
             self._refuse_fewer()
             for name in wanted:
-                settings.note(self.config, self.shelf(name))
+                settings.note(self._written, self.shelf(name))
             unfinished = [name for name in wanted if self.shelf(name).committed < self._blocks]
             made = {
                 name: self._stage(name, teachers) for name in unfinished
@@ -139,7 +142,7 @@ class Synthesis:
             case "dataset":
                 from actors.synthesis.manifests import Manifests
 
-                return Manifests(config, self.folder, self._blocks)
+                return Manifests(self._written, self.folder, self._blocks)
         raise ValueError(name)
 
 

@@ -71,12 +71,13 @@ def test_duplicates_alone_can_be_switched_off() -> None:
     assert filtering(duplicates=False).run(0, given) == given
 
 
-def test_what_is_for_measuring_is_kept_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["{}", "file://{}", "local://{}"])
+def test_what_is_for_measuring_is_kept_out(tmp_path: Path, place: str) -> None:
     manifest = tmp_path / "test.jsonl"
     manifest.write_text('{"group_id": "g", "instruction": "Tell me a joke!", "reference": "No."}\n\n{"instruction": "Sing a song"}\n')
     texts = ["tell me a joke", "tell me two jokes", "sing a song"]
     given = [Draft(id=text, instruction=text, reference="No.") for text in texts]
-    returned = filtering(kept_out=(str(manifest),), near_duplicates=None).run(0, given)
+    returned = filtering(kept_out=(place.format(manifest),), near_duplicates=None).run(0, given)
     assert [draft.rejected for draft in returned] == ["filter: kept out", "", "filter: kept out"]
     assert "kept out" in Filtering.reasons
 

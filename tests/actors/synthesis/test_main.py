@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -46,6 +45,14 @@ def test_a_stage_alone_goes_on_with_what_those_before_it_were_made_with(tmp_path
         with pytest.raises(UserError, match=f"was begun with {said}"):
             Synthesis(config(tmp_path, **changed)).run(["splits"], Silent())
     Synthesis(config(tmp_path)).run(["splits"], Silent())
+
+
+def test_another_machine_goes_on_where_models_lie_elsewhere(tmp_path: Path) -> None:
+    written, few = {"model": "org/teacher"}, instructions(8)
+    for at, stages in (("/one/cache/org--teacher", BEFORE_SPLITS), ("/other/org--teacher", STAGES)):
+        there = config(tmp_path, teacher={"model": at}, instructions=few)
+        Synthesis(there, config(tmp_path, teacher=written, instructions=few)).run(stages, Silent())
+    assert "org--teacher" not in (tmp_path / "scripted" / "dataset.json").read_text()
 
 
 def test_more_instructions_can_be_asked_for_and_not_fewer_than_there_are(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_stage_asks_for_meanings_last_and_recalls_them(encoder: str) -> None
 
 
 def test_what_is_recalled_is_what_was_there_to_the_last_bit(encoder: str) -> None:
-    texts = [" ".join(WORDS[2 + (place + step) % 17] for step in range(1 + place * 7 % 23)) for place in range(60)]
+    texts = [" ".join(WORDS[2 + (place + step) % 14] for step in range(1 + place * 7 % 23)) for place in range(60)]
     first, again = (Meanings(section(encoder, 0.97)) for _ in range(2))
     names = [f"t{place}" for place in range(60)]
     let_in = [each is None for each in first.find(names, texts)]

@@ -101,8 +101,9 @@ class Asking(Stage):
 def test_a_stage_that_is_interrupted_does_not_wait_for_a_teacher_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = Hanging()
     monkeypatch.setattr(shared, "open_teacher", lambda section, where: hanging)
-    with pytest.raises(KeyboardInterrupt), Teachers() as teachers:
+    with Teachers() as teachers:
         stage = Asking(teachers.teacher(LanguageModelSection(model="llama"), "teacher"), hanging)
-        carry_out(stage, Nothing(2, 1), Shelf(tmp_path), lambda number, drafts: None)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(stage, Nothing(2, 1), Shelf(tmp_path), lambda number, drafts: None)
     assert hanging.let_go.is_set()
     assert hanging.stops == 1
