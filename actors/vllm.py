@@ -32,6 +32,7 @@ from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, Wei
 from vllm.exceptions import VLLMClientError  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams  # noqa: E402
+from vllm.usage.usage_lib import UsageContext  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: E402
 
@@ -45,6 +46,7 @@ __all__ = [
     "SamplingParams",
     "StructuredOutputsConfig",
     "StructuredOutputsParams",
+    "UsageContext",
     "VLLMClientError",
     "WeightTransferConfig",
     "WeightTransferInitRequest",

@@ -20,7 +20,7 @@ from benchmarks.learner import SHORT_S, SIZES, SPOKEN, Side, ours, times
 from benchmarks.rows import row
 from benchmarks.sides import LOSS, RATE
 from benchmarks.speechlm import batch, write_checkpoint
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 from learner.clips import Clips
 from learner.collate import TrainingGroup, collate
 from learner.engine import prepare_environment

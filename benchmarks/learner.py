@@ -25,7 +25,7 @@ from benchmarks.command import command
 from benchmarks.rows import row, table
 from benchmarks.sides import LOSS, Ours, PlainLoop, section_for
 from benchmarks.speechlm import Size, batch, noise, write_checkpoint
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 from learner.clips import Clips
 from learner.collate import TrainingGroup
 from learner.engine import Engine, prepare_environment

@@ -39,7 +39,8 @@ from benchmarks.desk import Desk
 from benchmarks.rows import row, table
 from benchmarks.speechlm import Size, write_checkpoint
 from configs.loader import load
-from configs.schema import RewardsSection, RunConfig
+from configs.sampling import RewardsSection
+from configs.schema import RunConfig
 from learner.publish import checked
 from ops.assets import resolve
 from policies.adapter import Processing, adapter

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from benchmarks.speechlm import VOICES
-from configs.schema import LearnerSection, LossSection
+from configs.training import LearnerSection, LossSection
 from learner.collate import TrainingGroup
 from learner.engine import Engine
 from policies.adapter import Processing, Samples

@@ -21,7 +21,7 @@ from actors.rollout.engine import VllmEngine
 from actors.rollout.generation import GenerationRequest
 from benchmarks.command import command
 from benchmarks.rows import row
-from configs.schema import RolloutSection
+from configs.sampling import RolloutSection
 from policies.adapter import adapter
 from protocol.messages import Fetched, PolicyVersion
 from protocol.weights.files import directory_of

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.keys import key_docs, nearest
-from configs.schema import RunConfig, Section
+from configs.schema import RunConfig
+from configs.section import Section
 from configs.synthesis import SynthesisConfig
 from protocol.errors import UserError
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from configs.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 TOPICS = (
     "Information Seeking", "Advice Seeking", "Creative Writing", "Planning", "Reasoning", "Brainstorming", "Role Playing", "Others",

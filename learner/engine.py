@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.schema import LearnerSection, LossSection
+from configs.training import LearnerSection, LossSection
 from learner import lora
 from learner.clips import Clips
 from learner.collate import MicroBatch, TrainingGroup, collate

@@ -12,7 +12,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from configs.schema import LossSection, Strategy
+from configs.schema import Strategy
+from configs.training import LossSection
 from learner.collate import TrainingGroup, ce_voices
 from protocol.messages import REFERENCE, Completion, GroupResult, LeasedGroup, Outcome, PolicyVersion
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from configs.schema import LoraSection
+from configs.training import LoraSection
 from policies.adapter import Adapter
 from protocol.errors import UserError
 

@@ -9,7 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from configs.schema import LossSection, RunConfig
+from configs.schema import RunConfig
+from configs.training import LossSection
 from learner.checkpoint import STATE
 from learner.clips import Clips
 from learner.engine import Engine, prepare_environment

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from configs.schema import LossSection
+from configs.training import LossSection
 from learner.collate import MicroBatch
 from learner.figures import Figures
 from learner.logprobs import LogProbs

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 
 
 class Skipped(msgspec.Struct):

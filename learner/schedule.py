@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 
 
 def learning_rate(section: LearnerSection, step: int) -> float:

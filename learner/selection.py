@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from configs.schema import ValidationSection
+from configs.training import ValidationSection
 from protocol.messages import InstructionGroup
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 
 REMEMBER_PAUSES = 20
 """A number of actors that was too small is not tried again for so many `autoscale_pause_s`."""

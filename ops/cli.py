@@ -169,7 +169,7 @@ def serve_rewards(
     """Serve rewards over HTTP until Ctrl-C; runs use it through rewards.urls."""
     from pydantic import ValidationError
 
-    from configs.schema import RewardsSection
+    from configs.sampling import RewardsSection
     from ops.assets import model_path
     from protocol.errors import UserError
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops.orders import Hung, Phase
 
 BLINK_S = 5.0

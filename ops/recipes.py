@@ -9,7 +9,7 @@ import typer
 from ops.arguments import Overrides, Recipe
 
 if TYPE_CHECKING:
-    from configs.schema import Section
+    from configs.section import Section
 
 app = typer.Typer(help="Show a configuration, or what can be configured.", no_args_is_help=True)
 Synthesis = Annotated[bool, typer.Option("--synthesis", help="That of `rba synthesize` instead of `rba launch`.")]

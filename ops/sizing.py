@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops.ending import FAREWELL_S
 from ops.orders import Action, Drain, Phase, Place
 from ops.processes import Processes

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops.ending import Ending
 from ops.orders import (
     Action,

@@ -1,8 +1,8 @@
 """Rebuild the tiny checkpoints from nothing: ``python -m quickstart.build [teacher|speechlm|reward_model|all]``.
 
 Order: the teacher learns the world, to write, answer, translate and tag it, and writes the references; the SpeechLM learns half of it
-by ear, last the prompts of further tasks; the reward model learns to tell right from wrong, the SpeechLM's own mistakes among the
-wrong. Seeds are fixed; figures go to ``checkpoints/figures.json``. Takes about 45 minutes on two CPU cores.
+by ear; the reward model learns to tell right from wrong, the SpeechLM's own mistakes among the wrong. Seeds are fixed; figures go to
+``checkpoints/figures.json``. Takes about 40 minutes on two CPU cores.
 """
 
 from __future__ import annotations

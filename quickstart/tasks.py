@@ -32,7 +32,8 @@ def wanted(task: Task, instruction: Instruction) -> str:
         case "qa":
             return short(instruction)
         case "tags":
-            return json.dumps({"topic": instruction.topic, "difficulty": difficulty(instruction)})
+            tags = {"topic": instruction.topic, "difficulty": difficulty(instruction)}
+            return json.dumps(tags, separators=(",", ":"))  # as vLLM writes JSON by a schema
     assert_never(task)
 
 

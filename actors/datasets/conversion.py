@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.datasets.records import Clip, RefusedError
-from actors.datasets.resampling import resample
 from protocol.audio import SAMPLE_RATE
+from protocol.resampling import resample
 
 SLACK_S = 0.1
 """A part of a file may end so far behind the file's end; durations are rounded in many sources."""

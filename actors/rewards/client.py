@@ -15,7 +15,7 @@ import stamina
 from pydantic import ValidationError
 
 from actors.rewards.items import RewardItem, RewardScore, ScoringAnswer, checked, unscored
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 from protocol.metrics import Metrics
 

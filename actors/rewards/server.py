@@ -18,7 +18,7 @@ from actors.rewards.app import make_app
 from actors.rewards.batcher import Batcher
 from actors.rewards.items import RewardScore
 from actors.rewards.scorers.scorer import Scorer, open_scorer
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol import logs
 from protocol.errors import UserError
 from protocol.metrics import Metrics

@@ -37,7 +37,7 @@ from actors.vllm import (
     description,
     prepare_environment,
 )
-from configs.schema import EngineSection, RolloutSection, SamplingSection
+from configs.sampling import EngineSection, RolloutSection, SamplingSection
 from protocol.errors import UserError
 from protocol.messages import Fetched, PolicyVersion, VersionSpan
 from protocol.weights.files import DamagedVersionError, open_version

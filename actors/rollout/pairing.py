@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from configs.schema import PairingSection, Strategy
+from configs.sampling import PairingSection
+from configs.schema import Strategy
 from protocol.messages import REFERENCE, Completion, InstructionGroup, Outcome, PreferencePair
 
 BEST_WORST = PairingSection()

@@ -2,8 +2,7 @@
 
 The decoder reads first, as the language model under a SpeechLM does; then the audio tower learns to hear words, and the whole model
 to answer what it hears. It stops, at full learning rate, where about half of the unseen instructions are answered right: alignment is
-to start from a model that can hear, and still has much to learn. Some accents it has never heard. Last it learns what the prompts of
-further tasks ask for (`quickstart.training.further`).
+to start from a model that can hear, and still has much to learn. Some accents it has never heard.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from torch import nn
 from policies.adapter import Processing, adapter
 from policies.qwen2_audio import save_model
 from quickstart.speech import provide_split
-from quickstart.training.further import learn_tasks, measured_task
 from quickstart.training.hearing import Listener, Tick, learn_runs, learn_words, spoken_words
 from quickstart.training.speechlm import Heard, accuracy, answers, answers_loss, hear, heard_embeddings, new_model, valid, write_processor
 from quickstart.training.steps import Schedule, batches, optimise
@@ -54,14 +52,6 @@ def train_speechlm(folder: Path, seed: int, tick: Tick) -> dict[str, Any]:
         "answering": _learn_answering(model, listener, spoken, read, processing, seed, tick),
     }
     save_model(model, folder)
-    return finish(folder, steps, seed, tick)
-
-
-def finish(folder: Path, steps: dict[str, int], seed: int, tick: Tick) -> dict[str, Any]:
-    """Teach the checkpoint in `folder`, which answers, the further tasks. Returns its figures; `steps` are those of the lessons before."""
-    steps = {**steps, "tasks": learn_tasks(folder, BY_EAR, seed, tick)}
-    family = adapter("qwen2_audio")
-    model, processing = family.load_model(folder, "float32"), family.open(folder)
     return {"seed": seed, "steps": steps, "parameters": sum(each.numel() for each in model.parameters())} | measured(model, processing)
 
 
@@ -107,8 +97,6 @@ def measured(model: nn.Module, processing: Processing) -> dict[str, Any]:
         "test_accuracy": round(overall, 4),
         "test_accuracy_by_speaker": by_speaker,
         "test_accuracy_by_topic": _by_topic(test, answers(model, test, processing)),
-        "test_s2tt": measured_task(model, test, "s2tt", processing),
-        "test_qa": measured_task(model, test, "qa", processing),
     }
 
 

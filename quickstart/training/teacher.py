@@ -22,7 +22,7 @@ from quickstart.world import SPLITS, Instruction, instructions, members
 Rows = dict[Task, tuple[int, int]]
 """Of each batch, by task: instructions of the world, and of the open forms beyond it."""
 LEARNING = Schedule(steps=2000, peak=3e-3, warmup=40), Rows({"answer": (32, 6), "s2tt": (14, 7), "qa": (7, 2), "tags": (2, 1)})
-POLISHING = Schedule(steps=400, peak=1e-3, warmup=20, floor=0.0), Rows({"answer": (72, 6), "s2tt": (14, 6), "qa": (10, 2), "tags": (2, 1)})
+POLISHING = Schedule(steps=200, peak=1e-3, warmup=20, floor=0.0), Rows({"answer": (72, 6), "s2tt": (14, 6), "qa": (10, 2), "tags": (6, 3)})
 """More of the answers, until they are right."""
 WEIGHTS: dict[Task, float] = {"answer": 0.5, "s2tt": 0.3, "qa": 0.15, "tags": 0.05}
 BEYOND = 6000

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops.hangs import HangWatch, Seen
 from ops.orders import Phase
 from tests.faults.conftest import Told

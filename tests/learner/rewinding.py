@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 from learner.clips import Clips
 from learner.collate import TrainingGroup
 from learner.engine import Engine, prepare_environment

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.schema import LearnerSection, LossSection
+from configs.training import LearnerSection, LossSection
 from learner.clips import Clips
 from learner.collate import TrainingGroup
 from learner.engine import Engine, prepare_environment

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import LossSection
+from configs.training import LossSection
 from learner.collate import TrainingGroup
 from learner.frontier import EPOCHS_A_LIFE, Frontier, Source
 from learner.history import History, fold

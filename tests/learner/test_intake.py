@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import LossSection
+from configs.training import LossSection
 from learner.collate import TrainingGroup
 from learner.intake import Drop, Intake, find_fault
 from protocol.messages import REFERENCE, GroupResult, Outcome, PolicyVersion, Purpose

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import LearnerSection, LoraSection, LossSection
+from configs.training import LearnerSection, LoraSection, LossSection
 from learner import lora
 from learner.clips import Clips
 from learner.engine import Engine, prepare_environment

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import LossSection
+from configs.training import LossSection
 from learner.clips import Clips
 from learner.collate import MicroBatch, TrainingGroup, collate
 from learner.logprobs import by_sequence

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 from learner.recovery import Recovery, RecoveryState, Rollback, Skipped, Stop
 
 SECTION = LearnerSection(nonfinite_steps=3, nonfinite_rollbacks=2)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 from learner.schedule import learning_rate
 
 

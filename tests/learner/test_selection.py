@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import ValidationSection
+from configs.training import ValidationSection
 from learner.checkpoint import best_step, verify
 from learner.life import Life
 from learner.main import Learner

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema import LossSection
+from configs.training import LossSection
 from learner.clips import Clips
 from learner.collate import TrainingGroup, collate
 from learner.logprobs import AnswerLogProbs, by_sequence

@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from configs.schema import LoraSection
+from configs.training import LoraSection
 from ops import assets, memory
 from protocol.errors import UserError
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops.autoscaling import Autoscaler, Seen
 
 SECTION = FleetSection(autoscale=True, min_actors=1, max_actors=4, learner_idle=0.2, queue_batches=2, autoscale_window_s=60)

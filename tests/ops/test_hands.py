@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops import hands as rim
 from ops.hands import Hands
 from ops.orders import Build, Built, Event, Failed, Kill, Place, Placed, Scale

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops.hangs import HangWatch, Seen
 from ops.orders import Hung, Phase
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops import ending
 from ops.orders import (
     Action,

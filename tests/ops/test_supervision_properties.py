@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import FleetSection
+from configs.machines import FleetSection
 from ops.orders import (
     Action,
     Build,

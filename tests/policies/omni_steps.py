@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from configs.schema import LearnerSection
+from configs.training import LearnerSection
 from learner.engine import prepare_environment
 from learner.ranks import Ranks
 from tests.learner.stepping import BASE, run

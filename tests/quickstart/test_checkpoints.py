@@ -15,7 +15,7 @@ from quickstart.grammar import understand
 from quickstart.speech import REFERENCES, provide_split, reference
 from quickstart.tasks import PROMPTS
 from quickstart.training import teacher
-from quickstart.training.further import measured_task, with_prompt
+from quickstart.training.further import with_prompt
 from quickstart.training.reward_model import pair_accuracy
 from quickstart.training.speechlm import accuracy, answers, hear
 from quickstart.training.tokenizer import build_tokenizer
@@ -99,13 +99,6 @@ def test_transformers_own_pipeline_gives_the_same_answers(speechlm, some_test_gr
         texts += processor.batch_decode(done[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     model, processing = speechlm
     assert texts == answers(model, with_prompt(hear(some_test_groups, processing)[3::4][:8], task, processing), processing)
-
-
-def test_the_speechlm_has_begun_to_translate(speechlm, some_test_groups):
-    model, processing = speechlm
-    heard = hear(some_test_groups, processing)
-    assert 25 <= measured_task(model, heard, "s2tt", processing)["bleu"] <= 80
-    assert 0.3 <= measured_task(model, heard, "qa", processing)["accuracy"] <= 0.8
 
 
 def test_the_teacher_knows_the_world(tiny_teacher):

@@ -16,7 +16,7 @@ from transformers import LlamaModel
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.scorers import checkpoint
 from actors.rewards.scorers.conversation import Conversation, Judged, score_conversations
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 ASSISTANT_HEADER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 WHERE = "rewards.model"

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.scorers import checkpoint
 from actors.rewards.scorers.conversation import Conversation, Judged, score_conversations
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 

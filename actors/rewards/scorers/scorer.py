@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from actors.rewards.items import RewardItem, RewardScore
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 
 
 class Scorer(Protocol):

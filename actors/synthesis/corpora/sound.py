@@ -6,22 +6,13 @@ MP3 is decoded by libsndfile itself (1.1 and later).
 from __future__ import annotations
 
 import io
-import math
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol.audio import SAMPLE_RATE, Samples
 from protocol.errors import UserError
-
-ZERO_CROSSINGS = 32
-"""Of the low-pass filter's sinc to each side: a transition of some 300 Hz at 16 kHz."""
-KAISER_BETA = 9.0
-"""Side lobes below -90 dB, less than the noise of 16 bits."""
-CUTOFF = 0.95
-"""Of the lower of the two Nyquist frequencies."""
+from protocol.resampling import resample
 
 Sound = tuple[Samples, int]
 """(mono samples, float32 ``[sample]``; their rate in Hz)."""
@@ -61,34 +52,3 @@ def to_flac(sound: Sound) -> tuple[bytes, float]:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(samples, -1.0, 1.0), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue(), len(samples) / SAMPLE_RATE
-
-
-def resample(samples: Samples, rate: int) -> Samples:
-    """`samples` at `rate` Hz as 16 kHz: ceil(n · 16000 / rate) samples, filtered below the lower Nyquist frequency."""
-    if rate == SAMPLE_RATE:
-        return samples
-    common = math.gcd(rate, SAMPLE_RATE)
-    up, down = SAMPLE_RATE // common, rate // common
-    phases = _phases(up, down)
-    width = phases.shape[1]
-    reach = width // 2
-    count = -(-len(samples) * up // down)
-    padded = np.pad(samples.astype(np.float64), (reach, reach + down + width))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
-    out = np.empty(count)
-    for first in range(min(up, count)):  # outputs `first`, `first + up`, … lie between input samples in the same way
-        whole, phase = divmod(first * down, up)
-        chosen = out[first::up]
-        chosen[:] = windows[whole::down][: len(chosen)] @ phases[phase]
-    return out.astype(np.float32)
-
-
-@cache
-def _phases(up: int, down: int) -> NDArray[np.float64]:
-    """Weights of the input samples around an output that lies phase/up behind one: ``[phase, tap]``."""
-    cutoff = CUTOFF * min(1.0, up / down)  # of the input's Nyquist frequency
-    reach = math.ceil(ZERO_CROSSINGS / cutoff)
-    distance = np.arange(-reach, reach + 1)[None, :] - (np.arange(up) / up)[:, None]
-    inside = np.clip(1.0 - (distance / (reach + 1)) ** 2, 0.0, None)
-    weights = cutoff * np.sinc(cutoff * distance) * np.i0(KAISER_BETA * np.sqrt(inside)) / np.i0(KAISER_BETA)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float64)

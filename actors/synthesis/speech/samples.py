@@ -6,13 +6,13 @@ soundfile is imported on first use: a process that is about to host vLLM must no
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.audio import SAMPLE_RATE
+from protocol.resampling import resample
 
 Raw = NDArray[np.float64]
 """Mono ``[sample]``, full scale 1."""
@@ -116,37 +116,6 @@ def trim(samples: Raw) -> Raw:
     loud = np.nonzero(np.abs(samples) > SPEECH_OVER_PEAK * np.abs(samples).max())[0]
     margin = int(MARGIN_S * SAMPLE_RATE)
     return samples[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
-
-
-def resample(samples: Raw, rate_hz: int) -> Raw:
-    """To 16 kHz ``[sample]``, in the frequency domain with a soft edge below the new Nyquist frequency.
-
-    The transform covers a whole number of periods of both rates, so that the ratio is exact, and at least 20 ms of silence behind the
-    samples, which keeps its wrap-around away from them.
-    """
-    if rate_hz == SAMPLE_RATE:
-        return samples
-    common = math.gcd(rate_hz, SAMPLE_RATE)
-    periods = _smooth(-(-(len(samples) + rate_hz // 50) * common // rate_hz))
-    length = periods * (SAMPLE_RATE // common)
-    spectrum = np.fft.rfft(samples, periods * (rate_hz // common))[: length // 2 + 1]
-    frequency_hz = np.arange(len(spectrum)) * (SAMPLE_RATE / length)
-    edge = np.clip((SAMPLE_RATE / 2 - frequency_hz) / 500, 0, 1)  # a raised cosine over the last 500 Hz avoids ringing
-    wide = np.fft.irfft(spectrum * (0.5 - 0.5 * np.cos(np.pi * edge)), length) * (SAMPLE_RATE / rate_hz)
-    return wide[: -(-len(samples) * SAMPLE_RATE // rate_hz)]
-
-
-def _smooth(least: int) -> int:
-    """The next number from `least` on whose prime factors are 2, 3 and 5: transforms of other lengths take several times as long."""
-    best = 1 << max(0, (least - 1).bit_length())
-    fives = 1
-    while fives < best:
-        odd = fives
-        while odd < best:
-            best = min(best, odd << max(0, (-(-least // odd) - 1).bit_length()))
-            odd *= 3
-        fives *= 5
-    return best
 
 
 def encode(samples: NDArray[np.int16]) -> bytes:

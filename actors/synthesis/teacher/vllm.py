@@ -21,6 +21,7 @@ from actors.vllm import (
     SamplingParams,
     StructuredOutputsConfig,
     StructuredOutputsParams,
+    UsageContext,
     VLLMClientError,
     check_extra,
     current_platform,
@@ -68,7 +69,8 @@ class VllmTeacher(Teacher):
 
     async def _build(self) -> AsyncLLM:
         try:
-            return AsyncLLM.from_engine_args(self._arguments)
+            # vLLM's own limits for `LLM.generate`: as many at once as the machine is good for, since nobody waits for the first token
+            return AsyncLLM.from_engine_args(self._arguments, usage_context=UsageContext.LLM_CLASS)
         except ValueError as error:  # pydantic's and vLLM's own
             raise UserError(str(error), where=self._where, fix="correct the setting that vLLM names") from error
         except RuntimeError as error:

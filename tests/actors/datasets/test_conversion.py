@@ -1,41 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from actors.datasets.conversion import convert
 from actors.datasets.records import Clip, RefusedError
-from actors.datasets.resampling import resample
 from tests.actors.datasets.sounds import decoded, encoded, noise
-
-
-@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 24_000, 44_100, 48_000])
-def test_resampling_keeps_speech_as_it_is_and_its_length(rate_hz: int) -> None:
-    seconds = np.arange(rate_hz) / rate_hz
-    tone = 0.5 * np.sin(2 * np.pi * 1000 * seconds) + 0.2 * np.sin(2 * np.pi * 3300 * seconds + 1)
-    heard = resample(tone, rate_hz)
-    seconds = np.arange(16_000) / 16_000
-    expected = 0.5 * np.sin(2 * np.pi * 1000 * seconds) + 0.2 * np.sin(2 * np.pi * 3300 * seconds + 1)
-    assert len(heard) == 16_000
-    assert np.abs(heard - expected)[800:-800].max() < 1e-3  # the ends ring, as the tone begins and stops at once
-
-
-def test_resampling_drops_what_16_khz_cannot_hold() -> None:
-    tone = np.sin(2 * np.pi * 9000 * np.arange(48_000) / 48_000)
-    assert np.abs(resample(tone, 48_000))[800:-800].max() < 1e-3
-
-
-def test_a_click_does_not_ring() -> None:
-    click = np.zeros(24_000)
-    click[12_001] = 1
-    assert np.abs(resample(click, 24_000)[:6400]).max() < 1e-5  # 0.1 s before it
-
-
-@pytest.mark.parametrize("frames", [1, 2, 441, 44_101])
-def test_no_length_is_refused(frames: int) -> None:
-    assert len(resample(np.ones(frames), 44_100)) == math.ceil(frames * 160 / 441)
 
 
 def test_flac_of_the_right_kind_is_kept_byte_by_byte() -> None:

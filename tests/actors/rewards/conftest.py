@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actors.rewards.server import RewardServer
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 
 QWEN_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 LLAMA_TEMPLATE = (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from actors.rewards.client import AVOID_S, RewardClient, Rotation
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.server import RewardServer
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 ITEMS = [RewardItem("a", "say seven", "seven", "seven"), RewardItem("b", "say seven", "six", "seven")]

@@ -18,7 +18,7 @@ from actors.rewards import app
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.server import RewardServer
 from actors.rewards.server import serve as serve_in_foreground
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 Serve = Callable[..., RewardServer]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from configs.schema import RolloutSection
+from configs.sampling import RolloutSection
 from policies.adapter import Processing, adapter
 from protocol.messages import PolicyVersion
 from tests.tiny import tiny_checkpoint

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from actors.rollout.generation import GenerationRequest
-from configs.schema import RolloutSection
+from configs.sampling import RolloutSection
 from policies.adapter import Processing
 from protocol.errors import UserError
 from tests.tiny import tone

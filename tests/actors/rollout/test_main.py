@@ -17,7 +17,8 @@ import httpx
 import pytest
 import soundfile
 
-from configs.schema import RewardsSection, RunConfig
+from configs.sampling import RewardsSection
+from configs.schema import RunConfig
 from protocol.dataset import ManifestWriter
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.gate import server_door

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.rollout.pairing import pair, same_text
-from configs.schema import PairingSection
+from configs.sampling import PairingSection
 from protocol.messages import REFERENCE, Completion, Outcome, PreferencePair
 from tests.actors.rollout.scripted import answers, group
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actors.rollout.generation import GenerationRequest
-from configs.schema import LearnerSection, LoraSection, LossSection
+from configs.training import LearnerSection, LoraSection, LossSection
 from policies.adapter import Processing, adapter
 from protocol.messages import Completion, Fetched, GroupResult, Outcome, PolicyVersion, PreferencePair, VersionSpan
 from protocol.weights.files import directory_of, open_version

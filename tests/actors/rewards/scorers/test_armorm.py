@@ -8,7 +8,7 @@ import pytest
 from actors.rewards.items import RewardItem
 from actors.rewards.scorers.armorm import ATTRIBUTES, last_occurrence
 from actors.rewards.scorers.scorer import open_scorer
-from configs.schema import RewardsSection
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 ANSWERS = ["two", "it is two, since one and one make two", ("no idea " * 9).strip(), "2"]

@@ -6,36 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 
-from actors.synthesis.corpora.sound import DamagedSoundError, decode, resample, to_flac
+from actors.synthesis.corpora.sound import DamagedSoundError, decode, to_flac
 from tests.actors.synthesis.corpora.layouts import encoded, tone
 
 
 def loudest_hz(samples: np.ndarray, rate: int) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))))) * rate / len(samples)
-
-
-@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000])
-@pytest.mark.parametrize("hz", [300, 3_000])
-def test_a_tone_stays_a_tone(rate: int, hz: int) -> None:
-    samples = resample(tone(hz, 1.0, rate), rate)
-    assert len(samples) == 16_000
-    expected = tone(hz, 1.0, 16_000)
-    inner = slice(1_000, -1_000)
-    assert np.abs(samples[inner] - expected[inner]).max() < 2e-4
-
-
-def test_what_16_khz_cannot_hold_is_filtered_out() -> None:
-    assert np.abs(resample(tone(11_000, 1.0, 48_000), 48_000)[500:-500]).max() < 1e-3
-
-
-@given(st.integers(1, 5_000), st.sampled_from([8_000, 11_025, 22_050, 32_000, 44_100, 48_000]))
-def test_every_length_is_converted(count: int, rate: int) -> None:
-    samples = resample(np.full(count, 0.25, np.float32), rate)
-    assert len(samples) == -(-count * 16_000 // rate)
-    assert samples.dtype == np.float32
 
 
 def test_the_channels_are_averaged_and_the_file_is_flac_of_16_bits() -> None:

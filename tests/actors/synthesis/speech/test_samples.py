@@ -13,10 +13,8 @@ from actors.synthesis.speech.samples import (
     Clip,
     Fault,
     Limits,
-    _smooth,
     encode,
     finish,
-    resample,
 )
 from tests.actors.synthesis.speech.servers import tone
 
@@ -83,28 +81,6 @@ def test_bounds_are_those_of_the_language():
     assert reason(tone(2.0), text="今天的天气怎么样", language="zh", limits=limits) == ""
     assert reason(tone(21.0), text="word " * 30, limits=limits) == "too long"
     assert reason(tone(19.0), text="word " * 30, limits=limits) == ""
-
-
-@pytest.mark.parametrize("rate_hz", [22_050, 24_000, 44_100, 48_000])
-def test_resampling_keeps_tones_and_drops_what_does_not_fit(rate_hz):
-    time_s = np.arange(rate_hz) / rate_hz
-    window = np.hanning(rate_hz)
-    kept = resample(np.sin(2 * np.pi * 1000 * time_s) * window, rate_hz)
-    expected = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000) * np.hanning(16_000)
-    assert len(kept) == 16_000
-    assert np.abs(kept - expected).max() < 5e-3
-    assert np.abs(resample(np.sin(2 * np.pi * 9500 * time_s) * window, rate_hz)).max() < 1e-3
-    assert np.abs(resample(np.sin(2 * np.pi * 7900 * time_s) * window, rate_hz)).max() < 0.2  # the edge is soft
-
-
-@given(st.integers(1, 1 << 20))
-def test_transforms_have_lengths_of_small_factors(least):
-    found = _smooth(least)
-    assert least <= found <= 1.5 * least + 1
-    for prime in (2, 3, 5):
-        while found % prime == 0:
-            found //= prime
-    assert found == 1
 
 
 def test_the_same_samples_make_the_same_file():
