@@ -152,7 +152,8 @@ def synthesize(
     if describe:
         making.describe(loaded, _console(), html, as_json=as_json)
     else:
-        making.carry_out(resolve_synthesis(loaded, typer.echo), [] if everything else stage or [], _console(), as_json=as_json)
+        resolved = resolve_synthesis(loaded, typer.echo)
+        making.carry_out(resolved, [] if everything else stage or [], _console(), as_json=as_json, written=loaded)
 
 
 @app.command("serve-rewards")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -25,14 +28,18 @@ from protocol.errors import UserError
 PLAIN_EVERY_S = 5.0
 
 
-def carry_out(config: SynthesisConfig, stages: Sequence[str], console: Console, *, as_json: bool = False) -> None:
-    """Run these stages (all of them where none is named) and tell what came of them."""
+def carry_out(
+    config: SynthesisConfig, stages: Sequence[str], console: Console, *, as_json: bool = False, written: SynthesisConfig | None = None
+) -> None:
+    """Run these stages (all of them where none is named) and tell what came of them. SIGTERM ends it as Ctrl-C does: engine and processes
+    go with it. `written`: `config` as the user wrote it, before names became paths.
+    """
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         raise UserError(f"no stage {', '.join(unknown)}", where="--stage", fix=f"use {', '.join(STAGES)}")
-    synthesis = Synthesis(config)
+    synthesis = Synthesis(config, written)
     logs.configure(synthesis.folder, "synthesis")
-    with Shown(console if not as_json else Console(stderr=True)) as shown:
+    with _ending_on_sigterm(), Shown(console if not as_json else Console(stderr=True)) as shown:
         synthesis.run(stages or STAGES, shown)
     figures = {"folder": str(synthesis.folder), "stages": outcome(synthesis)}
     if as_json:
@@ -42,6 +49,23 @@ def carry_out(config: SynthesisConfig, stages: Sequence[str], console: Console, 
         reasons = ", ".join(f"{count} {reason}" for reason, count in each["rejected"].items())
         console.print(f"{stage:13} {each['kept']:>9,} kept" + (f"   rejected: {reasons}" if reasons else ""), highlight=False)
     console.print(f"the data set is in {synthesis.folder}", highlight=False)
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Exit code 143, by way of every `finally`. Only the main thread can be interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def outcome(synthesis: Synthesis) -> dict[str, dict[str, Any]]:

@@ -51,12 +51,12 @@ class Filtering(Stage):
     def recall(self, drafts: Sequence[Draft]) -> None:
         """Let in again what was let in."""
         meant = f"{self.name}: {SAME_MEANING}"
+        passed = [draft for draft in drafts if draft.rejected in ("", meant)]
+        ids, texts = [draft.id for draft in passed], [draft.instruction for draft in passed]
         if self._duplicates is not None:
-            passed = [draft for draft in drafts if draft.rejected in ("", meant)]
-            self._duplicates.enter([draft.id for draft in passed], [draft.instruction for draft in passed])
+            self._duplicates.enter(ids, texts)
         if (meanings := self._loaded()) is not None:
-            kept = [draft for draft in drafts if draft.kept]
-            meanings.enter([draft.id for draft in kept], [draft.instruction for draft in kept])
+            meanings.enter(ids, texts, [draft.kept for draft in passed])
 
     def run(self, number: int, drafts: Sequence[Draft]) -> Sequence[Draft]:  # noqa: ARG002 -- nothing is written beside the drafts
         """Reject what the recipe rejects."""

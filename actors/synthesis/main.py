@@ -15,6 +15,7 @@ from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.shared import Teachers
 from configs.synthesis import SynthesisConfig
 from protocol.dataset.disk import Lock
+from protocol.errors import UserError
 
 STAGES = ("instructions", "responses", "filter", "tags", "splits", "speech", "dataset")
 """In the order of the data."""
@@ -38,8 +39,11 @@ class Watch(Protocol):
 class Synthesis:
     """The stages of one data set, in its folder: ``stages/<stage>/``, ``shards/`` and the manifests."""
 
-    def __init__(self, config: SynthesisConfig) -> None:
-        self.config = config
+    def __init__(self, config: SynthesisConfig, written: SynthesisConfig | None = None) -> None:
+        """`written`: the configuration as the user wrote it, where names in `config` have been replaced by this machine's paths. It is
+        what blocks and data set are described by, so that another machine can go on with them.
+        """
+        self.config, self._written = config, written or config
         self.folder = Path(config.directory) / config.name
         self._blocks = self._first().blocks
 
@@ -67,8 +71,11 @@ class Synthesis:
         """
         wanted = [stage for stage in STAGES if stage in stages]
         with _held(self.folder / "stages"), Teachers() as teachers:
+            for name in STAGES[: STAGES.index(wanted[-1]) + 1]:  # a stage also hangs on what those before it were made with
+                settings.check(name, self._written, self.shelf(name))
+            self._refuse_fewer()
             for name in wanted:
-                settings.check(name, self.config, self.shelf(name))
+                settings.note(self._written, self.shelf(name))
             unfinished = [name for name in wanted if self.shelf(name).committed < self._blocks]
             made = {
                 name: self._stage(name, teachers) for name in unfinished
@@ -79,8 +86,18 @@ class Synthesis:
                 shelf, source = self.shelf(name), self._source(name)
                 watch.begins(name, shelf.committed, self._blocks)
                 if shelf.committed < source.blocks:
-                    carry_out(made[name], source, shelf, _telling(watch, name))
+                    carry_out(made.pop(name), source, shelf, _telling(watch, name))  # what it remembers ends with it
                 watch.ends(name)
+
+    def _refuse_fewer(self) -> None:
+        """Raises `UserError` where `instructions.count` leaves out blocks that are there: the data set would never be finished."""
+        committed, each = self.shelf(STAGES[0]).committed, self.config.block_groups
+        if committed > self._blocks:
+            raise UserError(
+                f"{committed} blocks of {each} instructions are there already, and {self.config.instructions.count} would be fewer",
+                where="instructions.count",
+                fix=f"set it to more than {(committed - 1) * each}",
+            )
 
     def _first(self) -> Source:
         return Nothing(self.config.instructions.count, self.config.block_groups)
@@ -125,7 +142,7 @@ class Synthesis:
             case "dataset":
                 from actors.synthesis.manifests import Manifests
 
-                return Manifests(config, self.folder, self._blocks)
+                return Manifests(self._written, self.folder, self._blocks)
         raise ValueError(name)
 
 

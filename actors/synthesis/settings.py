@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from actors.synthesis.shelf import Shelf
 from configs.synthesis import SynthesisConfig
+from protocol.dataset.disk import Appearing
 from protocol.errors import UserError
 
 FILE = "settings.yaml"
@@ -27,9 +28,9 @@ GROWING = {"instructions": ("instructions.count",)}
 
 
 def check(stage: str, config: SynthesisConfig, shelf: Shelf) -> None:
-    """Note the settings of a stage that begins. Raises `UserError` when it began with others."""
+    """Raises `UserError` when the stage has committed blocks with other settings. What has committed none may begin with any."""
     path = shelf.folder / FILE
-    if path.is_file():
+    if shelf.committed and path.is_file():
         for key, before, after in _read(path).fixed_differences(config):
             if _below(key, KEYS[stage]) and not _below(key, GROWING.get(stage, ())):
                 raise UserError(
@@ -37,10 +38,12 @@ def check(stage: str, config: SynthesisConfig, shelf: Shelf) -> None:
                     where=str(path),
                     fix=f"set {key} back, give the data set another name, or take away the folders of this stage and of those behind it",
                 )
-    shelf.folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    partial.rename(path)
+
+
+def note(config: SynthesisConfig, shelf: Shelf) -> None:
+    """Write down the settings of a stage that begins or goes on. Raises `UserError` where they cannot be written."""
+    with Appearing(shelf.folder / FILE) as file:
+        file.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
 
 
 def _read(path: Path) -> SynthesisConfig:

@@ -1,7 +1,8 @@
 """What a stage has finished, on disk: one file of drafts a block, each whole or not there.
 
 ``<folder>/000000.jsonl`` holds block 0, one draft a line, rejected ones among them. A block is written under a hidden name, synced and
-renamed, and never changes afterwards.
+renamed, and never changes afterwards. Looking at a shelf changes nothing, so others may look while a run writes; what a killed run left
+half written is overwritten by the next block.
 """
 
 from __future__ import annotations
@@ -34,8 +35,6 @@ class Shelf:
             self._count()
 
     def _count(self) -> None:
-        for partial in self.folder.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
         names = {path.name for path in self.folder.glob("*.jsonl")}
         while _name(self.committed) in names:
             self.committed += 1

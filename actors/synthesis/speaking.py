@@ -74,8 +74,8 @@ class Speaking(Stage):
             if self._section.bank is not None:
                 self._backend.check(self._voices)
             if self._listener is not None and self._section.transcripts is not None:
-                stack.enter_context(self._listener)
                 self._ears = stack.enter_context(ThreadPoolExecutor(self._section.transcripts.concurrency, thread_name_prefix="listen"))
+                stack.enter_context(self._listener)  # ends first: the ears wait for its answers
             self._opened = stack.pop_all()
         return self
 

@@ -114,7 +114,7 @@ def read(text: str, section: TagsSection) -> Tags | None:
     start, end = text.find("{"), text.rfind("}")
     try:
         answer = msgspec.json.decode(text[start : end + 1]) if 0 <= start < end else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):  # a model that loops may open brackets without end
         return None
     if not isinstance(answer, dict):
         return None

@@ -15,7 +15,7 @@ import msgspec
 import xxhash
 
 from protocol.dataset import sidecar
-from protocol.dataset.disk import Lock, telling
+from protocol.dataset.disk import Lock, sync_folder, telling
 from protocol.dataset.lines import Location, write_line
 from protocol.dataset.places import place_of
 from protocol.dataset.shards import ShardWriter
@@ -38,6 +38,7 @@ class ManifestAppender:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             found = os.fstat(self._handle).st_size
+            sync_folder(path.parent)  # what is committed to it would be lost with its name
         if found < size_bytes:
             os.close(self._handle)
             what = f"the manifest has {found} bytes, and {size_bytes} were committed"

@@ -55,8 +55,9 @@ class Duplicates:
             earlier = self._closest(form, candidates, self._near) or self._same_or_enter(ids[number], form)
             if earlier is None:
                 entered.append(number)
-                for key in rows[number]:
-                    met.setdefault(key, len(self._ids) - 1)
+                for key, owner in zip(rows[number], owners[number], strict=True):
+                    if owner == EMPTY:  # else the first text with it is known already
+                        met.setdefault(key, len(self._ids) - 1)
             found.append(earlier)
         first = len(self._ids) - len(entered)
         self._buckets.claim(keys[entered].ravel(), np.arange(first, len(self._ids), dtype=np.uint32).repeat(keys.shape[1]))

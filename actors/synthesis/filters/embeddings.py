@@ -62,10 +62,11 @@ class Meanings:
         self._append([ids[number] for number in entered], vectors[entered])
         return found
 
-    def enter(self, ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Let texts in that `find` has let in before."""
+    def enter(self, ids: Sequence[str], texts: Sequence[str], let_in: Sequence[bool]) -> None:
+        """Let texts in that `find` has let in before, of all that it was asked for: a vector's last bits depend on its batch."""
         if texts:
-            self._append(ids, self.embed(texts))
+            entered = [number for number, each in enumerate(let_in) if each]
+            self._append([ids[number] for number in entered], self.embed(texts)[entered])
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:

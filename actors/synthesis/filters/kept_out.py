@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 
 from actors.synthesis.filters.normal import normal
+from protocol.dataset.places import place_of, reason
 from protocol.errors import UserError
 
 
@@ -17,21 +17,25 @@ class _Row(msgspec.Struct):
 
 def kept_out(manifests: Iterable[str]) -> frozenset[str]:
     """The normal forms of the manifests' instructions. Raises `UserError` for a file that is none."""
-    return frozenset(text for manifest in manifests for text in _instructions(Path(manifest)))
+    return frozenset(text for manifest in manifests for text in _instructions(manifest))
 
 
-def _instructions(path: Path) -> list[str]:
+def _instructions(path: str) -> list[str]:
+    place, name = place_of(path)
     try:
-        lines = path.read_bytes().splitlines()
+        with place.opened(name) as file:
+            lines = file.readlines()
     except OSError as error:
         raise UserError(
-            f"the manifest cannot be read ({error.strerror})", where=f"filter.kept_out: {path}", fix="name manifests of instruction groups"
+            f"the manifest cannot be read ({reason(error)})", where=f"filter.kept_out: {path}", fix="name manifests of instruction groups"
         ) from error
     found = []
     for number, line in enumerate(lines, 1):
+        if line.isspace():
+            continue
         try:
             found.append(normal(msgspec.json.decode(line, type=_Row).instruction))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UserError(
                 f"no instruction group: {error}",
                 where=f"filter.kept_out: {path}, line {number}",

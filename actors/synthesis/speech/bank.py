@@ -11,6 +11,7 @@ A CSV file has the same names in its first line. A folder holds `<name>.wav` (or
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -85,7 +86,7 @@ def _recording(voice: Voice, where: str) -> str:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Voice]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
             try:
@@ -96,7 +97,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Voice]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Voice]]:
-    rows = csv.DictReader(_text(path).splitlines())
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
     for row in rows:
         where = f"{path}, line {rows.line_num}"
         yield where, _voice({key: value for key, value in row.items() if value}, path.parent, where)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from types import TracebackType
@@ -36,6 +37,7 @@ class EspeakBackend(Backend):
         self.processes = processes or len(os.sched_getaffinity(0))
         self._workers: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._ended = False
 
     def check(self, voices: Sequence[Voice]) -> None:
         """Raises `UserError` for a combination of accent and variant that espeak-ng does not know."""
@@ -83,36 +85,47 @@ class EspeakBackend(Backend):
 
     def _alone(self, line: Line, limits: Limits) -> Take:
         """A process that speaks nothing else, so that only the line that ends it is blamed."""
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent) as process:
+        self._go_on()
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin) as process:
             found = self._answer(process.submit(_speak, [line], limits))
         return found[0] if found else Take(None, (Fault("crashed", "espeak-ng ended its process"),))
 
     def _processes(self) -> ProcessPoolExecutor:
         """The pool; another one when the last one broke."""
         with self._lock:
+            self._go_on()
             if self._workers is None or self._workers._broken:  # noqa: SLF001 -- submitting would raise it, and break the batch
                 # spawn: espeak-ng's globals, and the threads of whoever calls, must not be forked
-                self._workers = ProcessPoolExecutor(
-                    self.processes, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
-                )
+                self._workers = ProcessPoolExecutor(self.processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
             return self._workers
+
+    def _go_on(self) -> None:
+        """Raises `CancelledError` behind the end: a thread that is still at its lines must not start processes that nobody ends."""
+        if self._ended:
+            raise CancelledError
 
     def __enter__(self) -> Self:
         if importlib.util.find_spec("espeakng_loader") is None:
             raise MISSING
+        self._ended = False
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._workers is not None:
-            self._workers.shutdown(cancel_futures=True)
-            self._workers = None
+        with self._lock:
+            self._ended = True
+            workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.shutdown(cancel_futures=True)
 
 
 # --- in the processes -----------------------------------------------------------------------------------------
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
+def _begin() -> None:
+    """Ctrl-C goes to every process of a terminal, and is for the parent to answer; one that was killed answers nothing, and its
+    processes would wait for work for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import httpx
 import stamina
@@ -18,6 +21,10 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
 WRONG = frozenset({401, 403, 404, 405})
 """Statuses that every request would get: a wrong key, address or model."""
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Reached without the proxy that the environment names."""
+CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
+"""Events of httpx that bring a new socket."""
 
 
 class ServerGoneError(RbaError):
@@ -39,9 +46,13 @@ class Requests:
         self, url: str, path: str, *, key: str, api_key_env: str | None, timeout_s: float, attempts: int, concurrency: int
     ) -> None:
         """`key`: the section of the configuration, for messages. Raises `UserError` for a malformed URL or a key that is not set."""
-        parsed = httpx.URL(url)
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL()
         if parsed.scheme not in {"http", "https"} or not parsed.host:
             raise UserError(f"{url!r} is no address", where=f"{key}.url", fix="write http://HOST:PORT/v1")
+        self._through_proxy = parsed.host not in LOOPBACK
         self._headers = {}
         if api_key_env is not None:
             if not os.environ.get(api_key_env):
@@ -50,15 +61,33 @@ class Requests:
         self._key, self._url, self._attempts, self._timeout_s = key, f"{url.rstrip('/')}{path}", attempts, timeout_s
         self._limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self._ended = threading.Event()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = threading.Lock()
         self.first_wait_s = FIRST_WAIT_S
 
     def __enter__(self) -> Self:
-        self._http = httpx.Client(headers=self._headers, timeout=self._timeout_s, limits=self._limits)
+        self._http = httpx.Client(headers=self._headers, timeout=self._timeout_s, limits=self._limits, trust_env=self._through_proxy)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._ended.set()
+        self.end()
         self._http.close()
+
+    def end(self) -> None:
+        """Let go of what is under way: a thread that waits for an answer gets an error, and none asks again."""
+        self._ended.set()
+        with self._lock:
+            for each in self._sockets:
+                _hang_up(each)
+
+    def _traced(self, event: str, told: dict[str, Any]) -> None:
+        """Called by httpx at every step; keeps the sockets, for to close a client wakes nobody who waits."""
+        if event in CONNECTED:
+            connected = told["return_value"].get_extra_info("socket")
+            with self._lock:
+                self._sockets.add(connected)
+                if self._ended.is_set():
+                    _hang_up(connected)
 
     def post(self, **request: Any) -> httpx.Response:
         """The answer, status 200, body read. `request`: as httpx takes it.
@@ -79,7 +108,7 @@ class Requests:
             ):
                 with attempt:
                     return self._try(request)
-        except (_TryAgainError, httpx.TransportError) as error:
+        except (_TryAgainError, httpx.RequestError) as error:
             self._ended.set()  # threads that still wait for the same server need not
             raise ServerGoneError(
                 f"{self._url} did not answer in {self._attempts} tries ({_said(error)}); "
@@ -88,10 +117,10 @@ class Requests:
         raise AssertionError("retry_context ends by returning or raising")
 
     def _may_help(self, error: Exception) -> bool:
-        return isinstance(error, (_TryAgainError, httpx.TransportError)) and not self._ended.is_set()
+        return isinstance(error, (_TryAgainError, httpx.RequestError)) and not self._ended.is_set()
 
     def _try(self, request: dict[str, Any]) -> httpx.Response:
-        with self._http.stream("POST", self._url, **request) as response:
+        with self._http.stream("POST", self._url, extensions={"trace": self._traced}, **request) as response:
             content = bytearray()
             for chunk in response.iter_bytes():
                 content += chunk
@@ -105,6 +134,11 @@ class Requests:
         if not response.is_success:
             raise RequestRefusedError(told)
         return httpx.Response(response.status_code, headers=response.headers, content=bytes(content))
+
+
+def _hang_up(connected: socket.socket) -> None:
+    with suppress(OSError):  # it may have ended by itself
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _said(error: Exception) -> str:

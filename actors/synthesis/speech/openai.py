@@ -60,6 +60,7 @@ class OpenAIBackend(Backend):
         return super().__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.requests.end()  # first: the threads of the pool wait for answers
         super().__exit__(kind, error, trace)
         self.requests.__exit__(kind, error, trace)
 

@@ -63,7 +63,7 @@ class ServedTeacher(Teacher):
         super().__init__()
         self._section, self._where, self._first_wait_s = section, where, first_wait_s
         self._url = str(section.url).rstrip("/")
-        if not self._url.startswith(("http://", "https://")):
+        if not _is_address(self._url):
             raise UserError(f"{section.url} is no HTTP address", where=f"{where}.url", fix="write it as http://host:port/v1")
         self._headers = {"Authorization": f"Bearer {_key(section, where)}"} if section.api_key_env else {}
         self._checked: set[Kind] = set()
@@ -210,6 +210,14 @@ def read_answer(answer: bytes) -> Generation:
     if reason not in FINISH:  # such as a content filter, or a tool that the model calls
         return Generation("", tokens, "refused", f"ended with {reason!r}")
     return Generation(text or "", tokens, FINISH[reason])
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
 def _kind(request: Request) -> Kind:

@@ -56,5 +56,8 @@ class _Lasting(Teacher):
     def _start(self) -> None:
         self._running.enter_context(self._teacher)
 
+    def _abandon(self) -> None:
+        self._teacher._abandon()  # noqa: SLF001 -- it stands for that one
+
     def _stop(self) -> None:
         """Another stage may come."""

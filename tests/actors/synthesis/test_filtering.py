@@ -71,22 +71,29 @@ def test_duplicates_alone_can_be_switched_off() -> None:
     assert filtering(duplicates=False).run(0, given) == given
 
 
-def test_what_is_for_measuring_is_kept_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["{}", "file://{}", "local://{}"])
+def test_what_is_for_measuring_is_kept_out(tmp_path: Path, place: str) -> None:
     manifest = tmp_path / "test.jsonl"
-    manifest.write_text('{"group_id": "g", "instruction": "Tell me a joke!", "reference": "No."}\n{"instruction": "Sing a song"}\n')
+    manifest.write_text('{"group_id": "g", "instruction": "Tell me a joke!", "reference": "No."}\n\n{"instruction": "Sing a song"}\n')
     texts = ["tell me a joke", "tell me two jokes", "sing a song"]
     given = [Draft(id=text, instruction=text, reference="No.") for text in texts]
-    returned = filtering(kept_out=(str(manifest),), near_duplicates=None).run(0, given)
+    returned = filtering(kept_out=(place.format(manifest),), near_duplicates=None).run(0, given)
     assert [draft.rejected for draft in returned] == ["filter: kept out", "", "filter: kept out"]
     assert "kept out" in Filtering.reasons
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "cannot be read"), ("{", "line 1"), ('{"instruction": "a"}\n{"text": "a"}\n', "line 2")]
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        (b"{", "line 1"),
+        (b'{"instruction": "a"}\n{"text": "a"}\n', "line 2"),
+        (b'{"instruction": "\xff"}', "line 1"),
+    ],
 )
-def test_a_manifest_that_is_none(tmp_path: Path, content: str | None, said: str) -> None:
+def test_a_manifest_that_is_none(tmp_path: Path, content: bytes | None, said: str) -> None:
     manifest = tmp_path / "test.jsonl"
     if content is not None:
-        manifest.write_text(content)
+        manifest.write_bytes(content)
     with pytest.raises(UserError, match=said):
         filtering(kept_out=(str(manifest),))

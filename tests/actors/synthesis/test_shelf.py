@@ -44,8 +44,23 @@ def test_a_half_written_block_is_not_there(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     shelf.commit(0, [Draft(id="a")])
     (tmp_path / ".000001.jsonl.partial").write_text('{"id": "b"')
-    assert Shelf(tmp_path).committed == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["000000.jsonl"]
+    again = Shelf(tmp_path)
+    assert again.committed == 1
+    again.commit(1, [Draft(id="c")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.jsonl", "000001.jsonl"]
+    assert Shelf(tmp_path).read(1) == [Draft(id="c")]
+
+
+def test_whoever_looks_while_a_block_is_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, looked = Shelf(tmp_path), list[int]()
+
+    def look(_descriptor: int) -> None:
+        looked.append(Shelf(tmp_path).committed)
+
+    monkeypatch.setattr("actors.synthesis.shelf.os.fsync", look)
+    shelf.commit(0, [Draft(id="a")])
+    assert looked[0] == 0
+    assert Shelf(tmp_path).read(0) == [Draft(id="a")]
 
 
 def test_a_gap_is_refused(tmp_path: Path) -> None:

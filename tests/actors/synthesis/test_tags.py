@@ -74,6 +74,10 @@ def test_what_stays_unreadable_is_kept_as_others_or_rejected(text: str) -> None:
     assert [draft.rejected for draft in drafts] == ["tags: unreadable"] * 3
 
 
+def test_brackets_that_a_looping_model_opens_are_unreadable() -> None:
+    assert tagging.read('{"topic": ' + "[" * 50_000 + "}", config().tags) is None
+
+
 def test_topics_that_are_dropped() -> None:
     drafts, _ = tagged(lambda request: json.dumps({**GOOD, "topic": "coding"}))
     assert {(draft.topic, draft.rejected, draft.detail) for draft in drafts} == {("Coding", "tags: topic", "Coding")}

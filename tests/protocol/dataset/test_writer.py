@@ -323,3 +323,11 @@ def test_a_disk_that_fills_up_within_a_line_shows_nothing_of_it(tmp_path: Path, 
         manifest.commit()  # there is room again
         writer.finish()
     assert list(DataSet.open(tmp_path / "train.jsonl").groups) == made
+
+
+def test_the_name_of_a_new_manifest_is_made_to_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[set[str]] = []
+    monkeypatch.setattr("protocol.dataset.writer.sync_folder", lambda folder: synced.append({path.name for path in folder.iterdir()}))
+    with DataSetWriter(tmp_path) as writer:
+        writer.manifest("train.jsonl").commit()
+    assert any("train.jsonl" in names for names in synced)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,6 +50,17 @@ def test_one_word_changed_in_a_long_text_is_found_and_others_are_not() -> None:
     assert found(duplicates, [" ".join(words) for words in texts]) == [None] * 300
     assert found(duplicates, [" ".join(words) for words in changed]) == [Earlier(f"t{place}", same=False) for place in range(300)]
     assert len(duplicates) == 300
+
+
+def test_a_band_remembers_the_first_text_within_a_block_as_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["one two three four", "why is the sky so very blue", "why is the sky so very blue now"]
+    keys = dict(zip(texts, ([1, 2], [1, 3], [1, 4]), strict=True))
+    monkeypatch.setattr("actors.synthesis.filters.duplicates.bands", lambda forms: np.array([keys[form] for form in forms], np.uint32))
+    found = []
+    for cuts in ([0, 3], [0, 1, 3], [0, 1, 2, 3]):
+        index = Duplicates(0.5)
+        found.append([each for start, end in pairwise(cuts) for each in index.find(texts[start:end], texts[start:end])])
+    assert found == [[None, None, None]] * 3
 
 
 def test_short_questions_about_different_things_are_no_duplicates() -> None:

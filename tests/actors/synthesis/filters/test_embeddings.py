@@ -53,10 +53,10 @@ def test_what_means_the_same_names_the_earlier_one(encoder: str, size: int) -> N
 
 def test_many_are_remembered(encoder: str) -> None:
     index = Meanings(section(encoder, 0.9999))
-    index.enter(["first"], ["what is red"])
+    index.enter(["first"], ["what is red"], [True])
     drawn = torch.Generator().manual_seed(0)
     texts = [" ".join(WORDS[int(place)] for place in torch.randint(2, len(WORDS), (12,), generator=drawn)) for _ in range(1500)]
-    index.enter([f"t{place}" for place in range(1500)], texts)
+    index.enter([f"t{place}" for place in range(1500)], texts, [True] * 1500)
     assert index.find(["a", "b", "c"], ["what is red", texts[1499], texts[700]]) == ["first", "t1499", "t700"]
 
 
@@ -70,6 +70,16 @@ def test_the_stage_asks_for_meanings_last_and_recalls_them(encoder: str) -> None
     with Filtering(wanted) as again:
         again.recall(whole[:3])
         assert list(again.run(1, drafts[3:])) == whole[3:]
+
+
+def test_what_is_recalled_is_what_was_there_to_the_last_bit(encoder: str) -> None:
+    texts = [" ".join(WORDS[2 + (place + step) % 14] for step in range(1 + place * 7 % 23)) for place in range(60)]
+    first, again = (Meanings(section(encoder, 0.97)) for _ in range(2))
+    names = [f"t{place}" for place in range(60)]
+    let_in = [each is None for each in first.find(names, texts)]
+    assert 0 < sum(let_in) < 60
+    again.enter(names, texts, let_in)
+    assert torch.equal(first._vectors[: sum(let_in)], again._vectors[: sum(let_in)])
 
 
 def test_a_model_that_is_none(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ def test_a_bank_that_is_not_there_or_not_json(tmp_path):
         read_bank(str(tmp_path / "bank.jsonl"))
 
 
+def test_line_separators_of_unicode_end_no_line(tmp_path):
+    (tmp_path / "bank.jsonl").write_text('{"name": "anna", "text": "one\u2028two\u0085three"}\n{"name": "bert"}\n')
+    assert read_bank(str(tmp_path / "bank.jsonl")) == [Voice("anna", text="one\u2028two\u0085three"), Voice("bert")]
+    (tmp_path / "bank.csv").write_text("name,text\r\nanna,one\u2028two\r\n")
+    assert read_bank(str(tmp_path / "bank.csv")) == [Voice("anna", text="one\u2028two")]
+
+
 def test_a_folder_of_recordings(tmp_path):
     for number, name in enumerate(("b", "a")):
         recording(tmp_path / f"{name}.flac", form="FLAC", hz=200 + number).with_suffix(".txt").write_text(f"I am {name}.\n")

@@ -1,8 +1,10 @@
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 
 import numpy as np
 import psutil
@@ -100,3 +102,31 @@ def running(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def speaking_processes():
+    """By their ids; Python's own resource tracker is none of them."""
+    children = psutil.Process().children()
+    return {child.pid for child in children if any("spawn_main" in word for word in child.cmdline())}
+
+
+def test_behind_the_end_nobody_starts_a_process():
+    speaking = EspeakBackend(1)
+    with speaking:
+        assert speaking.speak([Line(TEXT, NOISY[0], "en")], LIMITS)[0].clip
+    with pytest.raises(CancelledError):
+        speaking.speak([Line(TEXT, NOISY[0], "en")], LIMITS)
+    assert not speaking_processes()
+    with speaking:
+        assert speaking.speak([Line(TEXT, NOISY[0], "en")], LIMITS)[0].clip
+
+
+def test_processes_leave_the_answer_to_ctrl_c_to_the_one_that_started_them():
+    with EspeakBackend(1) as speaking:
+        first = speaking.speak([Line(TEXT, NOISY[0], "en")], LIMITS)
+        before = speaking_processes()
+        for process in before:
+            os.kill(process, signal.SIGINT)
+        assert speaking.speak([Line(TEXT, NOISY[0], "en")], LIMITS) == first
+        assert before
+        assert speaking_processes() == before

@@ -1,5 +1,6 @@
 import base64
 import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -157,6 +158,46 @@ def test_a_key_that_is_not_set_and_an_address_that_is_none(monkeypatch):
         backend("http://127.0.0.1:1/v1", api_key_env="TTS_KEY")
     with pytest.raises(UserError, match=r"speech\.server\.url: 'localhost:8000' is no address"):
         backend("localhost:8000")
+    with pytest.raises(UserError, match=r"speech\.server\.url: 'http://host:port/v1' is no address"):
+        backend("http://host:port/v1")
+
+
+def test_an_answer_that_is_not_packed_as_it_says_is_tried_again(servant, url):
+    from fastapi import Response
+
+    answers = [Response(b"no gzip", headers={"Content-Encoding": "gzip"}), audio(WAV)]
+    servant.script = lambda body: answers.pop(0)
+    assert take(url).clip
+    assert answers == []
+
+
+def test_a_server_of_this_machine_is_reached_past_the_proxy(servant, url, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert take(url, attempts=1).clip
+
+
+def test_the_end_does_not_wait_for_a_server_that_hangs(servant, url):
+    asked, ended = threading.Event(), threading.Event()
+
+    def hang(body):
+        asked.set()
+        assert ended.wait(30)
+        return audio(WAV)
+
+    servant.script = hang
+    speaking = backend(url, concurrency=2).__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        spoken = pool.submit(speaking.speak, [Line(TEXT, Voice(str(number)), "en") for number in range(9)], Limits())
+        assert asked.wait(30)
+        speaking.__exit__(None, None, None)  # returns though nothing has been answered
+        assert not ended.is_set()
+        ended.set()
+        with pytest.raises((ServerGoneError, CancelledError)):
+            spoken.result(30)
+    assert 1 <= len(servant.bodies) <= 2
 
 
 def test_no_more_requests_at_once_than_allowed(servant, url):

@@ -1,3 +1,6 @@
+import socket
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
 import pytest
 from fastapi import Response
 from hypothesis import given
@@ -6,6 +9,7 @@ from hypothesis import strategies as st
 from actors.synthesis.records import Draft
 from actors.synthesis.speaking import Speaking
 from actors.synthesis.speech.headers import read_header
+from actors.synthesis.speech.http import ServerGoneError
 from actors.synthesis.speech.samples import Clip
 from actors.synthesis.speech.transcripts import Listener, distance, word_error
 from configs.synthesis import LanguageModelSection, SpeechSection, SpeechServerSection, SynthesisConfig, TranscriptsSection
@@ -94,3 +98,25 @@ def test_another_voice_speaks_for_one_that_is_misheard(servant, url, tmp_path):
         done = stage.run(0, [Draft(id=str(number), instruction="Hello there") for number in range(8)])
     assert all({each.speaker for each in draft.utterances} == {"a", "c"} for draft in done)
     assert {str(draft.tags) for draft in done} == {"{}", "{'unspoken': {'b': 'misheard'}}"}
+
+
+def test_the_end_does_not_wait_for_a_listener_that_hangs(servant, url, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as hanging, ThreadPoolExecutor(1) as pool:
+        hanging.settimeout(30)
+        speech = SpeechSection(
+            backend="openai",
+            presets=["a", "b"],
+            voices_per_group=2,
+            spoken_form="never",
+            server=SpeechServerSection(url=url),
+            transcripts=TranscriptsSection(
+                url=f"http://127.0.0.1:{hanging.getsockname()[1]}/v1", model="asr", timeout_s=3600, concurrency=1
+            ),
+        )
+        stage = Speaking(SynthesisConfig(teacher=LanguageModelSection(model="nobody"), speech=speech), tmp_path).__enter__()
+        running = pool.submit(stage.run, 0, [Draft(id=str(number), instruction="Hello there") for number in range(3)])
+        connection, _ = hanging.accept()  # and never answer
+        with connection:
+            stage.__exit__(None, None, None)
+            with pytest.raises((ServerGoneError, CancelledError)):
+                running.result(30)

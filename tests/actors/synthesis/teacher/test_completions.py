@@ -104,9 +104,10 @@ def test_the_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer abc"}
 
 
-def test_an_address_that_is_none_is_told() -> None:
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "http://host:port/v1", "http://"])
+def test_an_address_that_is_none_is_told(url: str) -> None:
     with pytest.raises(UserError, match="no HTTP address"):
-        teacher("localhost:8000/v1")
+        teacher(url)
 
 
 @pytest.mark.parametrize("code", [400, 404, 405, 422, 501])

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from types import TracebackType
+
 import pytest
 
+from actors.synthesis.records import Draft
+from actors.synthesis.runner import Nothing, carry_out
+from actors.synthesis.shelf import Shelf
+from actors.synthesis.stage import Stage
 from actors.synthesis.teacher import shared
 from actors.synthesis.teacher.shared import Teachers
-from actors.synthesis.teacher.teacher import Request
+from actors.synthesis.teacher.teacher import Generation, Request, Teacher
 from configs.synthesis import LanguageModelSection
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 
@@ -47,3 +57,53 @@ def test_other_settings_are_another_teacher(opened: list[ScriptedTeacher]) -> No
             assert tagger is not teacher
         assert teacher.sample(ASKED)
     assert [(each.starts, each.stops) for each in opened] == [(1, 1), (1, 1)]
+
+
+class Hanging(ScriptedTeacher):
+    """Answers nothing until it is abandoned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let_go = threading.Event(), threading.Event()
+
+    def sample(self, requests: Sequence[Request]) -> list[Generation]:
+        self.asked.set()
+        assert self.let_go.wait(30)
+        raise CancelledError
+
+    def _abandon(self) -> None:
+        self.let_go.set()
+
+
+class Asking(Stage):
+    """Asks of the second block, while the first one fails."""
+
+    name = "asking"
+    ahead = 2
+
+    def __init__(self, teacher: Teacher, hanging: Hanging) -> None:
+        self._teacher, self._hanging = teacher, hanging
+
+    def run(self, number: int, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        if number:
+            self._teacher.sample(ASKED)
+        assert self._hanging.asked.wait(30)
+        raise KeyboardInterrupt
+
+    def __enter__(self) -> Asking:
+        self._teacher.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._teacher.__exit__(kind, error, trace)
+
+
+def test_a_stage_that_is_interrupted_does_not_wait_for_a_teacher_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = Hanging()
+    monkeypatch.setattr(shared, "open_teacher", lambda section, where: hanging)
+    with Teachers() as teachers:
+        stage = Asking(teachers.teacher(LanguageModelSection(model="llama"), "teacher"), hanging)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(stage, Nothing(2, 1), Shelf(tmp_path), lambda number, drafts: None)
+    assert hanging.let_go.is_set()
+    assert hanging.stops == 1
