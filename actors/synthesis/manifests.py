@@ -15,9 +15,11 @@ from configs.synthesis import SynthesisConfig
 from protocol.dataset import DataSetWriter, Location, ManifestAppender
 from protocol.dataset.disk import Appearing
 from protocol.errors import UserError
+from protocol.leasable import too_large
 from protocol.messages import InstructionGroup, Utterance
 
 SPLITS = ("train", "validation", "test")
+TOO_LARGE = "larger than a message"
 
 
 class Manifests(Stage):
@@ -27,6 +29,7 @@ class Manifests(Stage):
     """
 
     name = "dataset"
+    reasons = (TOO_LARGE,)
 
     def __init__(self, config: SynthesisConfig, folder: Path, blocks: int) -> None:
         """`folder` is the synthesis' own, `blocks` how many there will be."""
@@ -42,15 +45,19 @@ class Manifests(Stage):
 
     def run(self, number: int, drafts: Sequence[Draft]) -> Sequence[Draft]:
         """Append the block. Returns what names its drafts alone: the rest is in the manifests."""
+        done = []
         for draft in drafts:
             group, locations = as_group(draft, self._name)
-            self._manifests[draft.split or "train"].append(group, locations)
+            why = too_large(group)
+            if not why:
+                self._manifests[draft.split or "train"].append(group, locations)
+            done.append(Draft(id=draft.id, split=draft.split, rejected=f"{self.name}: {TOO_LARGE}" if why else "", detail=why))
         sizes = {split: manifest.commit() for split, manifest in self._manifests.items()}
         with Appearing(self._sizes(number)) as file:
             file.write(msgspec.json.encode(sizes) + b"\n")
         if number == self._blocks - 1 and self._writer is not None:
             self._writer.finish()
-        return [Draft(id=draft.id, split=draft.split) for draft in drafts]
+        return done
 
     def _sizes(self, number: int) -> Path:
         return self._folder / "stages" / self.name / f"{number:06d}.sizes.json"
