@@ -77,9 +77,8 @@ class Synthesis:
             for name in wanted:
                 settings.note(self._written, self.shelf(name))
             unfinished = [name for name in wanted if self.shelf(name).committed < self._blocks]
-            made = {
-                name: self._stage(name, teachers) for name in unfinished
-            }  # a wrong bank of voices is told before a teacher works for days
+            # all of them now: a wrong bank of voices is told before a teacher works for days
+            made = {name: self._stage(name, teachers) for name in unfinished}
             for place, name in enumerate(wanted):
                 if not set(ASKING) & set(wanted[place:]):
                     teachers.close()  # its memory and its cores are for who speaks

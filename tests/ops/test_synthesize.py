@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ops.cli import main; main()"
+"""What runs in the background of a shell ignores Ctrl-C, and so do its children."""
 WAIT_S = 60.0
 
 
@@ -26,7 +28,7 @@ def test_a_teacher_that_hangs_holds_nobody_up(tmp_path: Path, sent: signal.Signa
         }
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(settings))
-        command = [sys.executable, "-c", "from ops.cli import main; main()", "synthesize", str(recipe)]
+        command = [sys.executable, "-c", INTERRUPTIBLE, "synthesize", str(recipe)]
         with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as process:
             try:
                 connection, _ = server.accept()  # and never answer
