@@ -17,7 +17,7 @@ SUITE = "held_out"
 
 
 class Gauges:
-    """Sets and counts what `protocol.metrics.CATALOGUE` promises of a learner."""
+    """Sets and counts what `protocol.catalogue.CATALOGUE` promises of a learner."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

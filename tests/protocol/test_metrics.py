@@ -6,8 +6,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from protocol.catalogue import ALL, CATALOGUE
 from protocol.errors import UserError
-from protocol.metrics import ALL, CATALOGUE, Metrics, UnknownMetricError
+from protocol.metrics import Metrics, UnknownMetricError
 
 PROMISED = {
     "rba_pairs_received_total",
