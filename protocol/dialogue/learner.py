@@ -104,7 +104,9 @@ class LearnerDialogue:
                 return self._tick(event.now_s)
             case Undelivered():
                 actor = self._at.get(event.peer)
-                return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)] if actor is not None else []
+                if actor is None or actor.registered_s > event.now_s:  # it has left by itself, or is back
+                    return []
+                return [Log("actor unreachable", actor.actor_id), *self._remove(actor, event.now_s)]
             case Closing():
                 self._closing = True
                 for ordinal in list(self.open):
@@ -173,7 +175,18 @@ class LearnerDialogue:
         mail.acknowledged.fill(hello.done_below)
         begun = frozenset(ordinal for ordinal, _ in hello.held) - held
         actor = Actor(
-            hello.actor_id, mail, peer, hello.capacity_groups, now_s, now_s, hello.host, hello.pid, hello.engine, held=held, begun=begun
+            hello.actor_id,
+            mail,
+            peer,
+            hello.capacity_groups,
+            now_s,
+            now_s,
+            now_s,
+            hello.host,
+            hello.pid,
+            hello.engine,
+            held=held,
+            begun=begun,
         )
         self.actors[hello.actor_id] = self._at[peer] = actor
         if self._closing:

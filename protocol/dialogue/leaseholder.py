@@ -16,6 +16,7 @@ class Actor:
     mail: Mail
     peer: bytes
     capacity_groups: int
+    registered_s: float
     last_heard_s: float
     last_sent_s: float
     host: str = ""

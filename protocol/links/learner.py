@@ -54,6 +54,7 @@ class LearnerLink(Loop):
         except UserError:
             self._release()
             raise
+        self._undelivered: list[learning.Event] = []
         self._lock = threading.Lock()
         """Of the dialogue's state: the thread changes it, anybody may look."""
 
@@ -103,10 +104,14 @@ class LearnerLink(Loop):
         ticked_s = time.monotonic()
         ends_s: float | None = None
         while not self._stop.is_set():
-            poller.poll(TICK_MS if ends_s is None else FAREWELL_MS)
+            poller.poll(0 if self._undelivered else TICK_MS if ends_s is None else FAREWELL_MS)
             events = self._mailbox.take()
             self._act(events)
-            self._receive()
+            undelivered, self._undelivered = self._undelivered, []
+            if self._receive():
+                self._act(undelivered)  # who has gone may have said so, and sent its last results
+            else:
+                self._undelivered += undelivered
             now_s = time.monotonic()
             if now_s - ticked_s >= TICK_MS / 1000:
                 ticked_s = now_s
@@ -116,12 +121,13 @@ class LearnerLink(Loop):
             if ends_s is not None and now_s >= ends_s:
                 return
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """True when nothing is left to read."""
         for _ in range(256):  # then the mailbox has its turn
             try:
                 peer, *frames = receive(self._socket, self._gate)
             except zmq.Again:
-                return
+                return True
             except RevokedError as revoked:
                 # As if it had left: others get its leases at once, and it hears no more.
                 sockets.send(self._socket, [revoked.peer, *encode(Refused(str(revoked)))])
@@ -136,9 +142,9 @@ class LearnerLink(Loop):
                     sockets.send(self._socket, [peer, *encode(Refused(str(error)))])
                 continue
             self._act([learning.ActorSaid(peer, message, time.monotonic())])
+        return False
 
     def _act(self, events: Sequence[learning.Event]) -> None:
-        unsent: list[learning.Event] = []
         for event in events:
             with self._lock:
                 actions = self._dialogue.handle(event)
@@ -146,17 +152,15 @@ class LearnerLink(Loop):
                 match action:
                     case learning.Send(peer, Lease() as lease):
                         if not all(sockets.send(self._socket, [peer, *encode(part)]) for part in split(lease)):
-                            unsent.append(learning.Undelivered(peer, time.monotonic()))
+                            self._undelivered.append(learning.Undelivered(peer, time.monotonic()))
                     case learning.Send():
                         sent = sockets.send(self._socket, [action.peer, *encode(action.message)])
                         if not sent and isinstance(action.message, Heartbeat):
-                            unsent.append(learning.Undelivered(action.peer, time.monotonic()))
+                            self._undelivered.append(learning.Undelivered(action.peer, time.monotonic()))
                     case learning.Intake():
                         self.intakes.put(action)
                     case learning.Log():
                         self._log.info(action.event, actor=action.actor_id, detail=action.detail)
-        if unsent:
-            self._act(unsent)
 
     def _on_end(self) -> None:
         if self._gate is not None:

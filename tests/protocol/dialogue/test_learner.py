@@ -177,6 +177,16 @@ def test_work_of_an_actor_that_is_lost_is_granted_before_all_other_work(learner:
     assert learner.ledger.faults() == []
 
 
+def test_an_actor_that_is_back_is_not_taken_for_the_one_that_was_lost(learner: LearnerDialogue) -> None:
+    join(learner, capacity=1)
+    offer(learner, [0])
+    say(learner, examples.hello(capacity=1), 2.0)
+    learner.handle(Undelivered(b"rollout-0/0", 1.0))
+    assert list(learner.actors) == ["rollout-0"]
+    learner.handle(Undelivered(b"rollout-0/0", 3.0))
+    assert not learner.actors
+
+
 def test_heartbeats_keep_an_actor(learner: LearnerDialogue) -> None:
     join(learner)
     offer(learner, [0])

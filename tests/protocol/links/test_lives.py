@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 
+import psutil
 import pytest
 import zmq
 
 from protocol.codec import encode
+from protocol.dialogue import learner_events as learning
 from protocol.dialogue.actor import RESEND_AFTER_S
 from protocol.dialogue.actor_events import Ended, Granted, Registered, VersionKnown
+from protocol.dialogue.learner import LearnerDialogue
 from protocol.links.loop import LinkError
 from protocol.messages import Heartbeat, PolicyVersion
 from tests.protocol import examples
@@ -141,6 +145,33 @@ async def test_a_leaving_actor_gives_its_work_back_at_once(links: Links) -> None
 
 
 @both_ways
+async def test_a_learner_that_finds_the_connection_gone_hears_the_last_words_first(
+    links: Links, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    learner = links.learner(heartbeat_s=30)
+    leaving = links.actor(learner.endpoint)
+    await notice(leaving, Registered)
+    handle, about_to_tell, gone = LearnerDialogue.handle, threading.Event(), threading.Event()
+
+    def slow(self: LearnerDialogue, event: learning.Event) -> list[learning.Action]:
+        if isinstance(event, learning.Published):
+            about_to_tell.set()
+            assert gone.wait(10)
+        return handle(self, event)
+
+    monkeypatch.setattr(LearnerDialogue, "handle", slow)
+    learner.publish(PolicyVersion(0, 1))
+    assert await asyncio.to_thread(about_to_tell.wait, 10)
+    await asyncio.to_thread(leaving.close, "drained")
+    await until(lambda: not connected_to(port_of(learner)))
+    gone.set()
+    await until(lambda: not learner.status()["actors"])
+    said = capfd.readouterr()
+    assert "actor left" in said.out + said.err
+    assert "unreachable" not in said.out + said.err
+
+
+@both_ways
 async def test_a_learner_that_closes_says_so(links: Links) -> None:
     learner = links.learner()
     actors = [links.actor(learner.endpoint, f"rollout-{number}") for number in range(3)]
@@ -195,6 +226,12 @@ async def test_a_late_result_of_a_silent_actor_counts_once(links: Links) -> None
     assert (ledger.unique, ledger.duplicate, ledger.expired) == (1, 1, 1)
     assert ledger.faults() == []
     context.destroy(linger=0)
+
+
+def connected_to(port: int) -> bool:
+    """Whether this process has a connection to its own `port` that stands."""
+    listed = psutil.Process().net_connections("tcp")
+    return any(each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port for each in listed)
 
 
 class Broken:

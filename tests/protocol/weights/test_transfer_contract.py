@@ -66,10 +66,14 @@ class Subject:
             root = self._folder / f"node-{node}"
             options = {"anchor_every": ANCHOR_EVERY[self.backend], "courier": self.options.get("courier", ())}
             self.nodes[node] = self._running.start(NodeFetcher(endpoint(self.store), root, index=node, **options))
-            if self.in_group:
-                until(lambda: in_group(self.store) == len(self.nodes), 60)
+            self.settle()
         self._receivers.append(FetcherClient(self.nodes[node].describe()["endpoints"]["fetcher"]))
         return self._receivers[-1]
+
+    def settle(self) -> None:
+        """Wait for the end of the last broadcast, as the store sees it: a version that is asked for before is pulled."""
+        if self.in_group:
+            until(lambda: in_group(self.store) == len(self.nodes), 60)
 
     def pulls(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No group comes together, so that there are pulls to disturb."""
@@ -119,6 +123,7 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 def test_each_version_arrives_bit_for_bit(subject: Subject) -> None:
     receiver = subject.receiver()
     for step in range(1, 6):
+        subject.settle()
         manifest = subject.publish(step)
         whole(receiver.fetch(version(step), 10), manifest)
     assert subject.nodes[0].status()["deltas"] == (4 if subject.backend == "delta" else 0)
