@@ -76,7 +76,7 @@ class ArmoScorer:
             raise UserError(
                 f"{directory} is no ArmoRM: its architecture is {architecture}",
                 where=checkpoint.WHERE,
-                fix="use ArmoRM-Llama3-8B-v0.1, or rewards.scorer=reward_model for other reward models",
+                fix="use ArmoRM-Llama3-8B-v0.1, or rewards.scorer=seqcls for other reward models",
             )
         tokenizer = checkpoint.read_tokenizer(directory)
         max_tokens = checkpoint.max_tokens_of(config)

@@ -35,6 +35,6 @@ def open_scorer(section: RewardsSection) -> Scorer:
         from actors.rewards.scorers.armorm import ArmoScorer
 
         return ArmoScorer(section)
-    from actors.rewards.scorers.reward_model import RewardModelScorer
+    from actors.rewards.scorers.sequence_classifier import SequenceClassifierScorer
 
-    return RewardModelScorer(section)
+    return SequenceClassifierScorer(section)

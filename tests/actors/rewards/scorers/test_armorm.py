@@ -89,7 +89,7 @@ def test_what_is_no_armorm_is_the_users_error(armorm: Path, reward_model: Path, 
     with pytest.raises(UserError, match="no ArmoRM"):
         open_scorer(section(reward_model))
     with pytest.raises(UserError, match="no reward model"):
-        open_scorer(RewardsSection(scorer="reward_model", model=str(armorm)))
+        open_scorer(RewardsSection(scorer="seqcls", model=str(armorm)))
     partial = tmp_path / "partial"
     shutil.copytree(armorm, partial)
     index = json.loads((partial / "model.safetensors.index.json").read_text())
