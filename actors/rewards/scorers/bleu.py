@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from actors.rewards.items import RewardItem, RewardScore, unscored
+from actors.rewards.scorers.references import has_reference, missing_reference
 from actors.rewards.scorers.sentence_bleu import SentenceBleu
 from protocol.errors import UserError
 
@@ -67,8 +68,8 @@ class BleuScorer:
         return [self._score(item) for item in items]
 
     def _score(self, item: RewardItem) -> RewardScore:
-        if item.reference is None or not item.reference.strip():
-            return unscored(item.id, "no_reference: BLEU compares with a reference, and the item has none")
+        if item.reference is None or not has_reference(item):
+            return missing_reference(item, "BLEU")
         tokenizer = tokenizer_of(item.language)
         try:
             metric = _metric(tokenizer)
