@@ -73,8 +73,8 @@ def test_a_batch_equals_one_by_one_whatever_stands_beside(armorm: Path):
     together = scorer.score(items)
     for item, score in zip(items, together, strict=True):
         [alone] = scorer.score([item])
-        assert alone.score == pytest.approx(score.score, abs=2e-5)
-        assert alone.parts == pytest.approx(score.parts, abs=2e-5)
+        assert alone.score == pytest.approx(score.score, rel=2e-6, abs=2e-5)
+        assert alone.parts == pytest.approx(score.parts, rel=2e-6, abs=2e-5)
     assert len({round(score.score or 0, 4) for score in together}) == len(items)
 
 
