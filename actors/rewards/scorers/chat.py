@@ -76,6 +76,10 @@ class Chat:
                 fix=f"start the server, or correct {self._where}: url, model and api_key_env",
             ) from None
 
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
     def _body(self, question: str) -> bytes:
         """Lone surrogates, which JSON in UTF-8 cannot carry, become question marks."""
         section, question = self._section, question.encode("utf-8", "replace").decode("utf-8")

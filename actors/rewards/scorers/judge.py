@@ -57,7 +57,11 @@ class JudgeScorer:
             raise UserError(f"the judge has no {missing}", where=where, fix=f"set {where}.{missing}")
         self._chat = Chat(section, where, first_wait_s=first_wait_s)
         self._loop = Loop("judge")
-        self._loop.run(self._chat.check())
+        try:
+            self._loop.run(self._chat.check())
+        except UserError:
+            self.close()
+            raise
         self._signature = f"judge|{section.model}|prompt:{PROMPT_VERSION}|orders:both|temperature:{section.temperature:g}"
 
     @property
@@ -72,6 +76,11 @@ class JudgeScorer:
         return [
             replace(judged[_texts(item)], id=item.id) if has_reference(item) else missing_reference(item, "the judge") for item in items
         ]
+
+    def close(self) -> None:
+        """End the connections to the judge; the scorer is of no use afterwards."""
+        self._loop.run(self._chat.close())
+        self._loop.close()
 
     async def _judge(self, instruction: str, answer: str, reference: str) -> RewardScore:
         """The outcome of an item without its id."""
