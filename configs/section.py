@@ -28,11 +28,11 @@ class Section(BaseModel):
             own, theirs = getattr(self, name), getattr(other, name)
             if own == theirs or {name, "*"} & self.changeable:
                 continue
-            nested = {"": (own, theirs)}
+            below = {"": (own, theirs)}
             if isinstance(own, dict) and isinstance(theirs, dict) and own.keys() == theirs.keys():
-                nested = {f".{key}": (own[key], theirs[key]) for key in own}
-            if all(isinstance(each, Section) for pair in nested.values() for each in pair):
-                for key, (ours, other) in nested.items():
-                    yield from ours.fixed_differences(other, f"{at}{name}{key}.")
+                below = {f".{key}": (own[key], theirs[key]) for key in own}
+            if all(isinstance(value, Section) for pair in below.values() for value in pair):
+                for key, (one, another) in below.items():
+                    yield from one.fixed_differences(another, f"{at}{name}{key}.")
             else:
                 yield f"{at}{name}", own, theirs
