@@ -57,6 +57,7 @@ PIECES += [
 TEXTS = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=40).map("".join),
     st.lists(st.sampled_from(["the", "cat", "sat", "on", "mat."]), max_size=25).map(" ".join),
+    st.text("我喜欢。， \u3000\u2028\u2003.,-5a&ab", max_size=40),
     st.text(max_size=60),
 )
 
@@ -82,3 +83,8 @@ def test_the_counts_of_a_reference_outlive_its_answers() -> None:
     fast, slow = both("13a")
     for answer in ("the cat the cat the cat", "the cat", "the the the", "the cat the cat the cat"):
         assert fast(answer, "the cat the dog").score == slow.sentence_score(answer, ["the cat the dog"]).score
+
+
+def test_the_tokenizer_zh_sets_nothing_apart_beyond_the_basic_plane() -> None:
+    tokenizer = BLEU(tokenize="zh").tokenizer
+    assert not any(tokenizer._is_chinese_char(chr(code)) for code in range(0x10000, 0x110000, 7))
