@@ -1,6 +1,7 @@
 import pytest
 
-from actors.rewards.scorers.sentence_bleu import SentenceBleu
+from actors.rewards.items import RewardScore
+from actors.rewards.scorers.bleu import BleuScorer
 from benchmarks import bleu
 
 
@@ -12,6 +13,6 @@ def test_every_case_has_its_goal_and_its_peer() -> None:
 
 
 def test_scores_that_differ_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SentenceBleu, "_count", lambda self, reference: SentenceBleu("none")._count(reference + " more"))
+    monkeypatch.setattr(BleuScorer, "score", lambda _, items: [RewardScore(item.id, 0.5) for item in items])
     with pytest.raises(AssertionError, match="differs"):
         bleu.measure(count=12)
