@@ -92,6 +92,7 @@ def test_as_many_questions_at_once_as_configured(judge: Judge):
     asking.start()
     with judge.changed:
         assert judge.changed.wait_for(lambda: judge.running == 3, timeout=20)
+    assert opened._chat._room.locked()  # who else asks has to wait
     judge.gate.set()
     asking.join(timeout=20)
     assert len(scores) == 8
