@@ -75,7 +75,7 @@ class Case:
 
 CASES = (
     Case("quickstart's model, BLEU", "bleu"),
-    Case("quickstart's model, reward model", "reward_model"),
+    Case("quickstart's model, reward model", "seqcls"),
     Case("26 M, 64 tokens, BLEU", "bleu", Size(384, 6, 6, 4096), 64, 24),
 )
 

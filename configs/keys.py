@@ -10,6 +10,9 @@ from pydantic import BaseModel
 
 from configs.schema import RunConfig
 
+NAME = "NAME"
+"""Stands for the keys of a mapping of sections, which are names of the user's own."""
+
 
 class KeyDoc(NamedTuple):
     """One key of the schema, for people."""
@@ -17,7 +20,7 @@ class KeyDoc(NamedTuple):
     path: str
     """Dotted, such as ``learner.steps``."""
     type: str
-    """``section``, ``mapping`` (any keys below it) or the type of the value."""
+    """``section``, ``sections`` (a mapping of them), ``mapping`` (any keys below it) or the type of the value."""
     default: Any
     """None for a section and for a required key."""
     required: bool
@@ -25,13 +28,17 @@ class KeyDoc(NamedTuple):
 
 
 def key_docs(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[KeyDoc]:
-    """Every key of the schema in its order, each section before its keys."""
+    """Every key of the schema in its order, each section before its keys; a mapping of sections has one called `NAME`."""
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
         section = _section(field.annotation)
         if section is not None:
             yield KeyDoc(path, "section", None, field.is_required(), field.description or (section.__doc__ or "").strip())
             yield from key_docs(section, f"{path}.")
+        elif (each := _section_in_mapping(field.annotation)) is not None:
+            yield KeyDoc(path, "sections", {}, field.is_required(), field.description or "")
+            yield KeyDoc(f"{path}.{NAME}", "section", None, required=False, doc=(each.__doc__ or "").strip())
+            yield from key_docs(each, f"{path}.{NAME}.")
         else:
             default = None if field.is_required() else field.get_default(call_default_factory=True)
             yield KeyDoc(path, _type_name(field.annotation), default, field.is_required(), field.description or "")
@@ -51,6 +58,10 @@ def nearest(path: str, known: Collection[str]) -> str | None:
 
 def _section(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _section_in_mapping(annotation: Any) -> type[BaseModel] | None:
+    return _section(annotation.__args__[1]) if getattr(annotation, "__origin__", None) is dict else None
 
 
 def _type_name(annotation: Any) -> str:

@@ -1,4 +1,4 @@
-"""Reads a recipe (YAML) and overrides (``learner.steps=10``) into a checked configuration: a `RunConfig`, or a `SynthesisConfig`.
+"""Reads a recipe (YAML) and overrides (``learner.steps=10``) into a checked configuration, such as a `RunConfig`.
 
 Every mistake becomes one `UserError` that says what is wrong, in which file and line or in which override, and what to
 write instead.
@@ -6,6 +6,7 @@ write instead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,14 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from configs.keys import key_docs, nearest
+from configs.keys import NAME, key_docs, nearest
 from configs.schema import RunConfig
 from configs.section import Section
+from configs.serving import ServingConfig
 from configs.synthesis import SynthesisConfig
 from protocol.errors import UserError
 
 PROVENANCE = "provenance"
 """Top-level key that a run writes into its own ``config.yaml`` (versions, commit, digests); loading ignores it."""
+COMMAND_LINE = Path("the command line")
+"""Where keys are set that no recipe sets."""
 
 
 Schema = TypeVar("Schema", bound=Section)
@@ -41,6 +45,7 @@ class _Kind(NamedTuple):
 
 _KINDS: dict[type[Section], _Kind] = {
     RunConfig: _Kind(".", "rba config schema"),
+    ServingConfig: _Kind(".", "rba config schema"),
     SynthesisConfig: _Kind("synthesis", "rba config schema --synthesis"),
 }
 
@@ -48,16 +53,17 @@ _KINDS: dict[type[Section], _Kind] = {
 @overload
 def load(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig: ...
 @overload
-def load(source: str | Path, overrides: Sequence[str] = (), *, schema: type[Schema]) -> Schema: ...
-def load(source: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] = RunConfig) -> Any:
+def load(source: str | Path | None, overrides: Sequence[str] = (), *, schema: type[Schema]) -> Schema: ...
+def load(source: str | Path | None, overrides: Sequence[str] = (), *, schema: type[Any] = RunConfig) -> Any:
     """The checked configuration of the recipe `source` with `overrides` (``key.path=value``) on top.
 
-    `source` is a YAML file, or the bare name of a recipe that ships with rba (`recipes`). Later overrides win.
+    `source` is a YAML file, or the bare name of a recipe that ships with rba (`recipes`); with None the overrides say everything. Later
+    overrides win.
     Raises `UserError` for anything that cannot be read or does not fit `schema`.
     """
-    path = locate(str(source), schema)
+    path = COMMAND_LINE if source is None else locate(str(source), schema)
     tree: Any
-    tree, lines = _parse(_read(path), path)
+    tree, lines = (OmegaConf.create({}), {}) if source is None else _parse(_read(path), path)
     tree.pop(PROVENANCE, None)
     _refuse_unknown(tree, schema, lambda key: _at(path, lines, key))
     origins: dict[str, str] = {}
@@ -159,22 +165,25 @@ def _key_lines(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, 
 def _refuse_unknown(tree: DictConfig, schema: type[Section], where: Callable[[str], str]) -> list[str]:
     """The dotted keys that `tree` sets, all of them known."""
     docs = {doc.path: doc.type for doc in key_docs(schema)}
-    keys = list(_leaves(OmegaConf.to_container(tree, resolve=False), docs))
-    for key in keys:
-        if key not in docs and not any(kind == "mapping" and key.startswith(f"{path}.") for path, kind in docs.items()):
-            near = nearest(key, docs)
+    keys = dict(_leaves(OmegaConf.to_container(tree, resolve=False), docs))
+    for key, documented in keys.items():
+        if documented not in docs and not any(kind == "mapping" and documented.startswith(f"{path}.") for path, kind in docs.items()):
+            near = nearest(documented, docs)
+            if near and NAME in (parts := documented.split(".")):
+                near = near.replace(NAME, key.split(".")[parts.index(NAME)])
             fix = f"did you mean `{near}`?" if near else f"`{_KINDS[schema].described_by}` lists every key"
             raise UserError(f"unknown key `{key}`", where=where(key), fix=fix)
-    return keys
+    return list(keys)
 
 
-def _leaves(tree: Any, docs: Mapping[str, str], prefix: str = "") -> Iterator[str]:
+def _leaves(tree: Any, docs: Mapping[str, str], prefix: str = "", documented: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, the same key as `docs` has it: names of the user's own are `NAME`) of every value."""
     for name, value in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, dict) and value and (not prefix or docs.get(path) == "section"):
-            yield from _leaves(value, docs, f"{path}.")
+        path, doc = f"{prefix}{name}", f"{documented}{NAME if docs.get(documented[:-1]) == 'sections' else name}"
+        if isinstance(value, dict) and value and (not prefix or docs.get(doc) in {"section", "sections"}):
+            yield from _leaves(value, docs, f"{path}.", f"{doc}.")
         else:
-            yield path
+            yield path, doc
 
 
 def _validate(tree: dict[str, Any], schema: type[Section], where: Callable[[str], str]) -> Any:
@@ -200,6 +209,8 @@ def _explain(detail: ErrorDetails, schema: type[Section]) -> tuple[str, str, str
     if detail["type"] == "missing":
         doc = next((doc.doc for doc in key_docs(schema) if doc.path == path), "")
         return path, f"`{path}` is missing", f"set it: {doc}" if doc else "set it"
+    if detail["type"] == "literal_error" and (near := nearest(str(detail["input"]), re.findall(r"'([^']+)'", message))):
+        return path, f"`{path}` is {detail['input']!r}, but must be {message.removeprefix('Input should be ')}", f"did you mean `{near}`?"
     wanted = message.removeprefix("Input should be ").removeprefix("a valid ")
     if detail["type"] in {"model_type", "model_attributes_type"}:
         wanted = "a section with keys of its own"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from configs.scorers import CHECKPOINT_SCORERS, PartSection, ScorerSection
 from configs.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
@@ -63,15 +65,17 @@ class PairingSection(Section):
     """Rewards closer than this are a tie (equal texts always are)."""
 
 
-class RewardsSection(Section):
+class RewardsSection(ScorerSection):
     """The reward servers, and how actors ask them."""
 
     changeable = frozenset({"urls", "servers", "batch_items", "timeout_s", "attempts", "cpu_threads", "gpus"})
 
-    scorer: Literal["reward_model", "armorm", "bleu"] = "reward_model"
-    """`reward_model`: any sequence-classification checkpoint; `armorm`: ArmoRM-Llama3-8B; `bleu`: sentence BLEU against the reference."""
-    model: str | None = None
-    """Checkpoint of the scorer: a path, a Hub name or `SCHEME:NAME` of an asset provider."""
+    scorer: Literal["seqcls", "armorm", "bleu", "chrf", "qa", "judge", "python", "combination"] = "seqcls"
+    """`seqcls`: any sequence-classification checkpoint; `armorm`: ArmoRM-Llama3-8B; `bleu`, `chrf`: sentence BLEU or chrF against the
+    reference; `qa`: whether the answer contains an acceptable one; `judge`: a language model behind an OpenAI-compatible server;
+    `python`: a function of your own; `combination`: the weighted sum of several."""
+    combination: dict[str, PartSection] = {}
+    """The parts of the scorer `combination`, by names of your own (letters, digits, - and _)."""
     urls: list[str] = []
     """Reward servers that already run; when empty, `servers` of them are started."""
     servers: PositiveInt = 1
@@ -86,3 +90,47 @@ class RewardsSection(Section):
     """Threads of one server's model on a CPU."""
     gpus: NonNegativeFloat | None = None
     """GPUs per server; by default 1 for a model where the machine has GPUs, else 0."""
+
+    @field_validator("combination")
+    @classmethod
+    def parts_have_plain_names(cls, value: dict[str, PartSection]) -> dict[str, PartSection]:
+        """Names of parts stand in dotted keys and in metrics."""
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+                raise ValueError(f"{name!r} is no name of a part; take up to 32 letters, digits, - and _")
+        return value
+
+    @model_validator(mode="after")
+    def combinations_weigh_something(self) -> Self:
+        """Refuse a combination without parts, and one whose score is always 0."""
+        if self.scorer == "combination" and not any(part.weight for part in self.combination.values()):
+            raise ValueError(
+                "rewards.scorer=combination needs parts of a weight; set rewards.combination.NAME.scorer (and .weight) for each of them"
+            )
+        return self
+
+    @property
+    def parts(self) -> dict[str, ScorerSection]:
+        """The scorers that are at work, each by the key of its section: one, or those of the combination."""
+        if self.scorer != "combination":
+            return {"rewards": self}
+        return {f"rewards.combination.{name}": part for name, part in self.combination.items()}
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The checkpoints that the scorers load, by key."""
+        loading = {key: part.model for key, part in self.parts.items() if part.scorer in CHECKPOINT_SCORERS}
+        return {f"{key}.model": model for key, model in loading.items() if model}
+
+    def require(self, instead: str = "") -> None:
+        """Raises ValueError, as the schema's checks do, when a scorer lacks a key. `instead`: what would do as well."""
+        for key, part in self.parts.items():
+            if missing := part.missing_key():
+                raise ValueError(f"{key}.scorer={part.scorer} needs {key}.{missing}{instead}; set {key}.{missing}")
+
+    def alone(self, name: str) -> RewardsSection:
+        """The section of a server that scores by the part `name` alone."""
+        shared = {field: getattr(self, field) for field in RewardsSection.model_fields if field not in PartSection.model_fields}
+        part = self.combination[name]
+        own = {field: getattr(part, field) for field in ScorerSection.model_fields}
+        return RewardsSection(**{**shared, **own, "combination": {}})

@@ -91,6 +91,11 @@ class RunConfig(Section):
         return self.needs_rewards or bool(self.evaluation.score)
 
     @property
+    def serves_rewards(self) -> bool:
+        """True when the run starts reward servers of its own."""
+        return self.uses_rewards and not self.rewards.urls
+
+    @property
     def manifests(self) -> dict[str, str]:
         """The data sets that the run reads, by key under `data`."""
         data = self.data
@@ -101,8 +106,7 @@ class RunConfig(Section):
     @property
     def checkpoints(self) -> dict[str, str]:
         """The checkpoints that the run starts from, and that its own reward servers load, by key."""
-        scores = self.uses_rewards and not self.rewards.urls and self.rewards.scorer != "bleu" and self.rewards.model
-        return {"model.path": self.model.path, **({"rewards.model": scores} if scores else {})}
+        return {"model.path": self.model.path, **(self.rewards.models if self.serves_rewards else {})}
 
     @property
     def budget_groups(self) -> int:
@@ -133,8 +137,8 @@ class RunConfig(Section):
             raise ValueError("validation.metric=reward needs evaluation.score=true, or nobody scores the answers")
         if learner.batch_groups % learner.ranks:
             raise ValueError(f"learner.batch_groups ({learner.batch_groups}) must be a multiple of learner.ranks ({learner.ranks})")
-        if self.rewards.scorer != "bleu" and self.uses_rewards and not self.rewards.urls and not self.rewards.model:
-            raise ValueError(f"rewards.scorer={self.rewards.scorer} needs rewards.model (or rewards.urls of servers that already run)")
+        if self.serves_rewards:
+            self.rewards.require(" (or rewards.urls of servers that already run)")
         if self.weights.backend == "nccl":
             self._broadcasts_are_possible()
         if self.network.leaves_the_machine and self.network.keys is None and not self.network.insecure:

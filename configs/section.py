@@ -28,7 +28,11 @@ class Section(BaseModel):
             own, theirs = getattr(self, name), getattr(other, name)
             if own == theirs or {name, "*"} & self.changeable:
                 continue
-            if isinstance(own, Section) and isinstance(theirs, Section):
-                yield from own.fixed_differences(theirs, f"{at}{name}.")
+            below = {"": (own, theirs)}
+            if isinstance(own, dict) and isinstance(theirs, dict) and own.keys() == theirs.keys():
+                below = {f".{key}": (own[key], theirs[key]) for key in own}
+            if all(isinstance(value, Section) for pair in below.values() for value in pair):
+                for key, (one, another) in below.items():
+                    yield from one.fixed_differences(another, f"{at}{name}{key}.")
             else:
                 yield f"{at}{name}", own, theirs

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from configs.sampling import RewardsSection
 from configs.schema import RunConfig
 from configs.synthesis import LanguageModelSection, SynthesisConfig
 from protocol.dataset.places import exists, is_url
@@ -37,8 +38,16 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
         name = getattr(config.data, key)
         if name is not None:
             setattr(resolved.data, key, str(file_path(name, f"data.{key}", progress)))
-    if config.uses_rewards and config.rewards.scorer != "bleu" and not config.rewards.urls and config.rewards.model is not None:
-        resolved.rewards.model = str(model_path(config.rewards.model, "rewards.model", progress))
+    if config.serves_rewards:
+        resolved.rewards = resolve_rewards(config.rewards, progress)
+    return resolved
+
+
+def resolve_rewards(section: RewardsSection, progress: Progress = lambda _: None) -> RewardsSection:
+    """`section` with the path of every checkpoint that a scorer loads."""
+    resolved = section.model_copy(deep=True)
+    for key, name in section.models.items():
+        resolved.parts[key.removesuffix(".model")].model = str(model_path(name, key, progress))
     return resolved
 
 

@@ -158,30 +158,23 @@ def synthesize(
 
 @app.command("serve-rewards")
 def serve_rewards(
-    scorer: Annotated[str, typer.Option(help="reward_model, armorm or bleu.")] = "reward_model",
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="A recipe, or a YAML file with its section rewards alone.")
+    ] = None,
+    override: Overrides = None,
+    scorer: Annotated[str | None, typer.Option(help="seqcls, armorm, bleu, chrf, qa, judge, python or combination.")] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint of the scorer: a folder, a Hub name or SCHEME:NAME.")] = None,
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
-    batch_items: Annotated[int, typer.Option(help="Most items in one forward pass.")] = 64,
-    cpu_threads: Annotated[int, typer.Option(help="Threads of the model on a CPU.")] = 1,
+    batch_items: Annotated[int | None, typer.Option(help="Most items in one forward pass.")] = None,
+    cpu_threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address off the loopback interface, without keys.")] = False,
 ) -> None:
-    """Serve rewards over HTTP until Ctrl-C; runs use it through rewards.urls."""
-    from pydantic import ValidationError
+    """Serve rewards over HTTP until Ctrl-C; runs use it through rewards.urls. What a scorer needs is set by -o rewards.KEY=VALUE."""
+    from ops.serving import rewards_of
 
-    from configs.sampling import RewardsSection
-    from ops.assets import model_path
-    from protocol.errors import UserError
-
-    path = str(model_path(model, "--model")) if model is not None else None
-    try:
-        section = RewardsSection.model_validate({"scorer": scorer, "model": path, "batch_items": batch_items, "cpu_threads": cpu_threads})
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UserError(
-            f"{option} {first['input']!r}: {first['msg']}", where="the command line", fix="see `rba serve-rewards --help`"
-        ) from None
+    options = {"scorer": scorer, "model": model, "batch_items": batch_items, "cpu_threads": cpu_threads}
+    section = rewards_of(config, options, override or [], typer.echo)
     from actors.rewards.server import serve
 
     serve(section, bind, port, insecure=insecure)

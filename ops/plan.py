@@ -112,8 +112,8 @@ def _processes(config: RunConfig, machine: Machine) -> Iterator[ProcessPlan]:
 
     yield process("weight_store", 0)
     yield process("fetcher", 0)
-    if config.uses_rewards and not config.rewards.urls:
-        per_server = 0.0 if config.rewards.scorer == "bleu" else float(gpu)
+    if config.serves_rewards:
+        per_server = float(gpu) if config.rewards.models else 0.0
         for index in range(config.rewards.servers):
             gpus = config.rewards.gpus if config.rewards.gpus is not None else per_server
             yield process("reward", index, gpus, config.rewards.cpu_threads)
@@ -218,13 +218,9 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
             f"{memory.human(2 * memory.version_bytes(size, config))} at the learner and again at each actor machine (two versions)",
         ),
     ]
-    reward = (
-        memory.model_size(_local(config.rewards.model))
-        if config.rewards.model and config.uses_rewards and not config.rewards.urls
-        else None
-    )
-    if reward is not None:
-        rows.append(("reward server", f"{memory.human(reward.total * (2 if on_gpu else 4))} weights"))
+    sizes = [memory.model_size(_local(name)) for name in config.rewards.models.values()] if config.serves_rewards else []
+    if known := [size.total for size in sizes if size is not None]:
+        rows.append(("reward server", f"{memory.human(sum(known) * (2 if on_gpu else 4))} weights"))
     return rows
 
 

@@ -38,6 +38,7 @@ def check(config: RunConfig, say: Say) -> RunConfig:
     _check_cluster(config)
     _check_token(config, os.environ)
     _check_reward_servers(config)
+    _check_scorers(config)
     _check_copies(config, say)
     resolved = assets.resolve(config, say)
     _check_keys(resolved, say)
@@ -60,10 +61,11 @@ def _check_data(config: RunConfig) -> None:
     from actors.rewards.scorers.bleu import require_tokenizers
     from protocol.dataset import DataSet
 
+    scorers = {part.scorer for part in config.rewards.parts.values()} if config.serves_rewards else set()
     training_groups = 0
     for key, path in config.manifests.items():
         data = DataSet.open(path)
-        if key in {"test", "validation"} or _scores_bleu(config):  # held-out answers are always measured by BLEU too
+        if key in {"test", "validation"} or "bleu" in scorers:  # held-out answers are always measured by BLEU too
             require_tokenizers({group.language for group in data.groups}, path)
         training_groups += len(data.groups) if key not in {"test", "validation"} else 0
         for group in data.groups[:CHECKED_GROUPS]:
@@ -72,10 +74,6 @@ def _check_data(config: RunConfig) -> None:
                     data.samples(utterance.audio, config.data.max_audio_s)
     if config.learner.epochs is not None:
         config.learner.steps = math.ceil(config.learner.epochs * training_groups / config.learner.batch_groups)
-
-
-def _scores_bleu(config: RunConfig) -> bool:
-    return config.uses_rewards and not config.rewards.urls and config.rewards.scorer == "bleu"
 
 
 def _check_ports(config: RunConfig) -> None:
@@ -150,6 +148,18 @@ def _check_reward_servers(config: RunConfig) -> None:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             fix = "start it with `rba serve-rewards`, or leave rewards.urls empty to have servers started"
             raise UserError(f"the reward server does not answer: {error}", where=f"rewards.urls: {url}", fix=fix) from None
+
+
+def _check_scorers(config: RunConfig) -> None:
+    """That the user's functions are there, and that the judges answer."""
+    from actors.rewards.scorers.function import FunctionScorer
+    from actors.rewards.scorers.judge import JudgeScorer
+
+    for key, part in (config.rewards.parts if config.serves_rewards else {}).items():
+        if part.scorer == "python":
+            FunctionScorer(part.python, f"{key}.python")
+        if part.scorer == "judge":
+            JudgeScorer(part.judge, f"{key}.judge").close()
 
 
 def _check_copies(config: RunConfig, say: Say) -> None:

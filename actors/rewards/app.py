@@ -125,7 +125,7 @@ def sift(bodies: list[Any]) -> tuple[list[RewardItem], list[RewardScore | None]]
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             outcomes.append(unscored(item_id, f"bad_item: {'.'.join(map(str, first['loc']))}: {first['msg']}"))
             continue
-        if max(len(item.instruction), len(item.answer), len(item.reference or "")) > MAX_TEXT_CHARS:
+        if max(len(item.instruction), len(item.answer), len(item.reference or ""), sum(map(len, item.answers))) > MAX_TEXT_CHARS:
             outcomes.append(unscored(item_id, f"too_long: a text has at most {MAX_TEXT_CHARS} characters"))
             continue
         items.append(item)

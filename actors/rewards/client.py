@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import httpx
 import msgspec
@@ -215,7 +216,9 @@ def _body(items: Sequence[RewardItem]) -> bytes:
     return msgspec.json.encode({"items": bodies})
 
 
-def _utf8(text: str | None) -> str | None:
+def _utf8(text: Any) -> Any:
+    if isinstance(text, tuple):
+        return [_utf8(each) for each in text]
     return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -30,6 +30,8 @@ class RewardItem:
     """The teacher's answer; BLEU needs it."""
     language: str = "en"
     """Of the answer; picks BLEU's tokenizer."""
+    answers: tuple[str, ...] = ()
+    """Further acceptable answers, which `qa` counts like the reference."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,10 @@ class GroupRunner:
         texts = [each.text for each in completions]
         if leased.purpose is Purpose.TRAIN and self._config.strategy == "hybrid":
             texts.append(group.reference)
-        items = [RewardItem(str(number), group.instruction, text, group.reference, group.language) for number, text in enumerate(texts)]
+        items = [
+            RewardItem(str(number), group.instruction, text, group.reference, group.language, tuple(group.answers))
+            for number, text in enumerate(texts)
+        ]
         scores = await self._scorer.score(items)
         for each, score in zip(completions, scores, strict=False):
             each.reward, each.reward_error, each.reward_parts = score.score, score.error, score.parts

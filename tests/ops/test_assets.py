@@ -6,6 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from configs.sampling import RewardsSection
 from configs.training import LoraSection
 from ops import assets, memory
 from protocol.errors import UserError
@@ -104,3 +105,16 @@ def test_zero_divides_the_memory_over_the_ranks(stage: int, precision: str, expe
     adapted = config.model_copy(deep=True)
     adapted.learner.lora = LoraSection(r=1024)
     assert memory.learner_memory(memory.Size(100, 0), adapted).optimizer == expected[2] // 2
+
+
+def test_every_checkpoint_of_a_combination_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    parts = {"a": {"scorer": "seqcls", "model": "here"}, "b": {"scorer": "bleu", "model": "unused"}}
+    section = RewardsSection.model_validate({"scorer": "combination", "combination": parts})
+    resolved = assets.resolve_rewards(section)
+    assert [part.model for part in resolved.parts.values()] == [str(tmp_path / "here"), "unused"]
+    assert section.combination["a"].model == "here"
+    section.combination["a"].model = "nowhere"
+    with pytest.raises(UserError, match=r"rewards\.combination\.a\.model"):
+        assets.resolve_rewards(section)

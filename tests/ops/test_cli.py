@@ -98,9 +98,26 @@ def test_a_run_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "no run nowhere" in capsys.readouterr().err
 
 
-def test_serve_rewards_refuses_an_unknown_scorer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert rba(monkeypatch, "serve-rewards", "--scorer", "tarot") == 2
-    assert "--scorer" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--scorer", "bluu"], "--scorer bluu: `rewards.scorer` is 'bluu', but must be 'seqcls', 'armorm'"),
+        (["--scorer", "bluu"], "did you mean `bleu`?"),
+        (["--scorer", "reward_model"], "write seqcls"),
+        ([], "rewards.scorer=seqcls needs rewards.model"),
+        (["--scorer", "seqcls", "--model", "/nowhere/at/all"], "rewards.model: /nowhere/at/all"),
+        (["--scorer", "judge", "-o", "rewards.judge.model=m"], "rewards.scorer=judge needs rewards.judge.url"),
+        (["--scorer", "qa", "-o", "rewards.qa.skore=exact"], "did you mean `rewards.qa.score`?"),
+        (["--scorer", "python", "-o", "rewards.python.function=statistics:meen"], "did you mean mean?"),
+        (["quickstart", "--scorer", "armorm", "-o", "rewards.model=null"], "rewards.scorer=armorm needs rewards.model"),
+        (["--scorer", "bleu", "--batch-items", "0"], "--batch-items 0: `rewards.batch_items` is 0"),
+    ],
+)
+def test_serve_rewards_tells_mistakes_as_they_were_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert rba(monkeypatch, "serve-rewards", *arguments) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_the_doctor_finds_a_folder_in_front_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -110,6 +110,41 @@ def test_a_language_without_its_tokenizer_is_named(tmp_path: Path, monkeypatch: 
     preflight._check_data(config)
 
 
+@pytest.mark.parametrize(("scorers", "refused"), [("chrf", False), ("qa", False), ("chrf,bleu", True)])
+def test_only_bleu_needs_tokenizers_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scorers: str, *, refused: bool) -> None:
+    from actors.rewards.scorers import bleu
+
+    parts = [f"rewards.combination.{name}.scorer={name}" for name in scorers.split(",")]
+    config = configured(tmp_path, "evaluation.groups=0", "rewards.scorer=combination", *parts)
+    monkeypatch.setattr(bleu, "_metric", lambda tokenizer: (_ for _ in ()).throw(RuntimeError))
+    if refused:
+        with pytest.raises(UserError, match="tokenizer 13a"):
+            preflight._check_data(config)
+    else:
+        preflight._check_data(config)
+
+
+def test_a_data_set_without_references_is_named(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    manifest = Path(config.data.train)
+    manifest.write_text("".join(json.dumps({**json.loads(line), "reference": " "}) + "\n" for line in manifest.read_text().splitlines()))
+    with pytest.raises(UserError, match="the reference is empty"):
+        preflight._check_data(config)
+
+
+def test_a_function_that_is_not_there_and_a_judge_that_is_away_are_told_before_anything_starts(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    preflight._check_scorers(configured(tmp_path, "rewards.scorer=python", "rewards.python.function=statistics:mean"))
+    with pytest.raises(UserError, match=r"rewards\.python\.function: .*did you mean mean\?"):
+        preflight._check_scorers(configured(tmp_path, "rewards.scorer=python", "rewards.python.function=statistics:meen"))
+    judge = ["scorer=judge", f"judge.url=http://127.0.0.1:{unused_tcp_port}/v1", "judge.model=m", "judge.attempts=1"]
+    combined = ["rewards.scorer=combination", *(f"rewards.combination.taste.{key}" for key in judge)]
+    with pytest.raises(UserError, match=r"rewards\.combination\.taste\.judge\.url: .*does not answer"):
+        preflight._check_scorers(configured(tmp_path, *combined))
+    preflight._check_scorers(configured(tmp_path, *combined, "strategy=single", "rewards.urls=[http://127.0.0.1:1]"))
+
+
 def test_a_damaged_manifest_is_named_with_its_line(tmp_path: Path) -> None:
     config = configured(tmp_path)
     with Path(config.data.train).open("a") as manifest:

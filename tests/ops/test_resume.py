@@ -96,6 +96,18 @@ def test_a_mixture_may_lie_elsewhere_and_keeps_its_weights_and_its_order(tmp_pat
         find_origin(made, config(f"data.mix={json.dumps(turned)}"), found)
 
 
+def test_the_checkpoints_of_a_combination_may_lie_elsewhere(tmp_path: Path) -> None:
+    key = "rewards.combination.taste.model"
+    combined = ["rewards.scorer=combination", "rewards.combination.taste.scorer=seqcls", "rewards.combination.words.scorer=bleu"]
+    made = rundir.create(config(), tmp_path / "combined")
+    found = {**FOUND, "model_digests": {key: "sha256:5"}}
+    rundir.write_config(made, config(*combined, f"{key}=/a/taste"), found)
+    there = config(*combined, f"{key}=/b/taste")
+    assert find_origin(made, there, found).lineage == 1
+    with pytest.raises(UserError, match=rf"{key} was"):
+        find_origin(made, there, {**found, "model_digests": {key: "sha256:6"}})
+
+
 def test_a_run_that_is_under_way_on_another_machine_is_left_alone(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ControlServer(status=dict, stop=print, scale=print, metrics=bytes, beat=lambda: os.utime(run.control))
     rundir.write_private_json(run.control, {"url": server.url, "token": server.token, "host": "machine-a"})

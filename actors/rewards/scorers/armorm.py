@@ -15,7 +15,7 @@ from transformers import LlamaModel
 
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.scorers import checkpoint
-from actors.rewards.scorers.conversation import Conversation, Judged, score_conversations
+from actors.rewards.scorers.conversation import Conversation, Judged, UnscorableError, score_conversations
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
@@ -76,13 +76,12 @@ class ArmoScorer:
             raise UserError(
                 f"{directory} is no ArmoRM: its architecture is {architecture}",
                 where=checkpoint.WHERE,
-                fix="use ArmoRM-Llama3-8B-v0.1, or rewards.scorer=reward_model for other reward models",
+                fix="use ArmoRM-Llama3-8B-v0.1, or rewards.scorer=seqcls for other reward models",
             )
         tokenizer = checkpoint.read_tokenizer(directory)
         max_tokens = checkpoint.max_tokens_of(config)
-        self._conversation = Conversation(tokenizer, max_tokens, where=str(directory))
         self._header = list(tokenizer(ASSISTANT_HEADER, add_special_tokens=False)["input_ids"])
-        last_occurrence(self._conversation.token_ids("instruction", "answer"), self._header)
+        self._conversation = GatedConversation(tokenizer, max_tokens, str(directory), self._header)
         self._max_items = section.batch_items
         self._pad_id = checkpoint.pad_id_of(tokenizer)
         self._body: Any = checkpoint.read_body(LlamaModel, directory)
@@ -116,13 +115,31 @@ class ArmoScorer:
         ]
 
 
-def last_occurrence(ids: list[int], pattern: list[int]) -> int:
-    """Index of the first token of the last `pattern` in `ids`. Raises `UserError` when there is none: the template is another."""
-    for start in range(len(ids) - len(pattern), -1, -1):
-        if ids[start : start + len(pattern)] == pattern:
-            return start
-    raise UserError(
-        "the chat template writes no Llama 3 assistant header",
-        where=checkpoint.WHERE,
-        fix="use ArmoRM's own tokenizer with its chat template",
-    )
+class GatedConversation(Conversation):
+    """A conversation that has the header at which the gate reads."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int, where: str, header: list[int]) -> None:
+        """Raises `UserError` when the chat template writes another header."""
+        super().__init__(tokenizer, max_tokens, where)
+        self._header = header
+        try:
+            self.token_ids("instruction", "answer")
+        except UnscorableError:
+            raise UserError(
+                "the chat template writes no Llama 3 assistant header",
+                where=checkpoint.WHERE,
+                fix="use ArmoRM's own tokenizer with its chat template",
+            ) from None
+
+    def token_ids(self, instruction: str, answer: str) -> list[int]:
+        """As `Conversation`; raises `UnscorableError`, too, when the answer melts with the header."""
+        ids = super().token_ids(instruction, answer)
+        if last_occurrence(ids, self._header) is None:
+            raise UnscorableError("template: the chat template writes another assistant header for this answer")
+        return ids
+
+
+def last_occurrence(ids: list[int], pattern: list[int]) -> int | None:
+    """Index of the first token of the last `pattern` in `ids`; None when there is none."""
+    starts = range(len(ids) - len(pattern), -1, -1)
+    return next((start for start in starts if ids[start : start + len(pattern)] == pattern), None)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
-
-from sacrebleu.metrics import BLEU
 
 from actors.rewards.items import RewardItem, RewardScore, unscored
+from actors.rewards.scorers.references import has_reference, missing_reference
+from actors.rewards.scorers.sentence_bleu import SentenceBleu
 from protocol.errors import UserError
 
 TOKENIZERS = {
@@ -45,17 +44,17 @@ def extra_of(tokenizer: str) -> str:
 
 
 @cache
-def _metric(tokenizer: str) -> Any:
-    """Effective order, without which a sentence shorter than four words scores 0. RuntimeError when the tokenizer's package is missing."""
-    return BLEU(tokenize=tokenizer, effective_order=True)
+def _metric(tokenizer: str) -> SentenceBleu:
+    """RuntimeError when the tokenizer's package is missing."""
+    return SentenceBleu(tokenizer)
 
 
 class BleuScorer:
     """sacrebleu's sentence BLEU divided by 100 (exponential smoothing, effective order, cased)."""
 
     def __init__(self) -> None:
-        metric = _metric("13a")
-        metric.sentence_score("a", ["a"])
+        metric = _metric("13a").metric
+        metric.sentence_score("a", ["a"])  # a signature tells the number of references, which are known then
         by_language = ",".join(f"{language}={tokenizer}" for language, tokenizer in TOKENIZERS.items() if len(language) == 2)
         self._signature = str(metric.get_signature()).replace("tok:13a", f"tok:13a,{by_language}")
 
@@ -69,12 +68,12 @@ class BleuScorer:
         return [self._score(item) for item in items]
 
     def _score(self, item: RewardItem) -> RewardScore:
-        if item.reference is None or not item.reference.strip():
-            return unscored(item.id, "no_reference: BLEU compares with a reference, and the item has none")
+        if item.reference is None or not has_reference(item):
+            return missing_reference(item, "BLEU")
         tokenizer = tokenizer_of(item.language)
         try:
             metric = _metric(tokenizer)
         except RuntimeError:
             return unscored(item.id, f"no_tokenizer: language {item.language} needs {tokenizer}; install {extra_of(tokenizer)} there")
-        result = metric.sentence_score(item.answer, [item.reference])
+        result = metric(item.answer, item.reference)
         return RewardScore(item.id, result.score / 100, {"brevity_penalty": result.bp})

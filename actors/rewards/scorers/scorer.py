@@ -7,6 +7,7 @@ from typing import Protocol
 
 from actors.rewards.items import RewardItem, RewardScore
 from configs.sampling import RewardsSection
+from protocol.errors import UserError
 
 
 class Scorer(Protocol):
@@ -23,18 +24,51 @@ class Scorer(Protocol):
 
 
 def open_scorer(section: RewardsSection) -> Scorer:
-    """The scorer that `section.scorer` names. Raises `UserError` when its checkpoint is missing or is something else.
+    """The scorer that `section.scorer` names. Raises `UserError` when its checkpoint, judge or function is missing or is something else.
 
-    Model scorers import torch and transformers here and not before: a BLEU server stays small.
+    What only one of them needs, such as torch, is imported here and not before: a BLEU server stays small.
     """
-    if section.scorer == "bleu":
-        from actors.rewards.scorers.bleu import BleuScorer
+    match section.scorer:
+        case "bleu":
+            from actors.rewards.scorers.bleu import BleuScorer
 
-        return BleuScorer()
-    if section.scorer == "armorm":
-        from actors.rewards.scorers.armorm import ArmoScorer
+            return BleuScorer()
+        case "chrf":
+            from actors.rewards.scorers.chrf import ChrfScorer
 
-        return ArmoScorer(section)
-    from actors.rewards.scorers.reward_model import RewardModelScorer
+            return ChrfScorer()
+        case "qa":
+            from actors.rewards.scorers.qa import QaScorer
 
-    return RewardModelScorer(section)
+            return QaScorer(section.qa)
+        case "judge":
+            from actors.rewards.scorers.judge import JudgeScorer
+
+            return JudgeScorer(section.judge, "rewards.judge")
+        case "python":
+            from actors.rewards.scorers.function import FunctionScorer
+
+            return FunctionScorer(section.python, "rewards.python")
+        case "armorm":
+            from actors.rewards.scorers.armorm import ArmoScorer
+
+            return ArmoScorer(section)
+        case "seqcls":
+            from actors.rewards.scorers.sequence_classifier import SequenceClassifierScorer
+
+            return SequenceClassifierScorer(section)
+        case "combination":
+            return _open_combination(section)
+
+
+def _open_combination(section: RewardsSection) -> Scorer:
+    from actors.rewards.scorers.combination import CombinationScorer, Part
+
+    parts = {}
+    for name, part in section.combination.items():
+        try:
+            parts[name] = Part(open_scorer(section.alone(name)), part.weight)
+        except UserError as error:
+            where = error.where.replace("rewards.", f"rewards.combination.{name}.", 1)
+            raise UserError(error.what, where=where, fix=error.fix) from error
+    return CombinationScorer(parts)

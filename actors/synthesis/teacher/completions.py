@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import stamina
 
-from actors.synthesis.teacher.loop import Loop, together
+from actors.loop import Loop, together
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher, TeacherFailedError
 from configs.synthesis import LanguageModelSection
 from protocol.errors import UserError

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.synthesis.teacher.loop import Loop, together
+from actors.loop import Loop, together
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher, TeacherFailedError
 from actors.synthesis.teacher.tokenizer import Tokenizer, open_tokenizer
 from actors.vllm import (

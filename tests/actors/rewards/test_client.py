@@ -313,6 +313,12 @@ async def test_a_real_server(serve: Any, client: Client):
     assert [score.score is None for score in scores] == [item.reference is None for item in items]
 
 
+async def test_further_acceptable_answers_travel_with_the_item(serve: Any, client: Client):
+    asking = client(serve(RewardsSection(scorer="qa")).url, scorer="qa")
+    items = [RewardItem("a", "who", "it is ann", "bob", answers=("Ann", "\ud800")), RewardItem("b", "who", "it is ann", "bob")]
+    assert [score.score for score in await asking.score(items)] == [1.0, 0.0]
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0, 3)), max_size=40))
 def test_rotation_prefers_servers_in_good_standing(events: list[tuple[int, bool, float]]):
     rotation, now_s = Rotation(["a", "b", "c"]), 0.0

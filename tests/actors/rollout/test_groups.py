@@ -48,10 +48,11 @@ async def result_of(
 async def test_every_voice_is_sampled_scored_at_once_and_paired() -> None:
     texts = iter(["c", "a", "b"])
     engine, scorer = ScriptedEngine(lambda _: next(texts)), Lengths()
-    result = await result_of(leased(5), config(), engine, scorer)
+    result = await result_of(leased(5, answers=["an answer"]), config(), engine, scorer)
     assert engine.most_running == 3
     assert len(scorer.requests) == 1
     assert (scorer.requests[0][0].instruction, scorer.requests[0][0].reference) == ("instruction 5", "the answer")
+    assert [item.answers for item in scorer.requests[0]] == [("an answer",)] * 3
     assert (result.ordinal, result.group_id, result.outcome, result.reason) == (5, "g5", Outcome.PAIRS, "")
     assert [(each.utterance, each.text, each.reward) for each in result.completions] == [(0, "c", 0.99), (1, "a", 0.97), (2, "b", 0.98)]
     assert [(pair.chosen, pair.rejected) for pair in result.pairs] == [(0, 1)]

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from actors.synthesis.teacher.loop import Loop, together
+from actors.loop import Loop, together
 from actors.synthesis.teacher.teacher import Request, TeacherFailedError
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 

@@ -14,7 +14,7 @@ ANSWERS = ["two", "it is two, since one and one make two", "", "no idea " * 12, 
 
 
 def section(directory: Path, **fields: object) -> RewardsSection:
-    return RewardsSection.model_validate({"scorer": "reward_model", "model": str(directory), **fields})
+    return RewardsSection.model_validate({"scorer": "seqcls", "model": str(directory), **fields})
 
 
 def items() -> list[RewardItem]:
@@ -93,9 +93,9 @@ def test_what_is_no_reward_model_is_the_users_error(reward_model: Path, tmp_path
         with pytest.raises(UserError, match=words):
             open_scorer(section(directory))
     with pytest.raises(UserError, match="no checkpoint"):
-        open_scorer(RewardsSection(scorer="reward_model"))
+        open_scorer(RewardsSection(scorer="seqcls"))
     with pytest.raises(UserError, match=r"no config\.json"):
-        open_scorer(RewardsSection(scorer="reward_model", model="nobody/nothing"))
+        open_scorer(RewardsSection(scorer="seqcls", model="nobody/nothing"))
 
 
 @pytest.mark.parametrize("name", ["score.weight", "model.layers.1.mlp.up_proj.weight"])

@@ -16,7 +16,7 @@ from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 
-class RewardModelScorer:
+class SequenceClassifierScorer:
     """Any ``AutoModelForSequenceClassification`` with one label: the logit at the conversation's last token."""
 
     def __init__(self, section: RewardsSection) -> None:
