@@ -50,6 +50,7 @@ class RewardServer:
         self._batcher = Batcher(
             self._scorer,
             batch_items=section.batch_items,
+            batch_tokens=section.batch_tokens,
             capacity_items=CAPACITY_BATCHES * section.batch_items,
             patience_s=section.timeout_s,
             on_error=self._scorer_raised,

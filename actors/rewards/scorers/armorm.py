@@ -99,6 +99,10 @@ class ArmoScorer:
         """Checkpoint, number format, window and library version."""
         return self._signature
 
+    def cost(self, item: RewardItem) -> int:
+        """Tokens of the conversation."""
+        return self._conversation.cost(item)
+
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """The gated score of each conversation; its 19 rewards are the parts."""
         return score_conversations(items, self._conversation, self._forward, self._max_items)
@@ -116,10 +120,10 @@ class ArmoScorer:
         ]
 
 
-def last_occurrence(ids: list[int], pattern: list[int]) -> int:
+def last_occurrence(ids: Sequence[int], pattern: Sequence[int]) -> int:
     """Index of the first token of the last `pattern` in `ids`. Raises `UserError` when there is none: the template is another."""
     for start in range(len(ids) - len(pattern), -1, -1):
-        if ids[start : start + len(pattern)] == pattern:
+        if list(ids[start : start + len(pattern)]) == list(pattern):
             return start
     raise UserError(
         "the chat template writes no Llama 3 assistant header",
