@@ -163,8 +163,11 @@ def serve_rewards(
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     batch_items: Annotated[int, typer.Option(help="Most items in one forward pass.")] = 64,
+    batch_tokens: Annotated[int, typer.Option(help="Most tokens in one forward pass, padding included.")] = 16_384,
+    patience_s: Annotated[float, typer.Option(help="Seconds that a request may wait; one that would wait longer is refused.")] = 30.0,
     cpu_threads: Annotated[int, typer.Option(help="Threads of the model on a CPU.")] = 1,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address off the loopback interface, without keys.")] = False,
+    token_file: Annotated[str | None, typer.Option(help="File with the token that clients send; else RBA_REWARDS_TOKEN.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address off the loopback interface without a token.")] = False,
 ) -> None:
     """Serve rewards over HTTP until Ctrl-C; runs use it through rewards.urls."""
     from pydantic import ValidationError
@@ -175,10 +178,11 @@ def serve_rewards(
 
     path = str(model_path(model, "--model")) if model is not None else None
     try:
-        section = RewardsSection.model_validate({"scorer": scorer, "model": path, "batch_items": batch_items, "cpu_threads": cpu_threads})
+        fields = {"batch_items": batch_items, "batch_tokens": batch_tokens, "timeout_s": patience_s, "cpu_threads": cpu_threads}
+        section = RewardsSection.model_validate({"scorer": scorer, "model": path, "token_file": token_file, **fields})
     except ValidationError as error:
         first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
+        option = "--" + str(first["loc"][0]).replace("timeout", "patience").replace("_", "-")
         raise UserError(
             f"{option} {first['input']!r}: {first['msg']}", where="the command line", fix="see `rba serve-rewards --help`"
         ) from None

@@ -41,7 +41,7 @@ class Conversation:
                 "the tokenizer has no chat template", where=where, fix="use a reward model that was trained on chats, or add its template"
             )
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self.token_ids = lru_cache(REMEMBERED)(self._token_ids)
         added = tokenizer.added_tokens_decoder.values()
         self._special = sorted({*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}, key=len, reverse=True)
@@ -65,16 +65,22 @@ class Conversation:
         """
         instruction, answer = self.escape(instruction), self.escape(answer)
         ids = self._encode(self._render(instruction, answer))
-        if len(ids) <= self._max_tokens:
+        if len(ids) <= self.max_tokens:
             return tuple(ids)
         tail = len(self._tail_ids)
         if ids[len(ids) - tail :] != self._tail_ids:
             raise UnscorableError("template: the chat template ends differently for this answer, so it cannot be shortened")
         rendered = self._render(instruction, SENTINEL)
         head = len(self._encode(rendered[: rendered.rindex(SENTINEL)]))
-        if head + 1 + tail > self._max_tokens:
-            raise UnscorableError(f"too_long: the instruction alone takes {head + tail} of {self._max_tokens} tokens")
-        return (*ids[: self._max_tokens - tail], *self._tail_ids)
+        if head + 1 + tail > self.max_tokens:
+            raise UnscorableError(f"too_long: the instruction alone takes {head + tail} of {self.max_tokens} tokens")
+        return (*ids[: self.max_tokens - tail], *self._tail_ids)
+
+    def rendered(self, instruction: str, answer: str) -> tuple[str, str]:
+        """The conversation as text, not shortened: what stands before the answer, and all of it."""
+        instruction, answer = self.escape(instruction), self.escape(answer)
+        template = self._render(instruction, SENTINEL)
+        return template[: template.rindex(SENTINEL)], self._render(instruction, answer)
 
     def escape(self, text: str) -> str:
         """`text` with every special token broken by a space, so that it reads as text and ends no turn."""
