@@ -37,7 +37,8 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
         name = getattr(config.data, key)
         if name is not None:
             setattr(resolved.data, key, str(file_path(name, f"data.{key}", progress)))
-    if config.uses_rewards and config.rewards.scorer != "bleu" and not config.rewards.urls and config.rewards.model is not None:
+    loads = config.rewards.scorer != "bleu" and not config.rewards.urls
+    if config.uses_rewards and (loads or config.rewards.tokenizes) and config.rewards.model is not None:
         resolved.rewards.model = str(model_path(config.rewards.model, "rewards.model", progress))
     return resolved
 

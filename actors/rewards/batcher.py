@@ -126,7 +126,7 @@ class Batcher:
         self._on_batch = on_batch
         self._queue: deque[Waiting] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = threading.Event()
         self._pace = Pace()
         self._in_flight_items = 0
         self._raised_items = 0
@@ -157,7 +157,7 @@ class Batcher:
             if (waiting or self._in_flight_items) and (waiting + len(items) > self.capacity_items or expected_s > patience_s):
                 raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s - patience_s))))
             ticket = Ticket(time.monotonic() + patience_s, [None] * len(items), len(items))
-            if self._closed:
+            if self._closed.is_set():
                 ticket.answer.set_exception(ScorerBrokenError("the reward server is stopping"))
                 return ticket.answer
             self._queue.extend(Waiting(ticket, slot, item) for slot, item in enumerate(items))
@@ -191,7 +191,7 @@ class Batcher:
     def close(self) -> None:
         """Ends `run` after its current batch; what still waits ends with an exception."""
         with self._changed:
-            self._closed = True
+            self._closed.set()
             left, self._queue = list(self._queue), deque()
             self._changed.notify_all()
         for waiting in left:
@@ -202,15 +202,15 @@ class Batcher:
         """The next batch, across requests; empty once closed. What nobody waits for any more is left out."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
-                if self._closed:
+                self._changed.wait_for(lambda: self._queue or self._closed.is_set())
+                if self._closed.is_set():
                     return []
                 ahead = self._look_ahead()
             for waiting in ahead:
                 waiting.cost = waiting.cost or self._cost(waiting.item)  # outside of the lock: tokenising takes its time
             chosen = set(pack([waiting.cost for waiting in ahead], self._batch_items, self._batch_tokens))
             with self._changed:
-                if self._closed:
+                if self._closed.is_set():
                     return []
                 for _ in ahead:
                     self._queue.popleft()

@@ -17,7 +17,8 @@ from protocol.errors import UserError
 class Native:
     """Scores, parts and an error of each item's own (a `ScoringProtocol`)."""
 
-    path, health_path = "/v1/rewards", "/health"
+    path = "/v1/rewards"
+    health_path: str | None = "/health"
 
     def __init__(self, scorer: str) -> None:
         """`scorer`: what the servers have to score by."""

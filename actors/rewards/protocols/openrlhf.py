@@ -16,7 +16,8 @@ from actors.rewards.scorers.conversation import Conversation
 class OpenRlhf:
     """One number an item, and no error of its own (a `ScoringProtocol`)."""
 
-    path, health_path = "/get_reward", None
+    path = "/get_reward"
+    health_path: str | None = None
 
     def __init__(self, conversation: Conversation | None) -> None:
         """`conversation` renders the queries, begin-of-sequence token and all, as OpenRLHF does; None sends the texts as they are."""

@@ -44,7 +44,7 @@ class _Vllm:
     """What both have in common."""
 
     path: str
-    health_path = "/v1/models"
+    health_path: str | None = "/v1/models"
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
