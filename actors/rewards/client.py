@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import httpx
@@ -29,7 +29,7 @@ MAX_ANSWER_BYTES = 16 << 20
 WAIT_MAX_S = 10.0
 IDLE_CONNECTION_S = 60.0
 CHECK_ATTEMPTS = 5
-SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 PROBE = RewardItem("probe", "Say yes.", "yes", "yes")
 """Asked for when a server is looked at; its score, or its error, does not matter."""
 
@@ -246,9 +246,9 @@ class RewardClient:
 
 def readable(item: RewardItem) -> RewardItem:
     """`item` with question marks for lone surrogates, which neither UTF-8 nor tokenizers know."""
-    texts = {"instruction": item.instruction, "answer": item.answer, "reference": item.reference or ""}
-    bad = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items() if not text.isascii() and SURROGATE.search(text)}
-    return replace(item, **bad) if bad else item
+    texts = {field.name: getattr(item, field.name) for field in fields(item) if field.name != "id"}
+    broken = {name: text for name, text in texts.items() if isinstance(text, str) and _SURROGATE.search(text)}
+    return replace(item, **{name: text.encode("utf-8", "replace").decode() for name, text in broken.items()}) if broken else item
 
 
 def _addresses(urls: Sequence[str]) -> list[str]:
