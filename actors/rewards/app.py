@@ -64,7 +64,6 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
             raise Refusal(401, reason, "send the server's token as `Authorization: Bearer …`", headers)
         return await read_body(request, shape, patience_s)
 
-    @app.post("/v1/rewards")
     async def rewards(request: Request) -> Response:
         bodies = (await read(request, ScoringRequest)).items
         items, outcomes = sift(bodies)
@@ -77,7 +76,6 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
         answer = ScoringAnswer(items=[outcome for outcome in outcomes if outcome], scorer=name, signature=scorer.signature)
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    @app.post("/get_reward")
     async def get_reward(request: Request) -> Response:
         items = split_queries(await read(request, QueryRequest))
         values: list[float] = []
@@ -86,6 +84,10 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
                 raise Refusal(422, "unscored", f"query {outcome.id}: {outcome.error}")
             values.append(outcome.score)
         return Response(QueryAnswer(rewards=values, scores=values).model_dump_json(), media_type="application/json")
+
+    # as plain routes, without what FastAPI does for parameters that they do not have
+    app.add_route("/v1/rewards", rewards, methods=["POST"])
+    app.add_route("/get_reward", get_reward, methods=["POST"])
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -8,12 +8,14 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
 import stamina
 
 from actors.rewards import bearer
@@ -28,7 +30,9 @@ from protocol.metrics import Metrics
 MAX_ANSWER_BYTES = 16 << 20
 WAIT_MAX_S = 10.0
 IDLE_CONNECTION_S = 60.0
+MAX_CONNECTIONS = 256
 CHECK_ATTEMPTS = 5
+HEALTH_S = 10.0
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 PROBE = RewardItem("probe", "Say yes.", "yes", "yes")
 """Asked for when a server is looked at; its score, or its error, does not matter."""
@@ -46,7 +50,7 @@ class RewardClient:
         token: str | None = None,
         first_wait_s: float = 0.5,
     ) -> None:
-        """Raises `UserError` for no or malformed `urls`, and for a protocol whose tokenizer cannot be had.
+        """Within a running loop. Raises `UserError` for no or malformed `urls`, and for a protocol whose tokenizer cannot be had.
 
         `first_wait_s`: the first back-off, which doubles with every try, so that five tries outlast the restart of a server.
         """
@@ -56,10 +60,11 @@ class RewardClient:
         self._metrics = metrics
         self._first_wait_s = first_wait_s
         self._news = asyncio.Event()
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=IDLE_CONNECTION_S)
         headers = {"Content-Type": "application/json", **bearer.header(token)}
-        # reward servers are named outright, so a proxy from the environment would only stand in between
-        self._http = httpx.AsyncClient(timeout=section.timeout_s, limits=limits, headers=headers, trust_env=False)
+        # of many connections httpx looks at each one at every request; proxies of the environment would only stand in between
+        pool = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=IDLE_CONNECTION_S)
+        unlimited = aiohttp.ClientTimeout(total=None)
+        self._http = aiohttp.ClientSession(connector=pool, headers=headers, timeout=unlimited, cookie_jar=aiohttp.DummyCookieJar())
         self._tell()
 
     def use(self, urls: Sequence[str]) -> None:
@@ -86,7 +91,7 @@ class RewardClient:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def _score_chunk(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """One request with its retries, until the deadline."""
@@ -177,9 +182,10 @@ class RewardClient:
                 status, headers, answer = await self._post(f"{server.url}{self._protocol.path}", body, patience_s)
         except TimeoutError:
             raise RequestFailedError("timeout", f"no answer within {self._section.timeout_s} s", retry=True, decisive=True) from None
-        except httpx.RequestError as error:
-            raise RequestFailedError("connect", f"{type(error).__name__}: {error}", retry=True, decisive=True) from None
-        if status == httpx.codes.TOO_MANY_REQUESTS:
+        except aiohttp.ClientError as error:
+            gone = isinstance(error, aiohttp.ClientConnectorError)
+            raise RequestFailedError("connect", f"{type(error).__name__}: {error}", retry=True, decisive=gone) from None
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             server.busy_until_s = time.monotonic() + retry_after_s(headers)
         raise_for_status(status, answer)
         try:
@@ -187,16 +193,16 @@ class RewardClient:
         except BadAnswerError as error:
             raise RequestFailedError("bad_answer", f"{error}: {start(answer)}", retry=True) from None
 
-    async def _post(self, url: str, body: bytes, patience_s: float) -> tuple[int, httpx.Headers, bytes]:
+    async def _post(self, url: str, body: bytes, patience_s: float) -> tuple[int, Mapping[str, str], bytes]:
         """`patience_s` goes along, so that a server scores nothing for which nobody waits."""
         headers = {"Prefer": f"wait={max(1, math.ceil(patience_s))}"}
-        async with self._http.stream("POST", url, content=body, headers=headers) as response:
+        async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
             answer = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.content.iter_any():
                 answer += chunk
                 if len(answer) > MAX_ANSWER_BYTES:
                     raise RequestFailedError("bad_answer", f"longer than {MAX_ANSWER_BYTES} bytes", retry=True)
-            return response.status_code, response.headers, bytes(answer)
+            return response.status, response.headers, bytes(answer)
 
     def _tell(self) -> None:
         """Something has changed that those who wait for a server want to know."""
@@ -223,7 +229,7 @@ class RewardClient:
         except RequestFailedError as error:
             fix = TOKEN_FIX if error.kind == "unauthorised" else fix
             raise UserError(f"the reward server {url} does not score: {error}", where="rewards.urls", fix=fix) from None
-        except (httpx.HTTPError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise UserError(
                 f"the reward server {url} does not answer: {type(error).__name__}: {error}", where="rewards.urls", fix=fix
             ) from None
@@ -233,15 +239,17 @@ class RewardClient:
         if self._protocol.health_path is None:
             return None
         async for attempt in stamina.retry_context(
-            on=httpx.TransportError,
+            on=(aiohttp.ClientConnectionError, TimeoutError),
             attempts=CHECK_ATTEMPTS,
             timeout=None,
             wait_initial=self._first_wait_s,
             wait_jitter=self._first_wait_s,
         ):
             with attempt:
-                response = await self._http.get(f"{url}{self._protocol.health_path}", timeout=min(10.0, self._section.timeout_s))
-        return response.raise_for_status().json()
+                async with self._http.get(f"{url}{self._protocol.health_path}", timeout=aiohttp.ClientTimeout(HEALTH_S)) as response:
+                    response.raise_for_status()
+                    return await response.json(content_type=None)
+        raise AssertionError("retry_context ends by returning or raising")
 
 
 def readable(item: RewardItem) -> RewardItem:
@@ -262,7 +270,7 @@ def _addresses(urls: Sequence[str]) -> list[str]:
 
 def _is_http(url: str) -> bool:
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        parsed = urlsplit(url)
+        return parsed.scheme in {"http", "https"} and bool(parsed.hostname) and parsed.port != 0
+    except ValueError:
         return False
-    return parsed.scheme in {"http", "https"} and bool(parsed.host)

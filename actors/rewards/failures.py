@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import httpx
+from collections.abc import Mapping
+from http import HTTPStatus
 
 from actors.rewards import bearer
 
@@ -26,17 +27,17 @@ class RequestFailedError(Exception):
 def raise_for_status(status: int, answer: bytes) -> None:
     """Raises `RequestFailedError` for all but 200: what the server says of itself may pass, what it says of the request does not."""
     detail = f"status {status}: {start(answer)}"
-    if status == httpx.codes.TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RequestFailedError("busy", detail, retry=True)
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise RequestFailedError("server", detail, retry=True)
-    if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         raise RequestFailedError("unauthorised", f"{detail}; {TOKEN_FIX}", retry=False)
-    if status != httpx.codes.OK:
+    if status != HTTPStatus.OK:
         raise RequestFailedError("refused", detail, retry=False)
 
 
-def retry_after_s(headers: httpx.Headers) -> float:
+def retry_after_s(headers: Mapping[str, str]) -> float:
     """Seconds that the server asks for; a date, or nothing, counts as one second."""
     given = headers.get("Retry-After", "")
     return min(RETRY_AFTER_MAX_S, float(given)) if given.isdigit() else 1.0

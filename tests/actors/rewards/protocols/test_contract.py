@@ -1,7 +1,7 @@
 """What holds for every protocol, against a server that answers in its shape; and each shape itself."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,20 @@ def section(protocol: str, model: Path | None, url: str = "http://x", **fields: 
     )
 
 
+MADE: list[RewardClient] = []
+
+
 def client(shape: Shape, script: Script, model: Path, **fields: Any) -> RewardClient:
-    return RewardClient([script.url], section(shape.name, model, script.url, **fields), token="a-token-of-some-length", first_wait_s=0.01)
+    wanted = section(shape.name, model, script.url, **fields)
+    MADE.append(RewardClient([script.url], wanted, token="a-token-of-some-length", first_wait_s=0.01))
+    return MADE[-1]
+
+
+@pytest.fixture(autouse=True)
+async def closed() -> AsyncIterator[None]:
+    yield
+    while MADE:
+        await MADE.pop().aclose()
 
 
 Serving = Callable[..., Script]
@@ -247,6 +259,7 @@ async def test_openrlhfs_client_and_our_server_agree(serve: Callable[..., Reward
     native_client, theirs = (
         RewardClient([server.url], section(protocol, None, server.url), first_wait_s=0.01) for protocol in ("native", "openrlhf")
     )
+    MADE.extend([native_client, theirs])
     assert [score.score for score in await theirs.score(items)] == [score.score for score in await native_client.score(items)]
 
 
