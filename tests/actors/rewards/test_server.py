@@ -233,6 +233,13 @@ def test_a_body_that_says_nothing_of_its_size_is_bounded_too(serve: Serve):
     assert (answer.status_code, answer.json()["error"]["reason"]) == (413, "too_large")
 
 
+def test_a_body_that_is_announced_as_too_large_is_not_read(serve: Serve):
+    host, port = serve().url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as opened:
+        opened.sendall(f"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: {app.MAX_BODY_BYTES + 1}\r\n\r\n".encode())
+        assert opened.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_request_with_less_patience_is_refused_earlier(serve: Serve):
     scorer = GatedScorer()
     server = serve(RewardsSection(scorer="bleu", batch_items=1), scorer=scorer)
