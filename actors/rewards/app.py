@@ -109,17 +109,14 @@ def preferred_s(request: Request) -> float | None:
 
 async def read_body(request: Request, shape: type[Body], patience_s: float) -> Body:
     """The request's body, checked. Raises `Refusal` for what is too large, too slow, no JSON, or of another shape."""
-    too_large = Refusal(413, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
     announced = request.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-        raise too_large
+    _check_size(int(announced) if announced.isdigit() else 0)
     chunks, size = [], 0
     try:
         async with asyncio.timeout(patience_s):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > MAX_BODY_BYTES:
-                    raise too_large
+                _check_size(size)
                 chunks.append(chunk)
     except TimeoutError:
         raise Refusal(408, "too_slow", f"the body took longer than {patience_s} s", {"Connection": "close"}) from None
@@ -130,6 +127,11 @@ async def read_body(request: Request, shape: type[Body], patience_s: float) -> B
         if first["type"] == "json_invalid":
             raise Refusal(400, "bad_json", str(first["msg"])) from None
         raise Refusal(422, "bad_shape", f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MAX_BODY_BYTES:
+        raise Refusal(413, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
 
 
 def sift(bodies: list[Any]) -> tuple[list[RewardItem], list[RewardScore | None]]:
