@@ -68,7 +68,10 @@ class PairingSection(Section):
 class RewardsSection(ScorerSection):
     """The reward servers, and how actors ask them."""
 
-    changeable = frozenset({"urls", "servers", "batch_items", "timeout_s", "attempts", "cpu_threads", "gpus"})
+    changeable = frozenset(
+        {"protocol", "urls", "token_file", "servers", "batch_items", "batch_tokens", "timeout_s", "attempts", "deadline_s"}
+        | {"cpu_threads", "gpus"}
+    )
 
     scorer: Literal["seqcls", "armorm", "bleu", "chrf", "qa", "judge", "python", "combination"] = "seqcls"
     """`seqcls`: any sequence-classification checkpoint; `armorm`: ArmoRM-Llama3-8B; `bleu`, `chrf`: sentence BLEU or chrF against the
@@ -78,14 +81,24 @@ class RewardsSection(ScorerSection):
     """The parts of the scorer `combination`, by names of your own (letters, digits, - and _)."""
     urls: list[str] = []
     """Reward servers that already run; when empty, `servers` of them are started."""
+    protocol: Literal["native", "openrlhf", "classify", "pooling"] = "native"
+    """What the servers at `urls` speak: `native` (`rba serve-rewards`), `openrlhf` (`/get_reward`), or vLLM's `classify` or `pooling`. For
+    the last two `model` is needed here too: conversations are sent as the token ids of its chat template."""
+    token_file: str | None = None
+    """File (mode 0600) with the bearer token of the servers, on the launching machine; `RBA_REWARDS_TOKEN` in its environment does the
+    same. Without either, servers that the run starts off loopback get one from the run's folder."""
     servers: PositiveInt = 1
     """Reward servers to start."""
     batch_items: PositiveInt = 64
     """Most items that one request, and one forward pass, carry."""
+    batch_tokens: PositiveInt = 16_384
+    """Most tokens of one forward pass, padding included; a longer item goes alone."""
     timeout_s: PositiveFloat = 30.0
-    """Of one request."""
+    """Of one try. A server that cannot answer within it says so at once."""
     attempts: PositiveInt = 5
     """Tries per request, with exponential back-off and jitter; then the items end without a score."""
+    deadline_s: PositiveFloat = 120.0
+    """Of a request with all its tries; then the items end without a score."""
     cpu_threads: NonNegativeInt = 1
     """Threads of one server's model on a CPU."""
     gpus: NonNegativeFloat | None = None
@@ -134,3 +147,17 @@ class RewardsSection(ScorerSection):
         part = self.combination[name]
         own = {field: getattr(part, field) for field in ScorerSection.model_fields}
         return RewardsSection(**{**shared, **own, "combination": {}})
+
+    @property
+    def tokenizes(self) -> bool:
+        """True when the client renders conversations by the tokenizer of `model`."""
+        return self.protocol in {"classify", "pooling"} or (self.protocol == "openrlhf" and self.model is not None)
+
+    @model_validator(mode="after")
+    def protocol_is_possible(self) -> Self:
+        """Refuse other protocols than our own where nobody speaks them."""
+        if self.protocol != "native" and not self.urls:
+            raise ValueError(f"rewards.protocol={self.protocol} needs rewards.urls: the servers that a run starts speak native")
+        if self.tokenizes and not self.model:
+            raise ValueError(f"rewards.protocol={self.protocol} needs rewards.model, whose chat template makes the conversations")
+        return self

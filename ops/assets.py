@@ -40,6 +40,8 @@ def resolve(config: RunConfig, progress: Progress = lambda _: None) -> RunConfig
             setattr(resolved.data, key, str(file_path(name, f"data.{key}", progress)))
     if config.serves_rewards:
         resolved.rewards = resolve_rewards(config.rewards, progress)
+    elif config.uses_rewards and config.rewards.tokenizes and config.rewards.model is not None:
+        resolved.rewards.model = str(model_path(config.rewards.model, "rewards.model", progress))
     return resolved
 
 

@@ -167,13 +167,17 @@ def serve_rewards(
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     batch_items: Annotated[int | None, typer.Option(help="Most items in one forward pass.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Most tokens in one forward pass, padding included.")] = None,
+    timeout_s: Annotated[float | None, typer.Option(help="Seconds that a request may wait; one that would wait longer is refused.")] = None,
     cpu_threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address off the loopback interface, without keys.")] = False,
+    token_file: Annotated[str | None, typer.Option(help="File with the token that clients send; else RBA_REWARDS_TOKEN.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address off the loopback interface without a token.")] = False,
 ) -> None:
     """Serve rewards over HTTP until Ctrl-C; runs use it through rewards.urls. What a scorer needs is set by -o rewards.KEY=VALUE."""
     from ops.serving import rewards_of
 
-    options = {"scorer": scorer, "model": model, "batch_items": batch_items, "cpu_threads": cpu_threads}
+    options = {"scorer": scorer, "model": model, "batch_items": batch_items, "batch_tokens": batch_tokens, "timeout_s": timeout_s}
+    options |= {"cpu_threads": cpu_threads, "token_file": token_file}
     section = rewards_of(config, options, override or [], typer.echo)
     from actors.rewards.server import serve
 

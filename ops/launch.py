@@ -212,7 +212,8 @@ class Supervisor:
         mark = {guard.MARKER: self.run.run_id}
         if cluster.folder is not None:
             mark["TMPDIR"] = str(cluster.folder)  # vLLM leaves its sockets behind; this folder goes with the run
-        wiring = topology.lay_out(self.run, self.plan, nodes, ports.free(), mark, self._origin)
+        token = topology.reward_token(self.run, self.config, os.environ)
+        wiring = topology.lay_out(self.run, self.plan, nodes, ports.free(), mark, self._origin, token)
         optional = () if self.config.needs_rewards else ("reward",)
         self.supervision = Supervision(wiring.needs(), self.config.fleet, optional, random.Random())
         fleet = Fleet(wiring.specs, self.run.path)

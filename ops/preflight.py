@@ -5,6 +5,7 @@ Each failure is a `UserError` that names the configuration's key.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import shutil
@@ -12,6 +13,8 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from actors.rewards import bearer
+from actors.rewards.client import RewardClient
 from configs.schema import RunConfig
 from learner.destination import Destination
 from ops import assets, memory
@@ -21,7 +24,8 @@ from protocol.errors import UserError
 
 CHECKED_GROUPS = 4
 """Groups whose audio is opened; the actors check each of the others when they load it."""
-REWARD_TIMEOUT_S = 5.0
+REWARD_WAIT_S = 0.1
+"""Before a reward server that does not answer is asked again, doubled each time."""
 CLUSTER_TIMEOUT_S = 5.0
 SPARE_BYTES = 200 << 20
 """Room for logs, events and samples."""
@@ -37,7 +41,7 @@ def check(config: RunConfig, say: Say) -> RunConfig:
     _check_gpu(config, Machine.here())
     _check_cluster(config)
     _check_token(config, os.environ)
-    _check_reward_servers(config)
+    _check_reward_servers(config, os.environ, say)
     _check_scorers(config)
     _check_copies(config, say)
     resolved = assets.resolve(config, say)
@@ -137,17 +141,24 @@ def _check_keys(config: RunConfig, say: Say) -> None:
     config.network.keys = str(keys.folder)
 
 
-def _check_reward_servers(config: RunConfig) -> None:
-    if not config.uses_rewards or not config.rewards.urls:
+def _check_reward_servers(config: RunConfig, environment: Mapping[str, str], say: Say = lambda _: None) -> None:
+    """That each of those that run already scores an item, and that the token can be read."""
+    if not config.uses_rewards:
         return
-    import httpx
+    token, section = bearer.read(config.rewards.token_file, environment), config.rewards.model_copy()
+    if not section.urls:
+        return
+    if section.tokenizes and section.model is not None:
+        section.model = str(assets.model_path(section.model, "rewards.model", say))
 
-    for url in config.rewards.urls:
+    async def check() -> None:
+        client = RewardClient(section.urls, section, token=token, first_wait_s=REWARD_WAIT_S)
         try:
-            httpx.get(f"{url.rstrip('/')}/health", timeout=REWARD_TIMEOUT_S, trust_env=False).raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            fix = "start it with `rba serve-rewards`, or leave rewards.urls empty to have servers started"
-            raise UserError(f"the reward server does not answer: {error}", where=f"rewards.urls: {url}", fix=fix) from None
+            await client.check()
+        finally:
+            await client.aclose()
+
+    asyncio.run(check())
 
 
 def _check_scorers(config: RunConfig) -> None:

@@ -49,6 +49,11 @@ class RunDir:
         return self.path / "control.json"
 
     @property
+    def reward_token(self) -> Path:
+        """What the run's own reward servers want to be shown, where they listen off loopback (mode 0600)."""
+        return self.path / "rewards.token"
+
+    @property
     def summary(self) -> Path:
         """The closing figures; exists when the run has ended."""
         return self.path / "summary.json"

@@ -7,10 +7,11 @@ weight_store ◀── fetcher (one a machine) ◀── rollout ──▶ learn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from actors.rewards import bearer
 from configs.schema import RunConfig
 from ops import guard
 from ops.plan import Plan
@@ -45,6 +46,8 @@ class Topology:
     """Where the learner's ranks meet."""
     origin: Origin = AFRESH
     """What the run goes on from."""
+    reward_token: str | None = field(default=None, repr=False)
+    """What actors show to reward servers."""
 
     def needs(self) -> dict[str, tuple[str, list[str]]]:
         """Of each process: its role, and the processes that must be built before it."""
@@ -121,6 +124,7 @@ class Topology:
                     "port": port("rewards"),
                     "run_dir": self.run.path,
                     "index": index,
+                    "token": self.reward_token,
                 }
             case "learner":
                 at = {"pairs_port": port("pairs", network.pairs_port)}
@@ -143,6 +147,7 @@ class Topology:
                     "learner_endpoint": endpoint("learner-0", "pairs"),
                     "fetcher_endpoint": described[self._fetcher_beside(name, places)]["endpoints"]["fetcher"],
                     "run_dir": self.run.path,
+                    "reward_token": self.reward_token,
                 }
         raise AssertionError(spec.role)
 
@@ -171,7 +176,15 @@ class Topology:
         return next(spec.id for spec in self.specs if spec.role == "fetcher" and spec.node == machine)
 
 
-def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mark: Mapping[str, str], origin: Origin = AFRESH) -> Topology:
+def lay_out(
+    run: RunDir,
+    plan: Plan,
+    nodes: Sequence[str],
+    master_port: int,
+    mark: Mapping[str, str],
+    origin: Origin = AFRESH,
+    reward_token: str | None = None,
+) -> Topology:
     """The plan's processes as workers: one fetcher a machine, the learner's ranks together, what reads the run's folder beside it.
 
     `mark` goes into the environment of each.
@@ -194,7 +207,7 @@ def lay_out(run: RunDir, plan: Plan, nodes: Sequence[str], master_port: int, mar
                     cleans=(run.shared_memory("fetched"),) if process.role == "fetcher" and copy else (),
                 )
             )
-    return Topology(run, plan.config, specs, nodes, master_port, origin)
+    return Topology(run, plan.config, specs, nodes, master_port, origin, reward_token)
 
 
 def reachable(endpoint: str, host: str) -> str:
@@ -203,3 +216,13 @@ def reachable(endpoint: str, host: str) -> str:
     if parts.hostname not in ANYWHERE:
         return endpoint
     return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}"))
+
+
+def reward_token(run: RunDir, config: RunConfig, environment: Mapping[str, str]) -> str | None:
+    """The user's own token; else the run's, for its own servers off loopback, whatever else the user trusts. Raises `UserError`."""
+    if not config.uses_rewards:
+        return None
+    token = bearer.read(config.rewards.token_file, environment)
+    if token is None and config.network.leaves_the_machine and not config.rewards.urls:
+        token = bearer.keep(run.reward_token)
+    return token

@@ -79,6 +79,7 @@ CATALOGUE: tuple[Metric, ...] = (
     # Rewards.
     Metric("rba_reward_request_seconds", "histogram", "Time of one reward request, retries included.", (ROLLOUT,)),
     Metric("rba_reward_errors_total", "counter", "Reward requests or items that failed.", (ROLLOUT, REWARD), ("kind",)),
+    Metric("rba_reward_servers", "gauge", "Reward servers, by what this actor's circuit breaker says of them.", (ROLLOUT,), ("state",)),
     Metric("rba_reward_items_total", "counter", "Items scored.", (REWARD,)),
     Metric("rba_reward_batch_items", "histogram", "Items that were scored together.", (REWARD,), (), (1, 2, 4, 8, 16, 32, 64, 128, 256)),
     Metric("rba_reward_batch_seconds", "histogram", "Time to score one batch.", (REWARD,)),
@@ -142,8 +143,9 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "rba_authentication_failures_total",
         "counter",
-        "Handshakes and messages that were refused for want of an allowed key; none are counted on sockets without keys.",
-        (LEARNER, STORE, FETCHER),
+        "Handshakes and messages that were refused for want of an allowed key, reward requests for want of the token; none are counted on "
+        "sockets without either.",
+        (LEARNER, STORE, FETCHER, REWARD),
         ("socket", "reason"),
     ),
     # Supervisor.

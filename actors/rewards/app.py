@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from actors.rewards import bearer
 from actors.rewards.batcher import Batcher, QueueFullError, ScorerBrokenError
 from actors.rewards.items import ITEM, QueryAnswer, QueryRequest, RewardItem, RewardScore, ScoringAnswer, ScoringRequest, unscored
 from actors.rewards.scorers.scorer import Scorer
@@ -23,6 +24,8 @@ MAX_TEXT_CHARS = 1 << 17
 """Longest instruction, answer or reference; a longer one is that item's error."""
 END_MARKERS = re.compile(r"(?:\s*(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
 """What decoding leaves at the end of OpenRLHF's queries."""
+PREFERENCE = re.compile(r"\bwait=(\d{1,6})\b")
+"""How long the client waits for an answer, in seconds: the header ``Prefer`` of RFC 7240."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -36,10 +39,11 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a failure
         self.answer = JSONResponse({"error": {"reason": reason, "detail": detail}}, status_code=status, headers=headers)
 
 
-def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, metrics: Metrics) -> FastAPI:
+def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, metrics: Metrics, token: str | None = None) -> FastAPI:
     """The app of one reward server. `patience_s`: how long a request's body may take to arrive.
 
-    Routes: ``POST /v1/rewards``, ``POST /get_reward`` (OpenRLHF's shape), ``GET /health``, ``GET /metrics``.
+    Routes: ``POST /v1/rewards``, ``POST /get_reward`` (OpenRLHF's shape), ``GET /health``, ``GET /metrics``. With a `token`, the first two
+    want it as ``Authorization: Bearer``; the others tell figures alone, to Prometheus and to load balancers, which have no token.
     """
     app = FastAPI(title="rba rewards", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -52,28 +56,38 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
     async def refuse_route(_request: Request, error: HTTPException) -> Response:
         return Refusal(error.status_code, "route", str(error.detail)).answer
 
-    @app.post("/v1/rewards")
+    async def read(request: Request, shape: type[Body]) -> Body:
+        reason = bearer.refused(token, request.headers.get("Authorization", ""))
+        if reason is not None:
+            metrics.inc("rba_authentication_failures_total", socket="rewards", reason=reason)
+            headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
+            raise Refusal(401, reason, "send the server's token as `Authorization: Bearer …`", headers)
+        return await read_body(request, shape, patience_s)
+
     async def rewards(request: Request) -> Response:
-        bodies = (await read_body(request, ScoringRequest, patience_s)).items
+        bodies = (await read(request, ScoringRequest)).items
         items, outcomes = sift(bodies)
         if len(items) < len(bodies):
             metrics.inc("rba_reward_errors_total", len(bodies) - len(items), kind="bad_item")
-        scores = await score(batcher, items)
+        scores = await score(batcher, items, preferred_s(request))
         for index, outcome in enumerate(outcomes):
             if outcome is None:
                 outcomes[index] = next(scores)
         answer = ScoringAnswer(items=[outcome for outcome in outcomes if outcome], scorer=name, signature=scorer.signature)
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    @app.post("/get_reward")
     async def get_reward(request: Request) -> Response:
-        items = split_queries(await read_body(request, QueryRequest, patience_s))
+        items = split_queries(await read(request, QueryRequest))
         values: list[float] = []
-        for outcome in await score(batcher, items):
+        for outcome in await score(batcher, items, preferred_s(request)):
             if outcome.score is None:
                 raise Refusal(422, "unscored", f"query {outcome.id}: {outcome.error}")
             values.append(outcome.score)
         return Response(QueryAnswer(rewards=values, scores=values).model_dump_json(), media_type="application/json")
+
+    # as plain routes, without what FastAPI does for parameters that they do not have
+    app.add_route("/v1/rewards", rewards, methods=["POST"])
+    app.add_route("/get_reward", get_reward, methods=["POST"])
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -87,15 +101,22 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
     return app
 
 
+def preferred_s(request: Request) -> float | None:
+    """How long the client will wait for its answer, if it says so."""
+    found = PREFERENCE.search(request.headers.get("Prefer", ""))
+    return float(found[1]) if found else None
+
+
 async def read_body(request: Request, shape: type[Body], patience_s: float) -> Body:
     """The request's body, checked. Raises `Refusal` for what is too large, too slow, no JSON, or of another shape."""
+    announced = request.headers.get("Content-Length", "")
+    _check_size(int(announced) if announced.isdigit() else 0)
     chunks, size = [], 0
     try:
         async with asyncio.timeout(patience_s):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > MAX_BODY_BYTES:
-                    raise Refusal(413, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
+                _check_size(size)
                 chunks.append(chunk)
     except TimeoutError:
         raise Refusal(408, "too_slow", f"the body took longer than {patience_s} s", {"Connection": "close"}) from None
@@ -106,6 +127,11 @@ async def read_body(request: Request, shape: type[Body], patience_s: float) -> B
         if first["type"] == "json_invalid":
             raise Refusal(400, "bad_json", str(first["msg"])) from None
         raise Refusal(422, "bad_shape", f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MAX_BODY_BYTES:
+        raise Refusal(413, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
 
 
 def sift(bodies: list[Any]) -> tuple[list[RewardItem], list[RewardScore | None]]:
@@ -148,14 +174,14 @@ def split_queries(body: QueryRequest) -> list[RewardItem]:
     return items
 
 
-async def score(batcher: Batcher, items: list[RewardItem]) -> Iterator[RewardScore]:
+async def score(batcher: Batcher, items: list[RewardItem], patience_s: float | None) -> Iterator[RewardScore]:
     """An iterator over the items' scores, in order. Raises `Refusal` when the queue has no room."""
     if not items:
         return iter(())
     if len(items) > batcher.capacity_items:
         raise Refusal(413, "too_many_items", f"a request has at most {batcher.capacity_items} items")
     try:
-        scores = await asyncio.wrap_future(batcher.submit(items))
+        scores = await asyncio.wrap_future(batcher.submit(items, patience_s))
     except QueueFullError as error:
         raise Refusal(429, "queue_full", str(error), {"Retry-After": str(error.retry_after_s)}) from None
     except ScorerBrokenError as error:

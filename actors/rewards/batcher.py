@@ -1,4 +1,7 @@
-"""Merges the items of concurrent requests into batches for one scorer, which works in a thread of its own."""
+"""Merges the items of concurrent requests into batches for one scorer, which works in a thread of its own.
+
+Which items go together is decided in `actors.rewards.packing`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from actors.rewards.items import RewardItem, RewardScore, checked, unscored
-from actors.rewards.scorers.scorer import Scorer
+from actors.rewards.packing import pack
+from actors.rewards.scorers.scorer import Scorer, cost_of
 
 BROKEN_AFTER = 3
 """Batches in a row in which the scorer raised for every single item; then the scorer, not the items, is at fault."""
 RETRY_AFTER_MAX_S = 30
+LOOK_AHEAD = 4
+"""Batches' worth of the oldest items among which those of like cost are looked for."""
+REMEMBER = 0.8
+"""What the last batch's pace keeps of its weight when the next one comes."""
 
 
 class QueueFullError(Exception):
@@ -51,12 +58,32 @@ class Ticket:
                 self.answer.set_result([outcome for outcome in self.scores if outcome is not None])
 
 
-class Waiting(NamedTuple):
+@dataclass(slots=True)
+class Waiting:
     """One item in the queue."""
 
     ticket: Ticket
     slot: int
     item: RewardItem
+    cost: int = 0
+    """As the scorer tells it; 0 until it is asked."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """Seconds an item, of recent batches; large batches count for more, since that is what a queue is worked off in."""
+
+    seconds: float = 0.0
+    items: float = 0.0
+
+    def note(self, seconds: float, items: int) -> None:
+        """One more batch."""
+        self.seconds, self.items = REMEMBER * self.seconds + seconds, REMEMBER * self.items + items
+
+    @property
+    def seconds_per_item(self) -> float:
+        """0 until there was a batch."""
+        return self.seconds / self.items if self.items else 0.0
 
 
 @dataclass(slots=True)
@@ -80,22 +107,28 @@ class Batcher:
         scorer: Scorer,
         *,
         batch_items: int,
+        batch_tokens: int,
         capacity_items: int,
         patience_s: float,
         on_error: Callable[[Exception], None] = lambda _: None,
         on_batch: Callable[[list[RewardScore], float], None] = lambda _scores, _seconds: None,
     ) -> None:
-        """`patience_s`: how long a request waits for its scores. `on_error` hears what the scorer raises, `on_batch` scores and seconds."""
+        """`batch_tokens` bounds a batch by what the scorer says that items cost, padding included. `patience_s`: how long a request waits
+        for its scores. `on_error` hears what the scorer raises, `on_batch` scores and seconds.
+        """
         self._scorer = scorer
+        self._cost_of = cost_of(scorer)
         self._batch_items = batch_items
+        self._batch_tokens = batch_tokens
         self.capacity_items = capacity_items
         self._patience_s = patience_s
         self._on_error = on_error
         self._on_batch = on_batch
         self._queue: deque[Waiting] = deque()
         self._changed = threading.Condition()
-        self._closed = False
-        self._seconds_per_item = 0.0
+        self._closed = threading.Event()
+        self._pace = Pace()
+        self._in_flight_items = 0
         self._raised_items = 0
         self._failures_in_a_row = 0
         self._busy_since_s: float | None = None
@@ -111,23 +144,30 @@ class Batcher:
         """Items that no batch has taken yet."""
         return len(self._queue)
 
-    def submit(self, items: Sequence[RewardItem]) -> Future[list[RewardScore]]:
+    def submit(self, items: Sequence[RewardItem], patience_s: float | None = None) -> Future[list[RewardScore]]:
         """Queues `items` (at least one, at most `capacity_items`); the future holds their scores in order.
 
-        Raises `QueueFullError` when they do not fit, or would not be reached within the patience of a request.
+        Raises `QueueFullError` when they do not fit, or would not be scored within the patience of a request, which may have less than
+        the server. One that comes to an idle scorer is always taken.
         """
+        patience_s = self._patience_s if patience_s is None else min(patience_s, self._patience_s)
         with self._changed:
             waiting = len(self._queue)
-            expected_s = waiting * self._seconds_per_item
-            if waiting and (waiting + len(items) > self.capacity_items or expected_s > self._patience_s):
-                raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s))))
-            ticket = Ticket(time.monotonic() + self._patience_s, [None] * len(items), len(items))
-            if self._closed:
+            expected_s = self._expected_s(waiting + len(items))
+            if (waiting or self._in_flight_items) and (waiting + len(items) > self.capacity_items or expected_s > patience_s):
+                raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s - patience_s))))
+            ticket = Ticket(time.monotonic() + patience_s, [None] * len(items), len(items))
+            if self._closed.is_set():
                 ticket.answer.set_exception(ScorerBrokenError("the reward server is stopping"))
                 return ticket.answer
             self._queue.extend(Waiting(ticket, slot, item) for slot, item in enumerate(items))
             self._changed.notify()
         return ticket.answer
+
+    def _expected_s(self, items: int) -> float:
+        """When the last of `items` in the queue will have its score, going by the pace of recent batches."""
+        rate = self._pace.seconds_per_item
+        return max(0.0, self._in_flight_items * rate - self.quiet_s) + items * rate
 
     def run(self) -> None:
         """The scorer's loop, until `close`.
@@ -139,8 +179,8 @@ class Batcher:
             while batch := self._take():
                 self._busy_since_s = started_s = time.monotonic()
                 scores = self._score([waiting.item for waiting in batch])
-                self._busy_since_s = None
                 self._note(scores, time.monotonic() - started_s)
+                self._busy_since_s, self._in_flight_items = None, 0
                 for waiting, score in zip(batch, scores, strict=True):
                     waiting.ticket.settle(waiting.slot, score)
                 if self._failures_in_a_row >= BROKEN_AFTER:
@@ -151,7 +191,7 @@ class Batcher:
     def close(self) -> None:
         """Ends `run` after its current batch; what still waits ends with an exception."""
         with self._changed:
-            self._closed = True
+            self._closed.set()
             left, self._queue = list(self._queue), deque()
             self._changed.notify_all()
         for waiting in left:
@@ -160,19 +200,44 @@ class Batcher:
 
     def _take(self) -> list[Waiting]:
         """The next batch, across requests; empty once closed. What nobody waits for any more is left out."""
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._queue or self._closed)
-                now_s = time.monotonic()
-                batch: list[Waiting] = []
-                while self._queue and len(batch) < self._batch_items:
-                    waiting = self._queue.popleft()
-                    if waiting.ticket.deadline_s < now_s:
-                        waiting.ticket.settle(waiting.slot, unscored(waiting.item.id, "expired: the queue is too long"))
-                    elif not waiting.ticket.answer.done():
-                        batch.append(waiting)
-                if batch or self._closed:
-                    return batch
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closed.is_set())
+                if self._closed.is_set():
+                    return []
+                ahead = self._look_ahead()
+            for waiting in ahead:
+                waiting.cost = waiting.cost or self._cost(waiting.item)  # outside of the lock: tokenising takes its time
+            chosen = set(pack([waiting.cost for waiting in ahead], self._batch_items, self._batch_tokens))
+            with self._changed:
+                if self._closed.is_set():
+                    return []
+                for _ in ahead:
+                    self._queue.popleft()
+                self._queue.extendleft(waiting for index, waiting in reversed(list(enumerate(ahead))) if index not in chosen)
+                if chosen:
+                    self._in_flight_items = len(chosen)
+                    return [ahead[index] for index in sorted(chosen)]
+
+    def _look_ahead(self) -> list[Waiting]:
+        """The oldest items, left in the queue; before them and among them nothing that nobody waits for."""
+        now_s = time.monotonic()
+        kept: list[Waiting] = []
+        while self._queue and len(kept) < LOOK_AHEAD * self._batch_items:
+            waiting = self._queue.popleft()
+            if waiting.ticket.deadline_s < now_s:
+                waiting.ticket.settle(waiting.slot, unscored(waiting.item.id, "expired: the queue is too long"))
+            elif not waiting.ticket.answer.done():
+                kept.append(waiting)
+        self._queue.extendleft(reversed(kept))
+        return kept
+
+    def _cost(self, item: RewardItem) -> int:
+        """At least 1. A scorer that raises is asked again when the item is scored, and its answer is the item's outcome."""
+        try:
+            return max(1, self._cost_of(item))
+        except Exception:  # noqa: BLE001 - see above
+            return 1
 
     def _score(self, items: list[RewardItem]) -> list[RewardScore]:
         """One outcome an item. Where the scorer raises, halves are tried, so that one item harms no other."""
@@ -190,8 +255,7 @@ class Batcher:
         items = len(scores)
         self._failures_in_a_row = self._failures_in_a_row + 1 if self._raised_items == items else 0
         self._raised_items = 0
-        rate = seconds / items
-        self._seconds_per_item = rate if not self.tally.batches else 0.8 * self._seconds_per_item + 0.2 * rate
+        self._pace.note(seconds, items)
         self.tally.items += items
         self.tally.errors += sum(score.error is not None for score in scores)
         self.tally.batches += 1

@@ -3,240 +3,266 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import re
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
-import msgspec
+import aiohttp
 import stamina
-from pydantic import ValidationError
 
-from actors.rewards.items import RewardItem, RewardScore, ScoringAnswer, checked, unscored
+from actors.rewards import bearer
+from actors.rewards.balancer import Balancer, Server
+from actors.rewards.failures import TOKEN_FIX, RequestFailedError, raise_for_status, retry_after_s, start
+from actors.rewards.items import RewardItem, RewardScore, checked, unscored
+from actors.rewards.protocols.protocol import BadAnswerError, open_protocol
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
 from protocol.metrics import Metrics
 
 MAX_ANSWER_BYTES = 16 << 20
-AVOID_S = 5.0
-"""A server that failed within this time is asked only when no other is fit."""
-RETRY_AFTER_MAX_S = 30.0
 WAIT_MAX_S = 10.0
 IDLE_CONNECTION_S = 60.0
+MAX_CONNECTIONS = 256
 CHECK_ATTEMPTS = 5
-
-
-class RequestFailedError(Exception):
-    """A request without scores. `kind` is a word for metrics, `retry` says whether another try may help."""
-
-    def __init__(self, kind: str, detail: str, *, retry: bool) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
-        self.retry = retry
-
-
-@dataclass(slots=True)
-class Server:
-    """One reward server, as the client sees it."""
-
-    url: str
-    failed_s: float = float("-inf")
-    """When it last failed, on the caller's clock."""
-    busy_until_s: float = float("-inf")
-    """Until when it asked to be left alone."""
-
-    def is_fit(self, now_s: float) -> bool:
-        """Neither failed lately nor busy."""
-        return now_s - self.failed_s >= AVOID_S and now_s >= self.busy_until_s
-
-
-class Rotation:
-    """Whose turn it is: round robin, past servers that just failed or said that they are busy. No clock inside."""
-
-    def __init__(self, urls: Sequence[str]) -> None:
-        self.servers = [Server(url) for url in urls]
-        self._next = 0
-
-    def use(self, urls: Sequence[str]) -> None:
-        """From now on these servers; those that were known keep their standing."""
-        known = {server.url: server for server in self.servers}
-        self.servers = [known.get(url) or Server(url) for url in urls]
-
-    def pick(self, now_s: float) -> Server:
-        """The next server in good standing; when there is none, the one that has been left alone longest."""
-        turn = [self.servers[(self._next + offset) % len(self.servers)] for offset in range(len(self.servers))]
-        server = next((one for one in turn if one.is_fit(now_s)), None) or min(turn, key=lambda one: max(one.failed_s, one.busy_until_s))
-        self._next = (self.servers.index(server) + 1) % len(self.servers)
-        return server
-
-    def pause_s(self, now_s: float) -> float | None:
-        """How long to wait after a failed try: not at all while some server is fit, until one that is merely busy; None: back off."""
-        if any(server.is_fit(now_s) for server in self.servers):
-            return 0.0
-        earliest_s = min(server.busy_until_s for server in self.servers)
-        return earliest_s - now_s if earliest_s > now_s else None
+HEALTH_S = 10.0
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+PROBE = RewardItem("probe", "Say yes.", "yes", "yes")
+"""Asked for when a server is looked at; its score, or its error, does not matter."""
 
 
 class RewardClient:
     """Asks reward servers for scores. An item that gets none is an outcome with its reason, never an exception and never a zero."""
 
-    def __init__(self, urls: Sequence[str], section: RewardsSection, metrics: Metrics | None = None, *, first_wait_s: float = 0.5) -> None:
-        """Raises `UserError` for no or malformed `urls`.
+    def __init__(
+        self,
+        urls: Sequence[str],
+        section: RewardsSection,
+        metrics: Metrics | None = None,
+        *,
+        token: str | None = None,
+        first_wait_s: float = 0.5,
+    ) -> None:
+        """Within a running loop. Raises `UserError` for no or malformed `urls`, and for a protocol whose tokenizer cannot be had.
 
         `first_wait_s`: the first back-off, which doubles with every try, so that five tries outlast the restart of a server.
         """
-        self._rotation = Rotation(_addresses(urls))
+        self._balancer = Balancer(_addresses(urls), 2 * first_wait_s)
         self._section = section
+        self._protocol = open_protocol(section)
         self._metrics = metrics
         self._first_wait_s = first_wait_s
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=IDLE_CONNECTION_S)
-        # reward servers are named outright, so a proxy from the environment would only stand in between
-        self._http = httpx.AsyncClient(timeout=section.timeout_s, limits=limits, trust_env=False)
+        self._news = asyncio.Event()
+        headers = {"Content-Type": "application/json", **bearer.header(token)}
+        # of many connections httpx looks at each one at every request; proxies of the environment would only stand in between
+        pool = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=IDLE_CONNECTION_S)
+        unlimited = aiohttp.ClientTimeout(total=None)
+        self._http = aiohttp.ClientSession(connector=pool, headers=headers, timeout=unlimited, cookie_jar=aiohttp.DummyCookieJar())
+        self._tell()
 
     def use(self, urls: Sequence[str]) -> None:
         """Ask these servers from the next try on. Raises `UserError` as the constructor does."""
-        self._rotation.use(_addresses(urls))
+        self._balancer.use(_addresses(urls))
+        self._tell()
 
     async def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
-        """One outcome an item, in order. Takes at most attempts × (timeout + back-off) per `section.batch_items` items."""
+        """One outcome an item, in order. Takes at most `section.deadline_s`, and a request per `section.batch_items` items."""
+        items = [readable(item) for item in items]
+        reasons = [self._protocol.unfit(item) for item in items]
+        fit = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
         size = self._section.batch_items
-        chunks = [items[start : start + size] for start in range(0, len(items), size)]
+        chunks = [fit[start : start + size] for start in range(0, len(fit), size)]
         answers = await asyncio.gather(*(self._score_chunk(chunk) for chunk in chunks))
-        return [score for answer in answers for score in answer]
+        scores = iter([score for answer in answers for score in answer])
+        outcomes = [next(scores) if reason is None else unscored(item.id, reason) for item, reason in zip(items, reasons, strict=True)]
+        self._count(score.kind for score in outcomes if score.kind)
+        return outcomes
 
     async def check(self) -> list[str]:
-        """The signatures of all servers. Raises `UserError` for one that does not answer, or that scores by something else."""
-        return list(await asyncio.gather(*(self._check(server.url) for server in self._rotation.servers)))
+        """The signatures of all servers. Raises `UserError` for one that does not answer, lets nobody in, or scores by something else."""
+        return list(await asyncio.gather(*(self._check(server.url) for server in self._balancer.servers)))
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def _score_chunk(self, items: Sequence[RewardItem]) -> list[RewardScore]:
-        """One request with its retries."""
-        body, started_s = _body(items), time.monotonic()
+        """One request with its retries, until the deadline."""
+        body, started_s, last = self._protocol.request(items), time.monotonic(), "every server was busy or set aside"
         try:
-            async for attempt in stamina.retry_context(
-                on=self._backoff,
-                attempts=self._section.attempts,
-                timeout=None,
-                wait_initial=self._first_wait_s,
-                wait_max=WAIT_MAX_S,
-                wait_jitter=self._first_wait_s,
-            ):
-                with attempt:
-                    scores = await self._try(body, items)
-                    return self._note(scores, time.monotonic() - started_s)
+            async with asyncio.timeout(self._section.deadline_s) as deadline:
+                async for attempt in stamina.retry_context(
+                    on=self._backoff,
+                    attempts=self._section.attempts,
+                    timeout=None,
+                    wait_initial=self._first_wait_s,
+                    wait_max=WAIT_MAX_S,
+                    wait_jitter=self._first_wait_s,
+                ):
+                    with attempt:
+                        try:
+                            return await self._try(body, items, deadline.when() or 0.0)
+                        except RequestFailedError as error:
+                            last = str(error)
+                            raise
         except RequestFailedError as error:
-            return self._note([unscored(item.id, str(error)) for item in items], time.monotonic() - started_s)
+            return [unscored(item.id, str(error)) for item in items]
+        except TimeoutError:
+            return [unscored(item.id, f"deadline: no score within {self._section.deadline_s} s; {last}") for item in items]
+        finally:
+            if self._metrics:
+                self._metrics.observe("rba_reward_request_seconds", time.monotonic() - started_s)
         raise AssertionError("retry_context ends by returning or raising")
 
     def _backoff(self, error: Exception) -> bool | float:
-        """The question of stamina after a failed try: False gives up, True backs off, a number is a pause in seconds."""
+        """The question of stamina after a failed try: False gives up, True backs off, a number is a pause in seconds.
+
+        No pause where another server is well, nor where all are set aside, since that is waited for in `_admitted`.
+        """
         if not isinstance(error, RequestFailedError) or not error.retry:
             return False
-        pause_s = self._rotation.pause_s(time.monotonic())
-        return True if pause_s is None else pause_s + random.uniform(0, self._first_wait_s / 5)
+        now_s = time.monotonic()
+        well = any(server.admits(now_s) and not server.breaker.failures for server in self._balancer.servers)
+        return 0.0 if well or self._balancer.pause_s(now_s) != 0 else True
 
-    async def _try(self, body: bytes, items: Sequence[RewardItem]) -> list[RewardScore]:
-        """One try at one server. Raises `RequestFailedError`."""
-        server = self._rotation.pick(time.monotonic())
+    async def _try(self, body: bytes, items: Sequence[RewardItem], deadline_s: float) -> list[RewardScore]:
+        """One try at one server; a busy one is left alone for as long as it asks, which counts for no try. Raises `RequestFailedError`."""
+        while True:
+            server = await self._admitted()
+            patience_s = min(self._section.timeout_s, deadline_s - asyncio.get_running_loop().time())
+            try:
+                return await self._ask_in_turn(server, body, items, patience_s)
+            except RequestFailedError as error:
+                self._count([f"try_{error.kind}"])
+                if error.kind != "busy":
+                    raise RequestFailedError(error.kind, f"{server.url}: {error.detail}", retry=error.retry) from None
+
+    async def _ask_in_turn(self, server: Server, body: bytes, items: Sequence[RewardItem], patience_s: float) -> list[RewardScore]:
+        """`_ask`, and what it says about the server."""
+        begun = server.breaker.begin(time.monotonic())
+        server.outstanding_items += len(items)
+        try:
+            scores = await self._ask(server, body, items, patience_s)
+        except RequestFailedError as error:
+            if error.retry and error.kind != "busy":
+                server.breaker.fail(begun, time.monotonic(), random.random(), decisive=error.decisive)
+            else:
+                server.breaker.succeed(begun)
+            raise
+        except BaseException:
+            server.breaker.abandon(begun)
+            raise
+        else:
+            server.breaker.succeed(begun)
+            return scores
+        finally:
+            server.outstanding_items -= len(items)
+            self._tell()
+
+    async def _admitted(self) -> Server:
+        """A server that may be asked; waits while all of them are busy or set aside."""
+        while (server := self._balancer.pick(now_s := time.monotonic())) is None:
+            pause_s = self._balancer.pause_s(now_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if pause_s is None else pause_s + random.uniform(0, self._first_wait_s / 5)):
+                    await self._news.wait()
+        return server
+
+    async def _ask(self, server: Server, body: bytes, items: Sequence[RewardItem], patience_s: float) -> list[RewardScore]:
+        """One request. Raises `RequestFailedError`."""
         try:
             async with asyncio.timeout(self._section.timeout_s):
-                status, headers, answer = await self._post(f"{server.url}/v1/rewards", body)
-            if status == httpx.codes.TOO_MANY_REQUESTS:
-                server.busy_until_s = time.monotonic() + _retry_after_s(headers)
-            scores = read_answer(status, answer, items)
-        except RequestFailedError as error:
-            failure = error
+                status, headers, answer = await self._post(f"{server.url}{self._protocol.path}", body, patience_s)
         except TimeoutError:
-            failure = RequestFailedError("timeout", f"no answer within {self._section.timeout_s} s", retry=True)
-        except httpx.RequestError as error:
-            failure = RequestFailedError("connect", f"{type(error).__name__}: {error}", retry=True)
-        else:
-            server.failed_s = float("-inf")
-            return scores
-        if failure.retry:
-            server.failed_s = time.monotonic()
-        if self._metrics:
-            self._metrics.inc("rba_reward_errors_total", kind=f"try_{failure.kind}")
-        raise RequestFailedError(failure.kind, f"{server.url}: {failure.detail}", retry=failure.retry)
+            raise RequestFailedError("timeout", f"no answer within {self._section.timeout_s} s", retry=True, decisive=True) from None
+        except aiohttp.ClientError as error:
+            gone = isinstance(error, aiohttp.ClientConnectorError)
+            raise RequestFailedError("connect", f"{type(error).__name__}: {error}", retry=True, decisive=gone) from None
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            server.busy_until_s = time.monotonic() + retry_after_s(headers)
+        raise_for_status(status, answer)
+        try:
+            return [checked(score) for score in self._protocol.scores(answer, items)]
+        except BadAnswerError as error:
+            raise RequestFailedError("bad_answer", f"{error}: {start(answer)}", retry=True) from None
 
-    async def _post(self, url: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
-        async with self._http.stream("POST", url, content=body, headers={"Content-Type": "application/json"}) as response:
+    async def _post(self, url: str, body: bytes, patience_s: float) -> tuple[int, Mapping[str, str], bytes]:
+        """`patience_s` goes along, so that a server scores nothing for which nobody waits."""
+        headers = {"Prefer": f"wait={max(1, math.ceil(patience_s))}"}
+        async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
             answer = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.content.iter_any():
                 answer += chunk
                 if len(answer) > MAX_ANSWER_BYTES:
                     raise RequestFailedError("bad_answer", f"longer than {MAX_ANSWER_BYTES} bytes", retry=True)
-            return response.status_code, response.headers, bytes(answer)
+            return response.status, response.headers, bytes(answer)
 
-    def _note(self, scores: list[RewardScore], seconds: float) -> list[RewardScore]:
-        """Exports what became of one request, retries included."""
+    def _tell(self) -> None:
+        """Something has changed that those who wait for a server want to know."""
+        self._news.set()
+        self._news = asyncio.Event()
         if self._metrics:
-            self._metrics.observe("rba_reward_request_seconds", seconds)
-            for kind, count in Counter(score.kind for score in scores if score.kind).items():
+            for state, count in self._balancer.states(time.monotonic()).items():
+                self._metrics.set("rba_reward_servers", count, state=state)
+
+    def _count(self, kinds: Iterable[str]) -> None:
+        if self._metrics:
+            for kind, count in Counter(kinds).items():
                 self._metrics.inc("rba_reward_errors_total", count, kind=kind)
-        return scores
 
     async def _check(self, url: str) -> str:
+        """Who answers, and whether one item can be asked for."""
         fix = "start the server, correct rewards.urls, or leave rewards.urls empty so that the run starts its own"
         try:
-            async for attempt in stamina.retry_context(
-                on=httpx.TransportError,
-                attempts=CHECK_ATTEMPTS,
-                timeout=None,
-                wait_initial=self._first_wait_s,
-                wait_jitter=self._first_wait_s,
-            ):
-                with attempt:
-                    response = await self._http.get(f"{url}/health", timeout=min(10.0, self._section.timeout_s))
-            health = response.raise_for_status().json()
-            scorer, signature = str(health["scorer"]), str(health["signature"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            health = await self._health(url)
+            signature = self._protocol.signature(health)
+            await self._ask(Server(url), self._protocol.request([PROBE]), [PROBE], self._section.timeout_s)
+        except UserError as error:
+            raise UserError(f"the reward server {url} is not the right one: {error.what}", where=error.where, fix=error.fix) from None
+        except RequestFailedError as error:
+            fix = TOKEN_FIX if error.kind == "unauthorised" else fix
+            raise UserError(f"the reward server {url} does not score: {error}", where="rewards.urls", fix=fix) from None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise UserError(
                 f"the reward server {url} does not answer: {type(error).__name__}: {error}", where="rewards.urls", fix=fix
-            ) from error
-        if scorer != self._section.scorer:
-            raise UserError(
-                f"the reward server {url} scores by {scorer}, the run by {self._section.scorer}",
-                where="rewards.urls",
-                fix=f"set rewards.scorer={scorer}, or name another server",
-            )
+            ) from None
         return signature
 
+    async def _health(self, url: str) -> Any:
+        if self._protocol.health_path is None:
+            return None
+        async for attempt in stamina.retry_context(
+            on=(aiohttp.ClientConnectionError, TimeoutError),
+            attempts=CHECK_ATTEMPTS,
+            timeout=None,
+            wait_initial=self._first_wait_s,
+            wait_jitter=self._first_wait_s,
+        ):
+            with attempt:
+                async with self._http.get(f"{url}{self._protocol.health_path}", timeout=aiohttp.ClientTimeout(HEALTH_S)) as response:
+                    response.raise_for_status()
+                    return await response.json(content_type=None)
+        raise AssertionError("retry_context ends by returning or raising")
 
-def _body(items: Sequence[RewardItem]) -> bytes:
-    """The request as JSON. Lone surrogates, which JSON in UTF-8 cannot carry, become question marks."""
-    bodies = [{key: _utf8(value) for key, value in asdict(item).items()} for item in items]
-    return msgspec.json.encode({"items": bodies})
+
+def readable(item: RewardItem) -> RewardItem:
+    """`item` with question marks for lone surrogates, which neither UTF-8 nor tokenizers know."""
+    texts = {field.name: getattr(item, field.name) for field in fields(item) if field.name != "id"}
+    told = {name: _readable(text) for name, text in texts.items()}
+    return replace(item, **told) if told != texts else item
 
 
-def _utf8(text: Any) -> Any:
+def _readable(text: Any) -> Any:
     if isinstance(text, tuple):
-        return [_utf8(each) for each in text]
-    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def read_answer(status: int, answer: bytes, items: Sequence[RewardItem]) -> list[RewardScore]:
-    """The scores in an answer to `items`. Raises `RequestFailedError` for any other answer; a bad number is its item's error."""
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise RequestFailedError("server", f"status {status}: {_start(answer)}", retry=True)
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        raise RequestFailedError("busy", _start(answer), retry=True)
-    if status != httpx.codes.OK:
-        raise RequestFailedError("refused", f"status {status}: {_start(answer)}", retry=False)
-    try:
-        scores = ScoringAnswer.model_validate_json(answer).items
-    except ValidationError as error:
-        raise RequestFailedError("bad_answer", f"{error.errors()[0]['msg']}: {_start(answer)}", retry=True) from None
-    if [score.id for score in scores] != [item.id for item in items]:
-        raise RequestFailedError("bad_answer", "the ids are not those that were asked for", retry=True)
-    return [checked(score) for score in scores]
+        return tuple(_readable(each) for each in text)
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) and _SURROGATE.search(text) else text
 
 
 def _addresses(urls: Sequence[str]) -> list[str]:
@@ -250,17 +276,7 @@ def _addresses(urls: Sequence[str]) -> list[str]:
 
 def _is_http(url: str) -> bool:
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        parsed = urlsplit(url)
+        return parsed.scheme in {"http", "https"} and bool(parsed.hostname) and parsed.port != 0
+    except ValueError:
         return False
-    return parsed.scheme in {"http", "https"} and bool(parsed.host)
-
-
-def _retry_after_s(headers: httpx.Headers) -> float:
-    """Seconds that the server asks for; a date, or nothing, counts as one second."""
-    given = headers.get("Retry-After", "")
-    return min(RETRY_AFTER_MAX_S, float(given)) if given.isdigit() else 1.0
-
-
-def _start(answer: bytes) -> str:
-    return answer[:200].decode("utf-8", "replace")

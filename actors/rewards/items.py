@@ -104,7 +104,7 @@ class QueryAnswer(BaseModel):
     """Answer of ``POST /get_reward``."""
 
     rewards: list[float]
-    scores: list[float]
+    scores: list[float] = []
     extra_logs: dict[str, Any] = {}
 
 

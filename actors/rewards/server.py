@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 
+from actors.rewards import bearer
 from actors.rewards.app import make_app
 from actors.rewards.batcher import Batcher
 from actors.rewards.items import RewardScore
@@ -34,9 +35,17 @@ class RewardServer:
     """One reward server: uvicorn's thread takes requests, a scorer's thread answers them, `run` watches both."""
 
     def __init__(
-        self, section: RewardsSection, bind: str, port: int, run_dir: Path | None = None, index: int = 0, scorer: Scorer | None = None
+        self,
+        section: RewardsSection,
+        bind: str,
+        port: int,
+        run_dir: Path | None = None,
+        index: int = 0,
+        scorer: Scorer | None = None,
+        token: str | None = None,
     ) -> None:
-        """Loads the scorer and binds the socket; requests that come before `run` wait in its backlog.
+        """Loads the scorer and binds the socket; requests that come before `run` wait in its backlog. With a `token`, only who sends it
+        is scored for.
 
         Raises `UserError` for a checkpoint that does not fit and for an address that cannot be bound.
         """
@@ -44,12 +53,13 @@ class RewardServer:
         if run_dir is not None:
             logs.configure(run_dir, self.id)
         self._log = logs.get_logger("rewards")
-        self._section = section
+        self._section, self._token = section, token
         self._scorer = scorer or open_scorer(section)
         self._metrics = Metrics("reward", self.id)
         self._batcher = Batcher(
             self._scorer,
             batch_items=section.batch_items,
+            batch_tokens=section.batch_tokens,
             capacity_items=CAPACITY_BATCHES * section.batch_items,
             patience_s=section.timeout_s,
             on_error=self._scorer_raised,
@@ -128,7 +138,7 @@ class RewardServer:
         self._uvicorn.run(sockets=[self._socket])
 
     def _make_uvicorn(self) -> uvicorn.Server:
-        app = make_app(self._section.scorer, self._scorer, self._batcher, self._section.timeout_s, self._metrics)
+        app = make_app(self._section.scorer, self._scorer, self._batcher, self._section.timeout_s, self._metrics, self._token)
         return uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -154,13 +164,18 @@ class RewardServer:
 
 
 def serve(section: RewardsSection, bind: str = "127.0.0.1", port: int = 0, *, insecure: bool = False) -> None:
-    """Serve in the foreground until SIGTERM or SIGINT, after printing the URL. Raises `UserError` off loopback unless `insecure`."""
-    if not insecure and not _is_loopback(bind):
+    """Serve in the foreground until SIGTERM or SIGINT, after printing the URL. Raises `UserError` off loopback without a token, unless
+    `insecure`.
+    """
+    token = bearer.read(section.token_file, os.environ)
+    if token is None and not insecure and not _is_loopback(bind):
         raise UserError(
-            f"{bind} is off the loopback interface, and the server asks nobody who they are", where="bind", fix="pass --insecure"
+            f"{bind} is off the loopback interface, and the server has no token to tell its clients by",
+            where="bind",
+            fix=f"give --token-file or {bearer.VARIABLE}; or --insecure on a network that you trust",
         )
     logs.configure(None, "reward-0")
-    server = RewardServer(section, bind, port)
+    server = RewardServer(section, bind, port, token=token)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: server.stop(signal.Signals(received).name))
     print(f"reward server ({section.scorer}) at {server.url}", flush=True)

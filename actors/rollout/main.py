@@ -54,6 +54,7 @@ class RolloutActor:
         engine: GenerationEngine | None = None,
         incarnation: int | None = None,
         spare: bool = False,
+        reward_token: str | None = None,
     ) -> None:
         """`config.model.path` and the data sets are folders and files of this machine. The engine starts with `run`.
 
@@ -71,7 +72,7 @@ class RolloutActor:
         self._keys = keyring.client() if keyring is not None else None
         self._fetcher_keys = keyring.neighbour() if keyring is not None else None
         self._reward_urls = list(reward_urls) if config.uses_rewards else []
-        self._spare = spare
+        self._spare, self._reward_token = spare, reward_token
         model = Path(config.model.path)
         self._processing = adapter(config.model.adapter).open(model)
         paths = config.manifests.values()
@@ -192,7 +193,8 @@ class RolloutActor:
 
     async def _work(self) -> dict[str, Any]:
         config, gauges, spare = self._config, Gauges(self._metrics), self._spare
-        self._rewards = rewards = RewardClient(self._reward_urls, config.rewards, self._metrics) if self._reward_urls else None
+        asking = RewardClient(self._reward_urls, config.rewards, self._metrics, token=self._reward_token) if self._reward_urls else None
+        self._rewards = rewards = asking
         runner = GroupRunner(config, self._engine, self._processing, self._audio, rewards, config.rollout.engine.max_model_len)
         link = ActorLink(
             self._learner_endpoint,

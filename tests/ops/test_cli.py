@@ -120,6 +120,25 @@ def test_serve_rewards_tells_mistakes_as_they_were_typed(
     assert words in capsys.readouterr().err
 
 
+def test_serve_rewards_names_the_option_that_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value in (("--timeout-s", "0"), ("--batch-tokens", "0")):
+        assert rba(monkeypatch, "serve-rewards", "--scorer", "bleu", option, value) == 2
+        assert option in capsys.readouterr().err
+
+
+def test_serve_rewards_off_loopback_wants_a_token(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RBA_REWARDS_TOKEN", raising=False)
+    assert rba(monkeypatch, "serve-rewards", "--scorer", "bleu", "--bind", "192.0.2.1") == 2
+    assert "--token-file" in capsys.readouterr().err
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("a-token-of-some-length")
+    assert rba(monkeypatch, "serve-rewards", "--scorer", "bleu", "--bind", "192.0.2.1", "--token-file", str(token)) == 2
+    assert "cannot listen on 192.0.2.1" in capsys.readouterr().err
+
+
 def test_the_doctor_finds_a_folder_in_front_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from ops import doctor
 

@@ -6,14 +6,15 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from actors.rewards.server import RewardServer
 from actors.rollout.audio import AudioLibrary
 from configs import loader
+from configs.sampling import RewardsSection
 from configs.schema import RunConfig
 from ops import assets, plan, preflight, rundir, topology
 from protocol.dataset import DataSet
@@ -21,25 +22,18 @@ from protocol.errors import UserError
 from protocol.keyring import Keyring
 from tests.ops import synthetic
 
-
-class Healthy(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/health" else 404)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+TOKEN = "a-token-of-some-length"
 
 
 @pytest.fixture
 def reward_url() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Healthy)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    """A real server that wants a token."""
+    server = RewardServer(RewardsSection(scorer="bleu"), "127.0.0.1", 0, token=TOKEN)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    yield server.url
+    server.stop("test ends")
+    thread.join(20)
 
 
 def configured(tmp_path: Path, *overrides: str) -> RunConfig:
@@ -163,10 +157,23 @@ def test_a_taken_port_is_named_with_its_key(tmp_path: Path) -> None:
     preflight._check_ports(configured(tmp_path, f"network.pairs_port={port}"))
 
 
-def test_reward_servers_must_answer(tmp_path: Path, reward_url: str) -> None:
-    preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}]"))
-    with pytest.raises(UserError, match="serve-rewards"):
-        preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}/elsewhere]"))
+def test_reward_servers_must_score(tmp_path: Path, reward_url: str) -> None:
+    shown = {"RBA_REWARDS_TOKEN": TOKEN}
+    preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}]"), shown)
+    with pytest.raises(UserError, match=r"404.*start the server"):
+        preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}/elsewhere]"), shown)
+    with pytest.raises(UserError, match="scores by bleu, the run by armorm"):
+        preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}]", "rewards.scorer=armorm"), shown)
+    with pytest.raises(UserError, match=r"401.*rewards\.token_file"):
+        preflight._check_reward_servers(configured(tmp_path, f"rewards.urls=[{reward_url}]"), {})
+    preflight._check_reward_servers(
+        configured(tmp_path, f"rewards.urls=[{reward_url}]", "rewards.protocol=openrlhf", "rewards.model=null"), shown
+    )
+
+
+def test_a_token_that_cannot_be_read_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        preflight._check_reward_servers(configured(tmp_path, f"rewards.token_file={tmp_path / 'nothing'}"), {})
 
 
 def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

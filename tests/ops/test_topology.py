@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.rewards.server import RewardServer
 from configs import loader
 from ops import plan, topology
 from ops.rundir import RunDir
@@ -156,3 +157,25 @@ def test_a_cluster_of_ones_own_has_room_for_all_actors_that_the_rule_may_add() -
     )
     assert few.ray_cpus == 2
     assert many.ray_cpus == math.ceil(many.cpus + 8 * 0.5)
+
+
+def test_off_loopback_servers_and_actors_share_the_runs_token(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, "demo-1")
+    token = lambda environment, *overrides: topology.reward_token(run, loader.load("quickstart", list(overrides)), environment)  # noqa: E731
+    assert token({}) is None
+    assert not run.reward_token.exists()
+    away = ("network.bind=0.0.0.0", "network.insecure=true")
+    made = token({}, *away)
+    assert made == run.reward_token.read_text()
+    assert run.reward_token.stat().st_mode & 0o777 == 0o600
+    assert token({}, *away) == made, "a run that goes on keeps it"
+    assert token({"RBA_REWARDS_TOKEN": "the-users-own-token"}, *away) == "the-users-own-token"
+    assert token({}, *away, "rewards.urls=[http://rewards:80]") is None, "those servers do not know it"
+    assert token({}, *away, "strategy=sft", "evaluation.score=false") is None
+    config = loader.load("quickstart", [*away])
+    wiring = topology.lay_out(run, plan.make(config, MACHINE), ["10.0.0.1"], 2345, {}, reward_token=made)
+    places = dict.fromkeys([*DESCRIBED, "rollout-0"], ("10.0.0.1", 1))
+    assert wiring.kwargs("reward-0", DESCRIBED, places)["token"] == made
+    assert wiring.kwargs("rollout-0", DESCRIBED, places)["reward_token"] == made
+    assert str(made) not in repr(wiring)
+    inspect.signature(RewardServer).bind(**wiring.kwargs("reward-0", DESCRIBED, places))

@@ -98,6 +98,10 @@ class ArmoScorer:
         """Checkpoint, number format, window and library version."""
         return self._signature
 
+    def cost(self, item: RewardItem) -> int:
+        """Tokens of the conversation."""
+        return self._conversation.cost(item)
+
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """The gated score of each conversation; its 19 rewards are the parts."""
         return score_conversations(items, self._conversation, self._forward, self._max_items)
@@ -131,15 +135,15 @@ class GatedConversation(Conversation):
                 fix="use ArmoRM's own tokenizer with its chat template",
             ) from None
 
-    def token_ids(self, instruction: str, answer: str) -> list[int]:
+    def _token_ids(self, instruction: str, answer: str) -> tuple[int, ...]:
         """As `Conversation`; raises `UnscorableError`, too, when the answer melts with the header."""
-        ids = super().token_ids(instruction, answer)
+        ids = super()._token_ids(instruction, answer)
         if last_occurrence(ids, self._header) is None:
             raise UnscorableError("template: the chat template writes another assistant header for this answer")
         return ids
 
 
-def last_occurrence(ids: list[int], pattern: list[int]) -> int | None:
+def last_occurrence(ids: Sequence[int], pattern: Sequence[int]) -> int | None:
     """Index of the first token of the last `pattern` in `ids`; None when there is none."""
     starts = range(len(ids) - len(pattern), -1, -1)
-    return next((start for start in starts if ids[start : start + len(pattern)] == pattern), None)
+    return next((start for start in starts if tuple(ids[start : start + len(pattern)]) == tuple(pattern)), None)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
+from actors.rewards.scorers.conversation import Conversation
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
@@ -50,6 +51,12 @@ def read_tokenizer(directory: Path) -> Any:
         # transformers makes an empty tokenizer of the right class when the files are missing
         raise UserError(f"{directory} has a tokenizer without words", where=WHERE, fix="fetch the whole checkpoint, with its tokenizer")
     return tokenizer
+
+
+def read_conversation(section: RewardsSection) -> Conversation:
+    """The checkpoint's chats without its network, for servers elsewhere. Raises `UserError`."""
+    directory = directory_of(section)
+    return Conversation(read_tokenizer(directory), max_tokens_of(read_config(directory)), where=str(directory))
 
 
 def read_body(loader: Any, directory: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from actors.rewards.items import RewardItem, RewardScore, unscored
@@ -11,6 +12,8 @@ from protocol.errors import UserError
 SENTINEL = "rba-sentinel"
 FORWARD_TOKENS = 16_384
 """Most tokens of one forward pass, padding included: bounds its memory whatever the lengths."""
+REMEMBERED = 4096
+"""Conversations whose token ids are kept from the question what an item costs until it is scored."""
 
 
 class UnscorableError(ValueError):
@@ -38,7 +41,8 @@ class Conversation:
                 "the tokenizer has no chat template", where=where, fix="use a reward model that was trained on chats, or add its template"
             )
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
+        self.token_ids = lru_cache(REMEMBERED)(self._token_ids)
         added = tokenizer.added_tokens_decoder.values()
         self._special = sorted({*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}, key=len, reverse=True)
         rendered = self._render("instruction", SENTINEL)
@@ -46,7 +50,14 @@ class Conversation:
             raise UserError("the chat template drops or repeats the assistant's turn", where=where, fix="use a checkpoint for chats")
         self._tail_ids = self._encode(rendered[rendered.index(SENTINEL) + len(SENTINEL) :])
 
-    def token_ids(self, instruction: str, answer: str) -> list[int]:
+    def cost(self, item: RewardItem) -> int:
+        """Tokens of the item's conversation; 1 where it cannot be scored."""
+        try:
+            return len(self.token_ids(item.instruction, item.answer))
+        except UnscorableError:
+            return 1
+
+    def _token_ids(self, instruction: str, answer: str) -> tuple[int, ...]:
         """Token ids ``[token]``, special tokens of the template included, none from the texts.
 
         A conversation that is too long loses the end of its *answer*; the instruction and the template's turns stay whole.
@@ -54,16 +65,22 @@ class Conversation:
         """
         instruction, answer = self.escape(instruction), self.escape(answer)
         ids = self._encode(self._render(instruction, answer))
-        if len(ids) <= self._max_tokens:
-            return ids
+        if len(ids) <= self.max_tokens:
+            return tuple(ids)
         tail = len(self._tail_ids)
         if ids[len(ids) - tail :] != self._tail_ids:
             raise UnscorableError("template: the chat template ends differently for this answer, so it cannot be shortened")
         rendered = self._render(instruction, SENTINEL)
         head = len(self._encode(rendered[: rendered.rindex(SENTINEL)]))
-        if head + 1 + tail > self._max_tokens:
-            raise UnscorableError(f"too_long: the instruction alone takes {head + tail} of {self._max_tokens} tokens")
-        return ids[: self._max_tokens - tail] + self._tail_ids
+        if head + 1 + tail > self.max_tokens:
+            raise UnscorableError(f"too_long: the instruction alone takes {head + tail} of {self.max_tokens} tokens")
+        return (*ids[: self.max_tokens - tail], *self._tail_ids)
+
+    def rendered(self, instruction: str, answer: str) -> tuple[str, str]:
+        """The conversation as text, not shortened: what stands before the answer, and all of it."""
+        instruction, answer = self.escape(instruction), self.escape(answer)
+        template = self._render(instruction, SENTINEL)
+        return template[: template.rindex(SENTINEL)], self._render(instruction, answer)
 
     def escape(self, text: str) -> str:
         """`text` with every special token broken by a space, so that it reads as text and ends no turn."""
@@ -97,7 +114,7 @@ def score_conversations(items: Sequence[RewardItem], conversation: Conversation,
     asking: dict[tuple[int, ...], list[int]] = {}
     for index, item in enumerate(items):
         try:
-            asking.setdefault(tuple(conversation.token_ids(item.instruction, item.answer)), []).append(index)
+            asking.setdefault(conversation.token_ids(item.instruction, item.answer), []).append(index)
         except UnscorableError as error:
             outcomes[index] = unscored(item.id, str(error))
     distinct = list(asking)

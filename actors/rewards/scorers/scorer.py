@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from actors.rewards.items import RewardItem, RewardScore
 from configs.sampling import RewardsSection
@@ -21,6 +21,20 @@ class Scorer(Protocol):
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """One outcome an item, in order; an item that cannot be scored gets an error, and harms no other."""
         ...
+
+
+@runtime_checkable
+class Weighing(Protocol):
+    """A scorer whose work depends on the length of an item."""
+
+    def cost(self, item: RewardItem) -> int:
+        """Tokens of the item, all of them those that `score` will compute. Called from the thread of `score`, before it."""
+        ...
+
+
+def cost_of(scorer: Scorer) -> Callable[[RewardItem], int]:
+    """What an item costs: tokens where the scorer tells them, else 1."""
+    return scorer.cost if isinstance(scorer, Weighing) else lambda _item: 1
 
 
 def open_scorer(section: RewardsSection) -> Scorer:

@@ -42,6 +42,10 @@ class SequenceClassifierScorer:
         """Architecture, checkpoint, number format, window and library version."""
         return self._signature
 
+    def cost(self, item: RewardItem) -> int:
+        """Tokens of the conversation."""
+        return self._conversation.cost(item)
+
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """The model's raw logit of each conversation (user: instruction, assistant: answer)."""
         return score_conversations(items, self._conversation, self._forward, self._max_items)

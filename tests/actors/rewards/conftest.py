@@ -114,8 +114,8 @@ def serve() -> Iterator[Serve]:
     """Starts reward servers on free ports, and stops them after the test."""
     running: list[tuple[RewardServer, threading.Thread, list[BaseException]]] = []
 
-    def start(section: RewardsSection | None = None, *, scorer: Any = None) -> RewardServer:
-        server = RewardServer(section or RewardsSection(scorer="bleu"), "127.0.0.1", 0, scorer=scorer)
+    def start(section: RewardsSection | None = None, *, scorer: Any = None, token: str | None = None) -> RewardServer:
+        server = RewardServer(section or RewardsSection(scorer="bleu"), "127.0.0.1", 0, scorer=scorer, token=token)
         failures: list[BaseException] = []
 
         def run() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.rewards.batcher import BROKEN_AFTER, Batcher, QueueFullError, ScorerBrokenError
+from actors.rewards.batcher import BROKEN_AFTER, Batcher, Pace, QueueFullError, ScorerBrokenError
 from actors.rewards.items import RewardItem, RewardScore
 
 
@@ -31,7 +31,7 @@ def item(item_id: str, answer: str = "xx") -> RewardItem:
 
 
 def make(scorer: LengthScorer, **fields: object) -> Batcher:
-    settings: dict[str, object] = {"batch_items": 4, "capacity_items": 64, "patience_s": 60.0, **fields}
+    settings: dict[str, object] = {"batch_items": 4, "batch_tokens": 1000, "capacity_items": 64, "patience_s": 60.0, **fields}
     return Batcher(scorer, **settings)  # type: ignore[arg-type]
 
 
@@ -119,12 +119,24 @@ def test_a_queue_without_room_says_when_to_come_back():
 
 
 def test_a_queue_that_is_too_slow_is_full_as_well():
-    batcher = make(LengthScorer(), patience_s=1.0)
-    batcher._seconds_per_item = 0.6
+    batcher = make(LengthScorer(), patience_s=2.0)
+    batcher._pace.note(6.0, 10)
     batcher.submit([item("a"), item("b")])
+    batcher.submit([item("c")])
     with pytest.raises(QueueFullError) as refused:
-        batcher.submit([item("c")])
-    assert refused.value.retry_after_s == 2
+        batcher.submit([item("d"), item("e"), item("f"), item("g")])
+    assert refused.value.retry_after_s == 3, "4.2 s of work, and 2 s of patience"
+    with pytest.raises(QueueFullError):
+        batcher.submit([item("h")], patience_s=99.0)
+
+
+def test_a_request_may_have_less_patience_than_the_server():
+    batcher = make(LengthScorer(), patience_s=2.0)
+    batcher._pace.note(6.0, 10)
+    batcher.submit([item("a")])
+    with pytest.raises(QueueFullError):
+        batcher.submit([item("b")], patience_s=1.0)
+    batcher.submit([item("b")])
 
 
 def test_what_nobody_waits_for_is_not_scored():
@@ -163,3 +175,36 @@ def test_a_good_item_in_between_clears_the_scorer():
     futures = [batcher.submit([item(str(index), "good" if index % BROKEN_AFTER == 0 else "bad")]) for index in range(4 * BROKEN_AFTER)]
     work(batcher, answers(*futures))
     assert sum(future.result()[0].error is None for future in futures) == 4
+
+
+class WeighingScorer(LengthScorer):
+    def cost(self, item: RewardItem) -> int:
+        if item.answer == "odd":
+            raise ValueError("cannot weigh this")
+        return len(item.answer)
+
+
+def test_a_batch_is_bounded_by_padded_tokens_and_like_goes_with_like():
+    scorer = WeighingScorer()
+    batcher = make(scorer, batch_items=8, batch_tokens=100)
+    lengths = {"a": 10, "b": 50, "c": 12, "d": 48, "e": 500, "f": 11, "g": 9}
+    futures = [batcher.submit([item(name, "x" * length)]) for name, length in lengths.items()]
+    work(batcher, answers(*futures))
+    assert scorer.batches == [["a", "c", "f", "g"], ["b", "d"], ["e"]]
+    assert [future.result()[0].score for future in futures] == [float(length) for length in lengths.values()]
+
+
+def test_what_cannot_be_weighed_is_scored_all_the_same():
+    batcher = make(WeighingScorer())
+    future = batcher.submit([item("a", "odd"), item("b")])
+    work(batcher, answers(future))
+    assert [score.score for score in future.result()] == [3.0, 2.0]
+
+
+def test_the_pace_goes_by_the_last_large_batch():
+    pace = Pace()
+    assert pace.seconds_per_item == 0.0
+    for _ in range(20):
+        pace.note(0.1, 1)
+    pace.note(0.64, 64)
+    assert 0.01 < pace.seconds_per_item < 0.02

@@ -1,92 +1,20 @@
-import json
+import asyncio
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from actors.rewards.client import AVOID_S, RewardClient, Rotation
+from actors.rewards.client import RewardClient
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.server import RewardServer
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
+from protocol.metrics import Metrics
+from tests.actors.rewards.scripted import Script, changed
 
 ITEMS = [RewardItem("a", "say seven", "seven", "seven"), RewardItem("b", "say seven", "six", "seven")]
-
-
-def good(request: dict[str, Any]) -> bytes:
-    scores = [{"id": item["id"], "score": 0.5, "parts": {}, "error": None} for item in request["items"]]
-    return json.dumps({"items": scores, "scorer": "bleu", "signature": "s"}).encode()
-
-
-def changed(**fields: Any) -> Callable[[dict[str, Any]], bytes]:
-    """A good answer, but for the first item."""
-
-    def answer(request: dict[str, Any]) -> bytes:
-        body = json.loads(good(request))
-        body["items"][0] |= fields
-        return json.dumps(body).encode()
-
-    return answer
-
-
-class Script:
-    """A server that answers by its script, and well once the script is done."""
-
-    def __init__(self) -> None:
-        self.steps: list[Any] = []
-        self.requests: list[tuple[float, dict[str, Any]]] = []
-        self.peers: set[Any] = set()
-        self.release = threading.Event()
-        script = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                script.requests.append((time.monotonic(), request))
-                script.peers.add(self.client_address)
-                step = script.steps.pop(0) if script.steps else 200
-                status, headers, answer = 200, {}, good
-                match step:
-                    case "stall":
-                        script.release.wait(30)
-                        self.close_connection = True
-                        return
-                    case "cut":
-                        self.close_connection = True
-                        return
-                    case (int() as status, dict() as headers):
-                        pass
-                    case int() as status:
-                        pass
-                    case _:
-                        answer = step
-                content = answer(request) if status == 200 else b'{"error": {"reason": "scripted"}}'
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def do_GET(self) -> None:
-                self.send_error(500)
-
-            def log_message(self, *_: Any) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that give up are part of the script
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
 @pytest.fixture
@@ -101,18 +29,21 @@ def scripts() -> Iterator[Callable[..., Script]]:
 
     yield make
     for script in made:
-        script.release.set()
-        script.server.shutdown()
-        script.server.server_close()
+        script.close()
 
 
 class Recorder:
     def __init__(self) -> None:
         self.counted: list[tuple[str, float, str]] = []
         self.observed: list[str] = []
+        self.servers: dict[str, float] = {}
 
     def inc(self, name: str, value: float = 1, **labels: str) -> None:
         self.counted.append((name, value, labels["kind"]))
+
+    def set(self, name: str, value: float, *, state: str) -> None:
+        assert name == "rba_reward_servers"
+        self.servers[state] = value
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         assert value > 0
@@ -124,9 +55,9 @@ class Recorder:
 async def client() -> AsyncIterator[Callable[..., RewardClient]]:
     made: list[RewardClient] = []
 
-    def make(*urls: str, metrics: Any = None, **fields: Any) -> RewardClient:
+    def make(*urls: str, metrics: Any = None, token: str | None = None, **fields: Any) -> RewardClient:
         section = RewardsSection.model_validate({"scorer": "bleu", "attempts": 4, "timeout_s": 5.0, **fields})
-        made.append(RewardClient(list(urls), section, metrics, first_wait_s=0.01))
+        made.append(RewardClient(list(urls), section, metrics, token=token, first_wait_s=0.01))
         return made[-1]
 
     yield make
@@ -187,6 +118,7 @@ async def test_a_stall_ends_at_the_deadline(scripts: Scripts, client: Client):
     scores = await client(script.url, timeout_s=0.2, attempts=2, metrics=recorder).score(ITEMS)
     assert time.monotonic() - started_s < 20
     assert all((score.error or "").startswith("timeout: ") for score in scores)
+    assert recorder.servers == {"closed": 0, "open": 1, "half_open": 0}
     assert recorder.counted[-1] == ("rba_reward_errors_total", 2, "timeout")
     assert [kind for _, _, kind in recorder.counted] == ["try_timeout", "try_timeout", "timeout"]
 
@@ -234,13 +166,14 @@ async def test_a_server_that_is_gone_is_skipped(scripts: Scripts, client: Client
 
 
 async def test_other_servers_are_asked_from_then_on(scripts: Scripts, client: Client):
-    one, two, three = scripts(500), scripts(), scripts()
-    asking = client(one.url, two.url)
+    one, two, three = scripts("cut"), scripts(), scripts()
+    asking = RewardClient([one.url, two.url], RewardsSection(scorer="bleu"), first_wait_s=60)
     await asking.score(ITEMS)
     asking.use([one.url, three.url])
     for _ in range(3):
         assert [score.score for score in await asking.score(ITEMS)] == [0.5, 0.5]
     assert [len(script.requests) for script in (one, two, three)] == [1, 1, 3], "that one failed is not forgotten"
+    await asking.aclose()
     with pytest.raises(UserError):
         asking.use([])
 
@@ -285,6 +218,87 @@ async def test_a_lone_surrogate_is_sent_as_a_question_mark(scripts: Scripts, cli
     assert script.requests[0][1]["items"][0]["answer"] == "x?y"
 
 
+async def test_the_token_is_sent_and_a_wrong_one_is_final(serve: Any, client: Client):
+    token = "a-token-of-some-length"
+    server: RewardServer = serve(token=token)
+    item = RewardItem("a", "say", "seven", "seven")
+    assert [score.score for score in await client(server.url, token=token).score([item])] == [pytest.approx(1.0)]
+    for shown in (None, "another-token-of-length"):
+        recorder = Recorder()
+        (score,) = await client(server.url, token=shown, metrics=recorder).score([item])
+        assert (score.error or "").startswith(f"unauthorised: {server.url}: status 401")
+        assert "rewards.token_file" in (score.error or "")
+        assert [kind for _, _, kind in recorder.counted] == ["try_unauthorised", "unauthorised"], "no second try"
+
+
+async def test_the_server_hears_how_long_the_client_waits(scripts: Scripts, client: Client):
+    script = scripts()
+    await client(script.url, timeout_s=7.5).score(ITEMS)
+    await client(script.url, timeout_s=7.5, deadline_s=2).score(ITEMS)
+    assert [headers["Prefer"] for headers in script.headers] == ["wait=8", "wait=2"]
+
+
+async def test_busy_servers_are_waited_for_until_the_deadline(scripts: Scripts, client: Client):
+    script, recorder = scripts((429, {"Retry-After": "30"})), Recorder()
+    scores = await client(script.url, deadline_s=0.3, attempts=9, metrics=recorder).score(ITEMS)
+    assert all((score.error or "").startswith("deadline: no score within 0.3 s") for score in scores)
+    assert len(script.requests) == 1
+    assert [kind for _, _, kind in recorder.counted] == ["try_busy", "deadline"]
+
+
+async def test_to_be_told_to_come_back_is_no_failed_try(scripts: Scripts, client: Client):
+    script = scripts(*[(429, {"Retry-After": "0"})] * 5)
+    scores = await client(script.url, attempts=1).score(ITEMS)
+    assert [score.score for score in scores] == [0.5, 0.5]
+    assert len(script.requests) == 6
+
+
+async def test_a_server_that_hangs_is_asked_by_one_request_at_a_time(scripts: Scripts, client: Client):
+    script, recorder = scripts("stall", "stall", "stall"), Recorder()
+    asking = client(script.url, timeout_s=0.2, attempts=5, metrics=recorder)
+    assert (await asking.score(ITEMS[:1]))[0].score == 0.5
+    script.steps = ["cut", "cut"]
+    script.requests.clear()
+    many = await asyncio.gather(*(asking.score([item]) for item in ITEMS * 4))
+    assert all(score.score == 0.5 for (score,) in many)
+    assert recorder.servers == {"closed": 1, "open": 0, "half_open": 0}
+
+
+async def test_requests_go_where_least_is_under_way(scripts: Scripts, client: Client):
+    slow, fast = scripts("stall"), scripts()
+    asking = client(slow.url, fast.url)
+    first = asyncio.create_task(asking.score(ITEMS))
+    while not slow.requests:
+        await asyncio.sleep(0.01)
+    for _ in range(5):
+        assert [score.score for score in await asking.score(ITEMS)] == [0.5, 0.5]
+    assert (len(slow.requests), len(fast.requests)) == (1, 5)
+    slow.release.set()
+    assert [score.score for score in await first] == [0.5, 0.5]
+
+
+async def test_a_request_that_is_given_up_says_nothing_about_its_server(scripts: Scripts, client: Client):
+    script, recorder = scripts("stall"), Recorder()
+    asking = client(script.url, metrics=recorder)
+    given_up = asyncio.create_task(asking.score(ITEMS))
+    while not script.requests:
+        await asyncio.sleep(0.01)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    assert recorder.servers["closed"] == 1
+    assert [score.score for score in await asking.score(ITEMS)] == [0.5, 0.5]
+
+
+async def test_the_metrics_are_in_the_catalogue(scripts: Scripts, client: Client):
+    metrics = Metrics("rollout", "rollout-0")
+    await client(scripts("cut").url, refusing_url(), metrics=metrics).score(ITEMS)
+    page = metrics.render().decode()
+    assert 'rba_reward_servers{state="closed"} ' in page
+    assert 'rba_reward_errors_total{kind="try_connect"} ' in page
+    assert "rba_reward_request_seconds_count 1.0" in page
+
+
 async def test_check_accepts_a_server_that_answers(serve: Any, client: Client):
     server: RewardServer = serve()
     assert "eff:yes" in (await client(server.url).check())[0]
@@ -297,9 +311,11 @@ async def test_check_names_what_is_wrong(serve: Any, scripts: Scripts, client: C
     assert "rewards.urls" in str(caught.value)
     with pytest.raises(UserError, match="does not answer"):
         await client(scripts().url).check()
-    server: RewardServer = serve()
+    server: RewardServer = serve(token="a-token-of-some-length")
     with pytest.raises(UserError, match="scores by bleu"):
         await client(server.url, scorer="armorm").check()
+    with pytest.raises(UserError, match=r"401.*rewards\.token_file"):
+        await client(server.url).check()
     for urls in ([], ["ftp://x"], ["127.0.0.1:80"], ["http://"], ["http://[::"]):
         with pytest.raises(UserError):
             RewardClient(urls, RewardsSection(scorer="bleu"))
@@ -317,32 +333,6 @@ async def test_further_acceptable_answers_travel_with_the_item(serve: Any, clien
     asking = client(serve(RewardsSection(scorer="qa")).url, scorer="qa")
     items = [RewardItem("a", "who", "it is ann", "bob", answers=("Ann", "\ud800")), RewardItem("b", "who", "it is ann", "bob")]
     assert [score.score for score in await asking.score(items)] == [1.0, 0.0]
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0, 3)), max_size=40))
-def test_rotation_prefers_servers_in_good_standing(events: list[tuple[int, bool, float]]):
-    rotation, now_s = Rotation(["a", "b", "c"]), 0.0
-    for index, fails, passed_s in events:
-        now_s += passed_s
-        if fails:
-            rotation.servers[index].failed_s = now_s
-        else:
-            rotation.servers[index].busy_until_s = now_s + passed_s
-        fit = [one for one in rotation.servers if now_s - one.failed_s >= AVOID_S and now_s >= one.busy_until_s]
-        busy = [one for one in rotation.servers if now_s < one.busy_until_s]
-        assert rotation.pick(now_s) in (fit or rotation.servers)
-        pause_s = rotation.pause_s(now_s)
-        if fit:
-            assert pause_s == 0
-        elif len(busy) == 3:
-            assert pause_s == min(one.busy_until_s for one in busy) - now_s
-        else:
-            assert pause_s is None
-
-
-def test_rotation_takes_turns():
-    rotation = Rotation(["a", "b", "c"])
-    assert [rotation.pick(0.0).url for _ in range(4)] == ["a", "b", "c", "a"]
 
 
 def refusing_url() -> str:

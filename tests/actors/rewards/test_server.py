@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -194,6 +195,71 @@ def test_openrlhfs_shape_never_makes_up_a_number(serve: Serve, change: dict[str,
     assert answer.json()["error"]["reason"] == reason
 
 
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.mark.parametrize(("shown", "reason"), [({}, "no_token"), ({"Authorization": f"Bearer {TOKEN}x"}, "wrong_token")])
+@pytest.mark.parametrize("path", ["/v1/rewards", "/get_reward"])
+def test_without_the_token_nothing_is_scored_or_read(serve: Serve, path: str, shown: dict[str, str], reason: str):
+    scorer = GatedScorer()
+    server = serve(scorer=scorer, token=TOKEN)
+    answer = httpx.post(f"{server.url}{path}", content=b"{", headers=shown, timeout=20)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["reason"] == reason
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert TOKEN not in answer.text
+    page = httpx.get(f"{server.url}/metrics").text
+    assert f'rba_authentication_failures_total{{reason="{reason}",socket="rewards"}} 1.0' in page
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    scorer.gate.set()
+    answer = httpx.post(f"{server.url}/v1/rewards", json={"items": [body("a")]}, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.json()["items"][0]["score"] == 5.0
+
+
+def test_a_body_that_is_too_slow_is_not_waited_for(serve: Serve):
+    server = serve(RewardsSection(scorer="bleu", timeout_s=0.2))
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+        slow.sendall(b"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        answer = b"".join(iter(lambda: slow.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"reason":"too_slow"' in answer
+
+
+def test_a_body_that_says_nothing_of_its_size_is_bounded_too(serve: Serve):
+    server = serve()
+    chunk = b" " * (1 << 20)
+    answer = httpx.post(f"{server.url}/v1/rewards", content=(chunk for _ in range(17)), timeout=20)
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (413, "too_large")
+
+
+def test_a_body_that_is_announced_as_too_large_is_not_read(serve: Serve):
+    host, port = serve().url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as opened:
+        opened.sendall(f"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: {app.MAX_BODY_BYTES + 1}\r\n\r\n".encode())
+        assert opened.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_request_with_less_patience_is_refused_earlier(serve: Serve):
+    scorer = GatedScorer()
+    server = serve(RewardsSection(scorer="bleu", batch_items=1), scorer=scorer)
+    with ThreadPoolExecutor(2) as pool:
+        scorer.gate.set()
+        pool.submit(post, server, [body("first")]).result()
+        server._batcher._pace.note(100.0, 100)
+        scorer.gate.clear()
+        scorer.entered.clear()
+        busy = pool.submit(post, server, [body("busy")])
+        assert scorer.entered.wait(20)
+        waiting = pool.submit(post, server, [body("waits")])
+        wait_until(lambda: server.status()["queued_items"] == 1)
+        hasty = httpx.post(f"{server.url}/v1/rewards", json={"items": [body("hasty")]}, headers={"Prefer": "respond-async, wait=1"})
+        assert (hasty.status_code, hasty.json()["error"]["reason"]) == (429, "queue_full")
+        assert int(hasty.headers["Retry-After"]) >= 1
+        scorer.gate.set()
+        assert busy.result().status_code == waiting.result().status_code == 200
+
+
 def test_a_broken_scorer_fails_the_role():
     class Broken:
         signature = "broken"
@@ -223,14 +289,25 @@ def test_stop_ends_run_with_closing_figures():
         httpx.get(f"{server.url}/health")
 
 
-def test_a_taken_port_and_an_open_address_are_the_users_errors():
+def test_a_taken_port_is_the_users_error():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="cannot listen"):
             RewardServer(RewardsSection(scorer="bleu"), "127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(UserError, match="loopback"):
+
+
+def test_off_loopback_it_wants_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("RBA_REWARDS_TOKEN", raising=False)
+    with pytest.raises(UserError, match=r"loopback.*--token-file"):
         serve_in_foreground(RewardsSection(scorer="bleu"), "192.0.2.1")
+    (tmp_path / "token").write_text(TOKEN)
+    with pytest.raises(UserError, match="others may read"):
+        serve_in_foreground(RewardsSection(scorer="bleu", token_file=str(tmp_path / "token")), "192.0.2.1")
+    monkeypatch.setenv("RBA_REWARDS_TOKEN", TOKEN)
+    for insecure in (False, True):
+        with pytest.raises(UserError, match="cannot listen"):
+            serve_in_foreground(RewardsSection(scorer="bleu"), "192.0.2.1", insecure=insecure)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

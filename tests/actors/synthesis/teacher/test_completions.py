@@ -15,8 +15,8 @@ from actors.synthesis.teacher.completions import ServedTeacher
 from actors.synthesis.teacher.teacher import Generation, Request, TeacherFailedError
 from configs.synthesis import LanguageModelSection
 from protocol.errors import UserError
-from tests.actors.synthesis.teacher.conftest import free_port
 from tests.actors.synthesis.teacher.server import Answer, Server, plain, said
+from tests.vllm_server import free_port
 
 CHAT = [{"role": "user", "content": "Hi"}]
 ASKED = "is asked for first, to see whether the server can do it"

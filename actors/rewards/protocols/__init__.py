@@ -1,0 +1,1 @@
+"""What reward servers speak, each protocol behind one interface."""
