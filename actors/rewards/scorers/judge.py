@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,17 +63,20 @@ class JudgeScorer:
         except UserError:
             self.close()
             raise
-        self._signature = f"judge|{section.model}|prompt:{PROMPT_VERSION}|orders:both|temperature:{section.temperature:g}"
+        self._limit_s = section.timeout_s * section.attempts
+        sampling = {"temperature": section.temperature, "max_tokens": section.max_tokens, **section.extra}
+        said = ",".join(f"{name}={value}" for name, value in sorted(sampling.items()) if value is not None)
+        self._signature = f"judge|{section.model}|prompt:{PROMPT_VERSION}|orders:both|{said}"
 
     @property
     def signature(self) -> str:
-        """Model, version of the prompt, and temperature."""
+        """Model, version of the prompt, and how the judge is sampled."""
         return self._signature
 
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """The score of each item; the parts tell it by the place of the answer. No verdict is an error, never a tie."""
         asked = {_texts(item): None for item in items if has_reference(item)}  # voices often get equal answers: judged once
-        judged = dict(zip(asked, self._loop.run(together(self._judge(*texts) for texts in asked)), strict=True))
+        judged = dict(zip(asked, self._loop.run(self._judge_all(list(asked))), strict=True))
         return [
             replace(judged[_texts(item)], id=item.id) if has_reference(item) else missing_reference(item, "the judge") for item in items
         ]
@@ -82,14 +86,22 @@ class JudgeScorer:
         self._loop.run(self._chat.close())
         self._loop.close()
 
-    async def _judge(self, instruction: str, answer: str, reference: str) -> RewardScore:
+    async def _judge_all(self, asked: Sequence[tuple[str, str, str]]) -> list[RewardScore]:
+        """A batch takes no longer than one question may, so that a judge that hangs does not look like a server that does."""
+        end_s = asyncio.get_running_loop().time() + self._limit_s
+        return await together(self._judge(*texts, end_s) for texts in asked)
+
+    async def _judge(self, instruction: str, answer: str, reference: str, end_s: float) -> RewardScore:
         """The outcome of an item without its id."""
         first, second = question(instruction, answer, reference), question(instruction, reference, answer)
         try:
-            replies = await together([self._chat.ask(first), self._chat.ask(second)])
+            async with asyncio.timeout_at(end_s):
+                replies = await together([self._chat.ask(first), self._chat.ask(second)])
             (own, other), (swapped_other, swapped_own) = map(read_grades, replies)
         except ChatError as error:
             return unscored("", str(error))
+        except TimeoutError:
+            return unscored("", f"timeout: the batch takes longer than {self._limit_s} s")
         except UnparsableError as error:
             return unscored("", f"unparsable: the judge gives no grades: {error}")
         shown_first, shown_second = _lead(own, other), _lead(swapped_own, swapped_other)

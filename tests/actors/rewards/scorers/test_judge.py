@@ -1,9 +1,10 @@
 import threading
 
 import pytest
+import xxhash
 
 from actors.rewards.items import RewardItem, RewardScore
-from actors.rewards.scorers.judge import PROMPT_VERSION, JudgeScorer, UnparsableError, question, read_grades
+from actors.rewards.scorers.judge import PROMPT, PROMPT_VERSION, JudgeScorer, UnparsableError, question, read_grades
 from protocol.errors import UserError
 from tests.actors.rewards.scorers.judging import ANSWERS, Judge, Reply, completion, grades
 
@@ -167,5 +168,18 @@ def test_settings_that_cannot_be_are_the_users_error(judge: Judge, monkeypatch: 
             scorer(judge, **{key: None})
 
 
-def test_the_signature_has_the_version_of_the_prompt(judge: Judge):
-    assert scorer(judge).signature == f"judge|judge-1|prompt:{PROMPT_VERSION}|orders:both|temperature:0"
+def test_a_batch_takes_no_longer_than_one_question_may(judge: Judge):
+    opened = scorer(judge, attempts=2, timeout_s=0.2, concurrency=1)
+    judge.gate.clear()
+    scores = opened.score([RewardItem(str(size), "say", "x" * size, "reference") for size in range(1, 11)])
+    assert {score.kind for score in scores} == {"timeout"}
+    assert len(judge.questions) < 10  # of 20, tried twice each
+
+
+def test_the_signature_has_the_version_of_the_prompt_and_the_sampling(judge: Judge):
+    sampled = scorer(judge, temperature=0.5, extra={"top_p": 0.9, "max_tokens": None})
+    assert sampled.signature == f"judge|judge-1|prompt:{PROMPT_VERSION}|orders:both|temperature=0.5,top_p=0.9"
+
+
+def test_another_prompt_has_another_version():
+    assert (PROMPT_VERSION, xxhash.xxh3_64_hexdigest(PROMPT.encode())) == ("grades-1", "163b68bb3f7d48ad")
