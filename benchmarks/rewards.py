@@ -110,7 +110,11 @@ async def merging(section: RewardsSection, url: str, items: Sequence[RewardItem]
     client = RewardClient([url], section)
     singles = [[item] for item in items]
     bulks = [items[start : start + CONCURRENT] for start in range(0, len(items), CONCURRENT)]
-    ways = {"alone": (singles[:: len(items) // 128], 1), "merged": (singles, CONCURRENT), "bulk": (bulks, 1)}
+    ways: dict[str, tuple[Sequence[Sequence[RewardItem]], int]] = {
+        "alone": (singles[:: len(items) // 128], 1),
+        "merged": (singles, CONCURRENT),
+        "bulk": (bulks, 1),
+    }
     rates: dict[str, list[float]] = {way: [] for way in ways}
     scores: dict[str, dict[str, float]] = {}
     await scored(client, bulks, 1)  # warm

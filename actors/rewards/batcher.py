@@ -177,7 +177,7 @@ class Batcher:
         """
         try:
             while batch := self._take():
-                self._busy_since_s = started_s = time.monotonic()
+                started_s = time.monotonic()
                 scores = self._score([waiting.item for waiting in batch])
                 self._note(scores, time.monotonic() - started_s)
                 self._busy_since_s, self._in_flight_items = None, 0
@@ -202,9 +202,11 @@ class Batcher:
         """The next batch, across requests; empty once closed. What nobody waits for any more is left out."""
         while True:
             with self._changed:
+                self._busy_since_s = None
                 self._changed.wait_for(lambda: self._queue or self._closed.is_set())
                 if self._closed.is_set():
                     return []
+                self._busy_since_s = time.monotonic()
                 ahead = self._look_ahead()
             for waiting in ahead:
                 waiting.cost = waiting.cost or self._cost(waiting.item)  # outside of the lock: tokenising takes its time
@@ -255,7 +257,7 @@ class Batcher:
         items = len(scores)
         self._failures_in_a_row = self._failures_in_a_row + 1 if self._raised_items == items else 0
         self._raised_items = 0
-        self._pace.note(seconds, items)
+        self._pace.note(self.quiet_s, items)  # with the time to weigh and to pack them, which counts for those that wait
         self.tally.items += items
         self.tally.errors += sum(score.error is not None for score in scores)
         self.tally.batches += 1

@@ -208,3 +208,23 @@ def test_the_pace_goes_by_the_last_large_batch():
         pace.note(0.1, 1)
     pace.note(0.64, 64)
     assert 0.01 < pace.seconds_per_item < 0.02
+
+
+def test_the_pace_has_the_time_to_weigh_in_it(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    class Slow(LengthScorer):
+        def cost(self, item: RewardItem) -> int:
+            clock[0] += 1.0
+            return 1
+
+        def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
+            clock[0] += 2.0 * len(items)
+            return super().score(items)
+
+    batcher = make(Slow())
+    work(batcher, answers(batcher.submit([item("a"), item("b")])))
+    assert batcher._pace.seconds_per_item == 3.0
+    assert batcher.tally.busy_s == 4.0
+    assert batcher.quiet_s == 0.0
