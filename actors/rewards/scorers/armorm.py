@@ -82,7 +82,7 @@ class ArmoScorer:
         max_tokens = checkpoint.max_tokens_of(config)
         self._header = list(tokenizer(ASSISTANT_HEADER, add_special_tokens=False)["input_ids"])
         self._conversation = GatedConversation(tokenizer, max_tokens, str(directory), self._header)
-        self._max_items = section.batch_items
+        self._max_items, self._max_tokens = section.batch_items, section.batch_tokens
         self._pad_id = checkpoint.pad_id_of(tokenizer)
         self._body: Any = checkpoint.read_body(LlamaModel, directory)
         gating_layers = int(getattr(config, "gating_n_hidden", 3)) + 1
@@ -104,7 +104,7 @@ class ArmoScorer:
 
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """The gated score of each conversation; its 19 rewards are the parts."""
-        return score_conversations(items, self._conversation, self._forward, self._max_items)
+        return score_conversations(items, self._conversation, self._forward, self._max_items, self._max_tokens)
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[list[int]]) -> list[Judged]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from actors.rewards.items import RewardItem, RewardScore, checked
-from actors.rewards.scorers.scorer import Scorer
+from actors.rewards.scorers.scorer import Scorer, cost_of
 
 
 class Part(NamedTuple):
@@ -22,6 +22,7 @@ class CombinationScorer:
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
         self._parts = dict(parts)
+        self._costs = [cost_of(part.scorer) for part in parts.values()]
         listed = "|".join(f"{part.weight:g}*{name}[{part.scorer.signature}]" for name, part in self._parts.items())
         self._signature = f"combination|{listed}"
 
@@ -29,6 +30,10 @@ class CombinationScorer:
     def signature(self) -> str:
         """Weights, names and signatures of the parts."""
         return self._signature
+
+    def cost(self, item: RewardItem) -> int:
+        """Of the part that it costs most."""
+        return max(cost(item) for cost in self._costs)
 
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """An item that a part with a weight cannot score has no score, for that part's reason; the other parts' scores are kept."""

@@ -10,8 +10,6 @@ from actors.rewards.items import RewardItem, RewardScore, unscored
 from protocol.errors import UserError
 
 SENTINEL = "rba-sentinel"
-FORWARD_TOKENS = 16_384
-"""Most tokens of one forward pass, padding included: bounds its memory whatever the lengths."""
 REMEMBERED = 4096
 """Conversations whose token ids are kept from the question what an item costs until it is scored."""
 
@@ -98,7 +96,7 @@ class Conversation:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def forward_batches(lengths: Sequence[int], max_items: int, max_tokens: int = FORWARD_TOKENS) -> Iterator[list[int]]:
+def forward_batches(lengths: Sequence[int], max_items: int, max_tokens: int) -> Iterator[list[int]]:
     """Indices into `lengths`, longest first, in batches of at most `max_items` and, padded, `max_tokens` (but at least one item)."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0
@@ -108,7 +106,9 @@ def forward_batches(lengths: Sequence[int], max_items: int, max_tokens: int = FO
         start += size
 
 
-def score_conversations(items: Sequence[RewardItem], conversation: Conversation, forward: Forward, max_items: int) -> list[RewardScore]:
+def score_conversations(
+    items: Sequence[RewardItem], conversation: Conversation, forward: Forward, max_items: int, max_tokens: int
+) -> list[RewardScore]:
     """Scores by `forward`, in batches of about equal length; equal conversations (voices often get equal answers) are judged once."""
     outcomes: dict[int, RewardScore] = {}
     asking: dict[tuple[int, ...], list[int]] = {}
@@ -118,7 +118,7 @@ def score_conversations(items: Sequence[RewardItem], conversation: Conversation,
         except UnscorableError as error:
             outcomes[index] = unscored(item.id, str(error))
     distinct = list(asking)
-    for batch in forward_batches([len(ids) for ids in distinct], max_items):
+    for batch in forward_batches([len(ids) for ids in distinct], max_items, max_tokens):
         for position, judged in zip(batch, forward([list(distinct[position]) for position in batch]), strict=True):
             for index in asking[distinct[position]]:
                 outcomes[index] = RewardScore(items[index].id, judged.score, judged.parts)

@@ -28,7 +28,7 @@ class SequenceClassifierScorer:
         tokenizer = checkpoint.read_tokenizer(directory)
         max_tokens = checkpoint.max_tokens_of(config)
         self._conversation = Conversation(tokenizer, max_tokens, where=str(directory))
-        self._max_items = section.batch_items
+        self._max_items, self._max_tokens = section.batch_items, section.batch_tokens
         self._pad_id = checkpoint.pad_id_of(tokenizer)
         self._model = checkpoint.read_body(AutoModelForSequenceClassification, directory)
         self._head: torch.Tensor | None = None
@@ -48,7 +48,7 @@ class SequenceClassifierScorer:
 
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """The model's raw logit of each conversation (user: instruction, assistant: answer)."""
-        return score_conversations(items, self._conversation, self._forward, self._max_items)
+        return score_conversations(items, self._conversation, self._forward, self._max_items, self._max_tokens)
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[list[int]]) -> list[Judged]:

@@ -69,7 +69,7 @@ def test_equal_conversations_are_judged_once(tokenizer: Any):
 
     conversation = Conversation(tokenizer, 64, "here")
     items = [RewardItem(str(i), "q", answer) for i, answer in enumerate(["x", "yy", "x", "x", "yy"])] + [RewardItem("long", "q" * 99, "x")]
-    scores = score_conversations(items, conversation, forward, max_items=2)
+    scores = score_conversations(items, conversation, forward, max_items=2, max_tokens=10_000)
     assert len(seen) == 2
     assert [score.id for score in scores] == ["0", "1", "2", "3", "4", "long"]
     assert scores[0].score == scores[2].score == scores[3].score
