@@ -78,7 +78,7 @@ class Learner:
         self._family.check(Path(config.model.path))
         self._train = [(DataSet.open(path), weight) for path, weight in ((config.data.train, 1.0), *config.data.mix.items())]
         self._test, self._validation = (self._open(key) for key in ("test", "validation"))
-        self._metrics = Metrics("learner", str(rank))
+        self._metrics = Metrics("learner", str(rank), bare=rank > 0)
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
         self._link: LearnerLink | None = None
@@ -182,6 +182,7 @@ class Learner:
         if self._journal is None or self._frontier is None:
             raise AssertionError("rank 0 has a journal and a frontier")
         gauges = Gauges(self._metrics)
+        gauges.watch_disk(self._run_dir)
         intake = Intake(
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )

@@ -178,6 +178,8 @@ class RewardClient:
         """Exports what became of one request, retries included."""
         if self._metrics:
             self._metrics.observe("rba_reward_request_seconds", seconds)
+            if any(score.kind is None for score in scores):
+                self._metrics.succeeded("rba_reward_last_success_timestamp_seconds")
             for kind, count in Counter(score.kind for score in scores if score.kind).items():
                 self._metrics.inc("rba_reward_errors_total", count, kind=kind)
         return scores
