@@ -14,8 +14,10 @@ from ops import rundir, watching
 from ops import status as statuses
 from ops.control import ControlServer
 from ops.orders import Phase, Scale, State
+from ops.problems import SILENT_S
 from ops.rundir import RunDir
-from ops.status import ProcessView, assemble
+from ops.status import assemble
+from ops.views import ProcessView
 from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 
@@ -129,7 +131,7 @@ def test_status_says_where_every_process_and_socket_is() -> None:
 
 def test_a_silent_process_makes_the_run_unhealthy() -> None:
     silent = views()
-    silent[1].last_heartbeat_s = statuses.SILENT_S + 1
+    silent[1].last_heartbeat_s = SILENT_S + 1
     status = scripted(processes=silent)
     assert not status["healthy"]
     assert "rollout-0" in status["problems"][0]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ops import live
+from ops import live, telling
 from ops.pace import WINDOW_S, Pace
 from ops.status import figures_of
 
@@ -75,7 +75,7 @@ def test_the_table_compares_before_and_after() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65, "1:05"), (3723, "1:02:03")])
 def test_a_clock(seconds: float, text: str) -> None:
-    assert live.clock(seconds) == text
+    assert telling.clock(seconds) == text
 
 
 def test_lines_are_printed_where_there_is_no_terminal() -> None:
