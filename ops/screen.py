@@ -26,10 +26,10 @@ COLOURS = {
     "quarantined": "bold red",
 }
 """Of the dot before a process, by its phase."""
-LABEL = 12
-"""Width of the column of labels."""
 AIRY = 34
 """Lines from which on empty ones stand between the parts."""
+WIDE = 90
+"""Columns from which on those of the table stand further apart."""
 MOST_ALERTS = 4
 LEAST_ROWS = 3
 
@@ -51,7 +51,7 @@ def panel(status: Mapping[str, Any], width: int, height: int | None) -> Panel:
     parts = [part for part in (progress(status), figures(status, inner), _trends(status, inner), _ledger(status), _kept(status)) if part]
     alarms = _alerts(status)
     airy = height is None or height >= AIRY
-    processes = _processes(status, None if height is None else height - _lines(parts, alarms, airy=airy))
+    processes = _processes(status, inner, None if height is None else height - _lines(parts, alarms, airy=airy))
     sections = [*parts[:-2], processes, *parts[-2:], alarms] if status["processes"] else [*parts, alarms]
     drawn: list[RenderableType] = []
     for number, section in enumerate(each for each in sections if each):
@@ -100,18 +100,18 @@ def figures(status: Mapping[str, Any], width: int) -> list[RenderableType]:
 
 def _trends(status: Mapping[str, Any], width: int) -> list[RenderableType]:
     lines: list[RenderableType] = []
-    for trend in telling.trends(status, max(10, min(60, width - LABEL - 19))):
+    for trend in telling.trends(status, max(10, min(60, width - telling.LABEL - 19))):
         line = Text.assemble(f"{trend.value:>7}  ", (trend.line, "cyan"), (f"  {trend.minutes:.0f} min", "dim"))
         lines.append(_labelled(trend.name, line))
     return lines
 
 
-def _processes(status: Mapping[str, Any], lines: int | None) -> list[RenderableType]:
+def _processes(status: Mapping[str, Any], width: int, lines: int | None) -> list[RenderableType]:
     """Heading, and a row for each process; of more than there is room for the last line tells the rest."""
     rows = telling.rows(status)
     room = len(rows) if lines is None else max(LEAST_ROWS, lines - 1)
     shown = rows if len(rows) <= room else rows[: room - 1]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if width >= WIDE else 1, 0, 0), header_style="dim")
     table.add_column("process", no_wrap=True)
     table.add_column("phase", no_wrap=True)
     for heading in ("version", "heard", "a second", "so far"):
@@ -152,7 +152,7 @@ def _alerts(status: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _labelled(label: str, content: Text) -> Text:
-    line = Text.assemble((f"{label:{LABEL}}", "dim"), content)
+    line = Text.assemble((f"{label:{telling.LABEL}}", "dim"), content)
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 

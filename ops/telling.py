@@ -26,6 +26,8 @@ BARS = "▁▂▃▄▅▆▇█"
 SLIGHT = 0.01
 """A smaller share is left out."""
 NONE = "–"
+LABEL = 12
+"""Width of what stands before a line."""
 ORDER = ("learner", "reward", "rollout", "weight_store", "fetcher")
 """Roles as they are listed."""
 
@@ -154,7 +156,7 @@ def _row(process: Mapping[str, Any]) -> Row:
     rate, done, doing = "", "", ""
     match process.get("role"):
         case "rollout":
-            rate = f"{work['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in work else ""
+            rate = f"{work['tokens_per_s']:,.0f} tok/s" if "tokens_per_s" in work else ""
             done = f"{work['groups']:,} groups" if "groups" in work else ""
             waits = f"waits for {work['waits_for']}" if work.get("waits_for") not in {None, "spare"} else ""
             state = process.get("state") if process.get("state") != "working" else ""
@@ -188,11 +190,11 @@ def rest(hidden: Sequence[Row]) -> str:
 
 def lines(status: Mapping[str, Any]) -> list[str]:
     """Everything that the screen shows below its figures, a line each."""
-    told = [f"idle       {', '.join(f'{who} {share}' for who, share in waits)}"] if (waits := idle(status)) else []
-    told += [f"limit      {text}"] if (text := limit(status)) else []
-    told += [f"{trend.name:11}{trend.value} {trend.line} ({trend.minutes:.0f} min)" for trend in trends(status, 60)]
+    told = [f"{'idle':{LABEL}}{', '.join(f'{who} {share}' for who, share in waits)}"] if (waits := idle(status)) else []
+    told += [f"{'limit':{LABEL}}{text}"] if (text := limit(status)) else []
+    told += [f"{trend.name:{LABEL}}{trend.value} {trend.line} ({trend.minutes:.0f} min)" for trend in trends(status, 60)]
     told += [row.plain() for row in rows(status)]
-    told += [f"ledger     {text}{'' if holds else '  DOES NOT HOLD'}" for text, holds in ledger(status)]
+    told += [f"{'ledger':{LABEL}}{text}{'' if holds else '  DOES NOT HOLD'}" for text, holds in ledger(status)]
     if status["processes"]:
         told.append("  ".join(f"{name} {value}" for name, value in kept(status)))
     return [*told, *(f"! {alert}" for alert in alerts(status))] if told else []
