@@ -12,7 +12,7 @@ from ops import topology
 from ops.hands import Hands
 from ops.hangs import Seen
 from ops.orders import Phase, State
-from ops.pace import Pace
+from ops.pace import Pace, Total
 from ops.recent import Measured, Recent
 from ops.rundir import RunDir
 from ops.status import ENDED, assemble, figures_of
@@ -34,7 +34,7 @@ class Overview:
         self._watched: tuple[Supervision, Hands] | None = None
         self._counted: Counter[tuple[str, str]] = Counter()
         self._pace, self._recent, self._trends = Pace(), Recent(), Trends()
-        self._measured = Measured()
+        self._measured, self._tokens = Measured(), Total()
 
     def watch(self, supervision: Supervision, hands: Hands) -> None:
         """The processes exist."""
@@ -72,7 +72,8 @@ class Overview:
         """How fast the run goes, what its processes do, and how its figures change."""
         statuses = self.statuses
         learner = statuses.get("learner-0", {})
-        tokens = sum(int(each.get("generated_tokens", 0)) for name, each in statuses.items() if name.startswith("rollout-"))
+        said = {name: int(each.get("generated_tokens", 0)) for name, each in statuses.items() if name.startswith("rollout-")}
+        tokens = self._tokens.saw(said)
         groups, pairs = learner.get("ledger", {}).get("trained", 0), learner.get("pairs", {}).get("trained", 0)
         self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
         views = self._views()

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ops import live, telling
-from ops.pace import WINDOW_S, Pace
+from ops.pace import WINDOW_S, Pace, Total
 from ops.status import figures_of
 
 
@@ -97,3 +97,10 @@ def test_rates_are_those_of_the_last_while() -> None:
     assert figures["tokens_per_s"] == pytest.approx(100.0)
     assert figures["eta_s"] == pytest.approx(20.0), "counted from the first step, not from the start"
     assert len(pace._seen) <= WINDOW_S + 2
+
+
+def test_a_total_goes_on_when_a_process_counts_from_zero_again() -> None:
+    total = Total()
+    assert total.saw({"rollout-0": 10, "rollout-1": 5}) == 15
+    assert total.saw({"rollout-0": 12}) == 17, "what rollout-1 counted stays"
+    assert total.saw({"rollout-0": 13, "rollout-1": 2}) == 20
