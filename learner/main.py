@@ -86,8 +86,11 @@ class Learner:
         self._replay_of = Path(replay_of) if replay_of is not None else None
         self._journal: Journal | None = None
         self._frontier: Frontier | None = None
+        self._gauges: Gauges | None = None
         self._history = History(Life(lineage=lineage))
         if rank == 0:
+            self._gauges = Gauges(self._metrics)
+            self._gauges.watch_disk(self._run_dir)
             life = Life.read(self._checkpoint, lineage) if self._checkpoint is not None else Life(lineage=lineage)
             self._history = self._open_journal(life)
             section, life = config.learner, self._history.life
@@ -179,10 +182,9 @@ class Learner:
         )
         if self._link is None:
             return follow(engine, ranks, config.model.dtype)
-        if self._journal is None or self._frontier is None:
-            raise AssertionError("rank 0 has a journal and a frontier")
-        gauges = Gauges(self._metrics)
-        gauges.watch_disk(self._run_dir)
+        if self._journal is None or self._frontier is None or self._gauges is None:
+            raise AssertionError("rank 0 has a journal, a frontier and gauges")
+        gauges = self._gauges
         intake = Intake(
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )

@@ -165,7 +165,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "rba_stage_busy_ratio",
         "gauge",
-        "Share of its time that a stage of the job works, recently: generation, reward, learner, push. The highest one is the bottleneck.",
+        "Share of its time that a stage of the job works, recently: generation, reward, learner, push. The highest is the bottleneck.",
         (SUPERVISOR,),
         ("stage",),
     ),

@@ -44,6 +44,9 @@ def test_a_run_of_group_strategy(checkpoint: Path, tmp_path: Path) -> None:
     described = learner.describe()
     assert (described["role"], described["id"]) == ("learner", "learner-0")
     assert learner.status()["state"] == "starting"
+    assert re.search(r"^rba_disk_free_bytes [1-9]", httpx.get(described["metrics_url"], trust_env=False).text, re.MULTILINE), (
+        "from the start"
+    )
     scraped: list[str] = []
     seen: list[dict[str, Any]] = []
 
