@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Iterator
@@ -176,6 +177,41 @@ def test_rba_status_reads_the_supervisor(supervisor: Scripted) -> None:
     line = console.file.getvalue()  # type: ignore[attr-defined]
     assert "training step 4/100" in line
     assert "loss 0.600" in line
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_watch_goes_on_until_the_run_ends(supervisor: Scripted, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    monkeypatch.setattr(watching, "EVERY_S", 0.01)
+    monkeypatch.setattr(watching.live, "PLAIN_EVERY_S", 0.01)
+    looks: list[str] = []
+
+    def look(run: RunDir, prometheus: str | None) -> dict[str, Any]:
+        found = seen(run, prometheus)
+        looks.append(found["state"])
+        if len(looks) == 3:
+            supervisor.state = State.STOPPED
+        return found
+
+    seen = watching.look
+    monkeypatch.setattr(watching, "look", look)
+    console = Console(file=io.StringIO(), width=100, height=40, force_terminal=terminal, _environ={"TERM": "xterm"})
+    assert watching.show(supervisor.run, console, watch=True, as_json=False) == 0
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert looks == ["running", "running", "running", "stopped"]
+    assert text.count("step 4/100") >= 3
+    assert ("\x1b[?1049h" in text) == terminal, "a screen of its own"
+    assert "rollout-0" in text
+    last = text.rpartition("\x1b[?1049l")[2]
+    assert "stopped" in last, "the end stays to be read"
+
+
+def test_a_prometheus_that_does_not_answer_is_told_beside_the_status(supervisor: Scripted) -> None:
+    console = printed()
+    assert watching.show(supervisor.run, console, watch=False, as_json=False, prometheus="http://127.0.0.1:9") == 0
+    assert "! Prometheus at http://127.0.0.1:9 does not tell its alerts" in console.file.getvalue()  # type: ignore[attr-defined]
+    told = watching.look(supervisor.run, "http://127.0.0.1:9")
+    assert (told["alerts"], told["state"]) == ([], "running")
+    assert "alerts" not in watching.look(supervisor.run)
 
 
 def test_rba_stop_asks_and_waits(supervisor: Scripted) -> None:
