@@ -18,6 +18,18 @@ from ops.views import ProcessView, count, endpoints, of_actors, told, version_of
 from protocol.errors import RbaError, UserError
 
 NOTHING = Measured()
+_NOBODY: Mapping[str, Any] = {
+    "ledger_broken": [],
+    "load": {},
+    "bottleneck": None,
+    "trends": {},
+    "checkpoint": None,
+    "journal": {},
+    "disk_free_bytes": None,
+    "processes": [],
+    "endpoints": {"pairs": None, "weights": None, "control": None, "metrics": []},
+}
+"""What a status has of a run without processes."""
 ENDED = {State.COMPLETED, State.STOPPED, State.FAILED}
 
 
@@ -183,8 +195,7 @@ def from_summary(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "ledger": summary["ledger"],
         "figures": {},
         "evaluation": summary["evaluation"],
-        "processes": [],
-        "endpoints": {"pairs": None, "weights": None, "control": None, "metrics": []},
+        **_NOBODY,
     }
 
 
@@ -204,8 +215,7 @@ def _vanished(run: RunDir, reason: str) -> dict[str, Any]:
         "ledger": {},
         "figures": {},
         "evaluation": {},
-        "processes": [],
-        "endpoints": {"pairs": None, "weights": None, "control": None, "metrics": []},
+        **_NOBODY,
     }
 
 
