@@ -24,7 +24,7 @@ from configs.training import LearnerSection, LossSection
 from learner import lora
 from learner.clips import Clips
 from learner.collate import MicroBatch, TrainingGroup, collate
-from learner.figures import Figures, StepFigures
+from learner.figures import PHASES, Figures, StepFigures
 from learner.logprobs import AnswerLogProbs, by_sequence
 from learner.objective import objective
 from learner.ranks import Ranks
@@ -139,7 +139,7 @@ class Engine:
         rate = learning_rate(self._section, number)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
-        figures, seconds = Figures(), dict.fromkeys(("collate", "forward", "backward", "optimizer"), 0.0)
+        figures, seconds = Figures(), dict.fromkeys(PHASES, 0.0)
         size = self._section.micro_batch_groups
         for index in range(self._micro_batches):
             self._micro_step(items[index * size : (index + 1) * size], figures, seconds)

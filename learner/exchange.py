@@ -116,6 +116,8 @@ class Exchange:
                 arrived = self._arrived.popleft()
                 self._take_in(arrived)
                 self._link.settle(arrived)
+                if arrived.results:
+                    self._gauges.acknowledged()
         if self._clock() - self._accounted_s > ACCOUNT_EVERY_S:
             self.account()
 

@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from learner.intake import Batch
 
+PHASES = ("collate", "forward", "backward", "optimizer")
+"""Of a step, in their order."""
+
 
 @dataclass(slots=True)
 class Figures:
@@ -65,7 +68,7 @@ class StepFigures:
     """False when a loss or a gradient was not finite: then no rank changed its weights."""
     learning_rate: float
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of this rank, by phase: collate, forward, backward, optimizer."""
+    """Of this rank, by phase (see `PHASES`)."""
 
 
 def step_event(batch: Batch, done: StepFigures, seconds: float) -> dict[str, Any]:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import time
+import shutil
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from learner.figures import StepFigures
-from learner.intake import Batch, Counts
+from learner.clock import WAITING, Work
+from learner.figures import PHASES, StepFigures
+from learner.intake import Batch, Counts, Drop
 from learner.journal.journal import JournalCounts
-from protocol.messages import GroupResult, PolicyVersion
+from protocol.codec import REFUSALS
+from protocol.ledger import REJECTED
+from protocol.messages import GroupResult, Outcome, PolicyVersion
 from protocol.metrics import Metrics
 
 SUITE = "held_out"
+LOSS_TERMS = ("total", "preference", "cross_entropy")
+
+
+def free_bytes(folder: Path) -> float:
+    """Free space on the folder's disk, for who is not its administrator; NaN where nobody can say."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return math.nan
 
 
 class Gauges:
@@ -22,10 +37,30 @@ class Gauges:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._counted: Counter[tuple[str, str]] = Counter()
+        self._waited_s: dict[Work, float] = dict.fromkeys(WAITING, 0.0)
+        metrics.declare("rba_group_outcomes_total", outcome=Outcome)
+        for what in ("results", "pairs"):
+            metrics.declare(f"rba_{what}_rejected_total", reason=REJECTED)
+            metrics.declare(f"rba_{what}_dropped_total", reason=Drop)
+        metrics.declare("rba_messages_refused_total", reason=REFUSALS)
+        metrics.declare("rba_learner_idle_seconds_total", reason=WAITING)
+        metrics.declare("rba_learner_step_seconds", phase=PHASES)
+        metrics.declare("rba_checkpoint_copies_total", outcome=("copied", "failed"))
+        metrics.declare("rba_weight_push_seconds", stage=("gather",))
 
-    def idle(self, reason: str, seconds: float) -> None:
-        """The learner waited."""
-        self._metrics.inc("rba_learner_idle_seconds_total", seconds, reason=reason)
+    def watch_disk(self, folder: Path) -> None:
+        """Export the free space of the folder's disk, looked at whenever it is asked for."""
+        self._metrics.ask("rba_disk_free_bytes", functools.partial(free_bytes, folder))
+
+    def waited(self, seconds: Mapping[Work, float]) -> None:
+        """What the learner waited so far, by reason; counted while it waits, so that a wait without end is seen too."""
+        for reason in WAITING:
+            self._metrics.inc("rba_learner_idle_seconds_total", max(0.0, seconds[reason] - self._waited_s[reason]), reason=reason)
+            self._waited_s[reason] = seconds[reason]
+
+    def acknowledged(self) -> None:
+        """Results are safe, and their sender is told."""
+        self._metrics.succeeded("rba_results_last_success_timestamp_seconds")
 
     def outcome(self, result: GroupResult) -> None:
         """A unique result arrived."""
@@ -34,14 +69,14 @@ class Gauges:
     def stepped(self, done: StepFigures, batch: Batch, figures: dict[str, Any]) -> None:
         """A step ran; `figures` are those of its event."""
         self._metrics.inc("rba_learner_steps_total")
-        self._metrics.set("rba_learner_last_step_timestamp_seconds", time.time())
+        self._metrics.succeeded("rba_learner_last_step_timestamp_seconds")
         for phase, seconds in done.seconds.items():
             self._metrics.observe("rba_learner_step_seconds", seconds, phase=phase)
         for lag in batch.lags:
             self._metrics.observe("rba_policy_lag_versions", lag)
         if not done.applied:
             self._metrics.inc("rba_nonfinite_steps_total")
-        for term in ("total", "preference", "cross_entropy"):
+        for term in LOSS_TERMS:
             self._set("rba_loss", figures["loss"][term], term=term)
         self._set("rba_preference_margin", figures["margin"])
         self._set("rba_preference_accuracy", figures["preference_accuracy"])
@@ -58,12 +93,13 @@ class Gauges:
         """A policy version was published."""
         self._metrics.observe("rba_weight_push_seconds", seconds, stage="gather")
         self._metrics.inc("rba_weight_pushes_total")
+        self._metrics.succeeded("rba_weight_last_success_timestamp_seconds")
         self._metrics.set("rba_policy_version", version.step, role="learner")
 
     def saved(self, seconds: float) -> None:
         """A checkpoint was committed."""
         self._metrics.observe("rba_checkpoint_seconds", seconds)
-        self._metrics.set("rba_checkpoint_last_success_timestamp_seconds", time.time())
+        self._metrics.succeeded("rba_checkpoint_last_success_timestamp_seconds")
 
     def not_saved(self) -> None:
         """The disk refused a checkpoint."""
@@ -73,7 +109,7 @@ class Gauges:
         """Records have become durable."""
         self._metrics.observe("rba_journal_commit_seconds", seconds)
         self._metrics.set("rba_journal_bytes", counts.bytes_on_disk)
-        self._metrics.set("rba_journal_last_success_timestamp_seconds", time.time())
+        self._metrics.succeeded("rba_journal_last_success_timestamp_seconds")
 
     def journal_refused(self) -> None:
         """The disk refused to make records durable."""

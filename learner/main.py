@@ -78,7 +78,7 @@ class Learner:
         self._family.check(Path(config.model.path))
         self._train = [(DataSet.open(path), weight) for path, weight in ((config.data.train, 1.0), *config.data.mix.items())]
         self._test, self._validation = (self._open(key) for key in ("test", "validation"))
-        self._metrics = Metrics("learner", str(rank))
+        self._metrics = Metrics("learner", str(rank), bare=rank > 0)
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
         self._link: LearnerLink | None = None
@@ -86,8 +86,11 @@ class Learner:
         self._replay_of = Path(replay_of) if replay_of is not None else None
         self._journal: Journal | None = None
         self._frontier: Frontier | None = None
+        self._gauges: Gauges | None = None
         self._history = History(Life(lineage=lineage))
         if rank == 0:
+            self._gauges = Gauges(self._metrics)
+            self._gauges.watch_disk(self._run_dir)
             life = Life.read(self._checkpoint, lineage) if self._checkpoint is not None else Life(lineage=lineage)
             self._history = self._open_journal(life)
             section, life = config.learner, self._history.life
@@ -179,9 +182,9 @@ class Learner:
         )
         if self._link is None:
             return follow(engine, ranks, config.model.dtype)
-        if self._journal is None or self._frontier is None:
-            raise AssertionError("rank 0 has a journal and a frontier")
-        gauges = Gauges(self._metrics)
+        if self._journal is None or self._frontier is None or self._gauges is None:
+            raise AssertionError("rank 0 has a journal, a frontier and gauges")
+        gauges = self._gauges
         intake = Intake(
             config.strategy, loss, config.learner.max_policy_lag, life.lineage, processing.vocabulary, life.counts(), life.ancestry
         )

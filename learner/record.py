@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from learner.checkpoint import CHECKPOINTS
+from learner.clock import Work
 from learner.collate import TrainingGroup
 from learner.evaluation import Evaluation
 from learner.events import Events, samples_due, set_aside_file
@@ -38,6 +40,8 @@ class Record:
         """Figures by label."""
         self.last: dict[str, Any] = {}
         """Figures of the last step."""
+        self.checkpoint: tuple[int, float] | None = None
+        """Step of the last checkpoint of this life, and when it was committed (`time.monotonic`)."""
         if life.lineage:
             found = {"leased_again": history.leased_again, "steps_again": history.steps, "results_kept": history.results}
             self.events.write("resume", step=life.step, lineage=life.lineage, **found)
@@ -78,10 +82,13 @@ class Record:
         )
         return figures
 
+    def waits(self, seconds: Mapping[Work, float]) -> None:
+        """What the learner has spent its time on so far."""
+        self._gauges.waited(seconds)
+
     def waited(self, seconds: float) -> None:
         """The next step had to wait for pairs."""
         self.progress.waited(seconds)
-        self._gauges.idle("pairs", seconds)
         self.last["idle_s"] = seconds
 
     def stepped(self, step: int, batch: Batch, done: StepFigures, started_s: float, ended_s: float, queued: int) -> None:
@@ -114,6 +121,7 @@ class Record:
     def saved(self, step: int, checkpoint: Path, seconds: float) -> None:
         """A checkpoint was committed."""
         self._gauges.saved(seconds)
+        self.checkpoint = step, time.monotonic()
         self.events.write("checkpoint", step=step, path=str(checkpoint.relative_to(self._run_dir)), seconds=seconds)
 
     def not_saved(self, step: int, why: str) -> None:

@@ -7,6 +7,7 @@ frontier ──offer──▶ link ══leases══▶ actors ══results═
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any, TypeVar
 
 from configs.schema import RunConfig
 from learner.checkpoint import step_of
+from learner.clock import Work, WorkClock
 from learner.collate import by_length
 from learner.copies import Copies
 from learner.engine import Engine
 from learner.events import SET_ASIDE
 from learner.exchange import Exchange
-from learner.gauges import Gauges
+from learner.gauges import Gauges, free_bytes
 from learner.history import History
 from learner.intake import Batch
 from learner.journal.records import Received, RolledBack
@@ -74,6 +76,7 @@ class Session:
         self._selection = Selection(config.validation, life.selection)
         self._source = Path(config.model.path)
         self._names = family.checkpoint_names(self._source)
+        self._clock = WorkClock()
         self._record = Record(run_dir, gauges, history, config.learner.steps)
         self._recovery = Recovery(config.learner, life.recovery)
         self._copies = Copies(config.learner.checkpoint_copies, run_dir, self._record.events, gauges, known=life.step)
@@ -174,7 +177,8 @@ class Session:
         started = time.monotonic()
         self._order(Publish(version))
         model, network = self._config.model, self._config.network
-        manifest = publish(self._engine, self._weights_root, version, self._names, model.dtype, network.chunk_bytes)
+        with self._clock.at(Work.PUBLISH):
+            manifest = publish(self._engine, self._weights_root, version, self._names, model.dtype, network.chunk_bytes)
         self._exchange.publish(version)
         self._published = version
         self._record.published(version, manifest, time.monotonic() - started)
@@ -194,7 +198,7 @@ class Session:
         self.state = f"evaluating {label}"
         self._publish()
         evaluation = self._exchange.measure(label, self._version, groups)
-        finished = self._wait(lambda: evaluation if evaluation.done else None)
+        finished = self._wait(Work.EVALUATION, lambda: evaluation if evaluation.done else None)
         self._exchange.evaluation = None
         seconds = time.monotonic() - started
         self._record.progress.paused(seconds)
@@ -204,13 +208,13 @@ class Session:
         """The groups of the next step; None when the run is to stop."""
         started = time.monotonic()
         self.state = "training"
-        batch = self._wait(lambda: self._exchange.take(self._step))
+        batch = self._wait(Work.PAIRS, lambda: self._exchange.take(self._step))
         if batch is None:
             self._exchange.give_up()
         self._record.waited(time.monotonic() - started)
         return batch
 
-    def _wait(self, ready: Callable[[], Found | None]) -> Found | None:
+    def _wait(self, work: Work, ready: Callable[[], Found | None]) -> Found | None:
         """Consumes: results. Produces: the queue, acknowledgements, offers. Waits for: `ready`. Unblocked by: results, or a stop (None)."""
         self._exchange.receive(block=False)
         while not self._stop():
@@ -218,7 +222,9 @@ class Session:
             self._exchange.top_up(self._step)
             if found is not None:
                 return found
-            self._exchange.receive(block=True)
+            with self._clock.at(work):
+                self._exchange.receive(block=True)
+            self._record.waits(self._clock.seconds())
             self._keep_alive()
         return None
 
@@ -227,7 +233,8 @@ class Session:
         number = self._step + 1
         order = Train(number, by_length(batch.items))
         self._order(order)
-        done = self._engine.step(self._ranks.share(order.batch), number)
+        with self._clock.at(Work.STEP):
+            done = self._engine.step(self._ranks.share(order.batch), number)
         self._step = number
         self._exchange.settle(number, applied=done.applied)
         self._record.stepped(number, batch, done, started, time.monotonic(), self._exchange.intake.queued)
@@ -274,7 +281,8 @@ class Session:
     def _checkpoint(self, best: float | None = None) -> None:
         """Keep the current weights; `best` is the figure that makes them the best ones."""
         last = bool(self._stop()) or self._step >= self._config.learner.steps
-        self._keeper.keep(self._step, self._order, last=last, best=best)
+        with self._clock.at(Work.CHECKPOINT):
+            self._keeper.keep(self._step, self._order, last=last, best=best)
 
     def _close(self) -> dict[str, Any]:
         reason = self._stop()
@@ -306,7 +314,7 @@ class Session:
     def status(self) -> dict[str, Any]:
         """Where the run is. May be called from any thread."""
         ledger, actors = self._exchange.accounts()
-        evaluation = self._exchange.evaluation
+        evaluation, checkpoint = self._exchange.evaluation, self._record.checkpoint
         return {
             "state": self.state,
             "step": self._step,
@@ -318,6 +326,7 @@ class Session:
             "policy_lag": self._record.progress.policy_lag(),
             "idle": self._record.progress.idle,
             "idle_s": self._record.progress.idle_s,
+            "work_seconds": {work.value: round(seconds, 3) for work, seconds in self._clock.seconds().items()},
             "quiet_s": round(time.monotonic() - self._ordered_s, 3),
             "nonfinite_steps": self._record.progress.nonfinite,
             "rollbacks": self._recovery.state.rollbacks,
@@ -326,6 +335,8 @@ class Session:
             "evaluations": dict(self._record.evaluations),
             "copies": self._copies.status(),
             "journal": self._logbook.status(),
+            "checkpoint": {"step": checkpoint[0], "age_s": time.monotonic() - checkpoint[1]} if checkpoint is not None else None,
+            "disk_free_bytes": None if math.isnan(free := free_bytes(self._run_dir)) else free,
         }
 
     def _closing(self) -> dict[str, Any]:

@@ -60,11 +60,12 @@ def status(
     run: RunArgument,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    prometheus: Annotated[str | None, typer.Option(metavar="URL", help="Tell the alerts that fire in this Prometheus too.")] = None,
 ) -> None:
     """Tell how a run is doing. The exit code is not 0 when it is unhealthy."""
     from ops import rundir, watching
 
-    raise typer.Exit(watching.show(rundir.find(run), _console(), watch=watch, as_json=as_json))
+    raise typer.Exit(watching.show(rundir.find(run), _console(), watch=watch, as_json=as_json, prometheus=prometheus))
 
 
 @app.command()

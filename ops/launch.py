@@ -45,6 +45,8 @@ from protocol.metrics import Metrics
 LOOP_S = 0.5
 """Longest wait for something to happen; a signal is seen after at most this."""
 ASK_EVERY_S = 1.0
+SHOW_EVERY_S = 0.25
+"""A large fleet has the loop turn far more often than anybody looks."""
 PLACE_LIMIT_S = 300.0
 """A cluster may have to start machines first."""
 SETTLE_S = 2.0
@@ -140,6 +142,7 @@ class Supervisor:
         self._autoscaler = Autoscaler(planned.config.fleet, planned.config.learner.batch_groups)
         self._hangs = HangWatch(planned.config.fleet)
         self._told = 0
+        self._showed_s = float("-inf")
 
     def carry_out(self) -> Finish:
         """Start everything, supervise it, and leave nothing behind, whatever happens."""
@@ -266,8 +269,10 @@ class Supervisor:
             self._note(note)
         self._told = len(self.supervision.notes)
         self._control.raise_if_failed()
-        self.overview.count()
-        self._progress.show(self.overview.status())
+        if time.monotonic() - self._showed_s >= SHOW_EVERY_S:
+            self._showed_s = time.monotonic()
+            self.overview.count()
+            self._progress.show(self.overview.status())
 
     def _note(self, text: str) -> None:
         """On the screen, and in the supervisor's log."""

@@ -10,25 +10,14 @@ from typing import Any, Self, TextIO
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_EVERY_S = 5.0
+from ops import screen, telling
 
-FIGURES = (
-    ("loss", "loss", "{:.3f}"),
-    ("reward", "reward", "{:.2f}"),
-    ("accuracy", "accuracy", "{:.1%}"),
-    ("policy_lag", "lag", "{:.1f}"),
-    ("groups_per_s", "groups/s", "{:.1f}"),
-    ("pairs_per_s", "pairs/s", "{:.1f}"),
-    ("tokens_per_s", "tokens/s", "{:,.0f}"),
-    ("idle", "learner idle", "{:.0%}"),
-    ("nonfinite_steps", "skipped", "{:.0f}"),
-    ("rollbacks", "rollbacks", "{:.0f}"),
-)
-"""(key in a status's figures, what people read, format)."""
+PLAIN_EVERY_S = 5.0
+PANEL_WIDTH = 76
+"""Of a line of figures; a terminal of 80 columns holds it."""
 
 
 class Lossy:
@@ -97,36 +86,22 @@ def plain(status: Mapping[str, Any]) -> str:
     parts = [str(status["phase"])]
     if status["state"] == "running":
         parts.append(f"step {status['step']}/{status['steps']}")
-        parts += [f"{name} {value}" for name, value in figures(status)]
-        parts += [f"{name} {text}" for name, text in _fleet(status)]
-        parts += [f"version {version(status['policy_version'])}", f"eta {eta(status)}"]
+        parts += [f"{name} {value}" for name, value in [*telling.figures(status), *telling.fleet(status)]]
+        parts += [f"version {telling.version(status['policy_version'])}", f"eta {telling.eta(status)}"]
     elif waiting := [each["id"] for each in status["processes"] if each["phase"] in {"waiting", "building"}]:
         parts[0] += f": waiting for {', '.join(waiting)}"
     return " ".join([*parts, *(f"! {problem}" for problem in status["problems"])])
 
 
 def panel(status: Mapping[str, Any]) -> Panel:
-    """The live panel."""
-    head = Table.grid(padding=(0, 2), expand=True)
-    head.add_column()
-    head.add_column(justify="right")
-    head.add_row(
-        Text.assemble((str(status["phase"]), "bold"), f"  step {status['step']}/{status['steps']}"),
-        f"elapsed {clock(status['elapsed_s'])}  eta {eta(status)}",
-    )
-    bar = Table.grid(expand=True)  # a bare bar ends without a new line
-    bar.add_row(ProgressBar(total=max(status["steps"], 1), completed=status["step"]))
-    shown = Table.grid(padding=(0, 3))
-    for row in _rows([*figures(status), *_fleet(status), ("version", version(status["policy_version"]))], 4):
-        shown.add_row(*(Text.assemble((f"{name} ", "dim"), value) for name, value in row))
+    """The live panel: the parts of `ops.screen` that a launch has room for."""
     processes = Text(no_wrap=False)
-    colours = {"running": "green", "building": "yellow", "waiting": "dim", "stopping": "yellow", "ended": "dim", "failed": "bold red"}
-    colours |= {"placing": "dim", "restarting": "bold yellow", "quarantined": "bold red"}
     for each in status["processes"]:
-        processes.append("● ", style=colours.get(each["phase"], ""))
+        processes.append("● ", style=screen.COLOURS.get(each["phase"], ""))
         processes.append(f"{each['id']}{' (spare)' if each.get('spare') else ''}  ")
     problems = [Text(f"! {problem}", style="bold red") for problem in status["problems"]]
-    return Panel(Group(head, bar, shown, processes, *problems), title=f"rba · {status['run']}", border_style="red" if problems else "blue")
+    shown = [*screen.progress(status), *screen.figures(status, PANEL_WIDTH), processes, *problems]
+    return Panel(Group(*shown), title=f"rba · {status['run']}", border_style="red" if problems else "blue")
 
 
 def evaluation_table(evaluation: Mapping[str, Mapping[str, float]]) -> Table | None:
@@ -150,37 +125,3 @@ def evaluation_table(evaluation: Mapping[str, Mapping[str, float]]) -> Table | N
         change = "" if old is None or new is None else f"{(new - old) * (100 if '%' in form else 1):+.{1 if '%' in form else form[3]}f}"
         table.add_row(name, *("–" if value is None else form.format(value) for value in (old, new)), change)
     return table
-
-
-def figures(status: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of the figures that the status has."""
-    known = status["figures"]
-    return [(name, form.format(known[key])) for key, name, form in FIGURES if known.get(key) is not None]
-
-
-def eta(status: Mapping[str, Any]) -> str:
-    """Time left, as ``m:ss``, at the pace of the steps so far; ``–`` while that is unknown."""
-    seconds = status["figures"].get("eta_s")
-    return "–" if seconds is None else clock(seconds)
-
-
-def clock(seconds: float) -> str:
-    """``1:05``, ``2:03:04``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def version(value: Mapping[str, int] | None) -> str:
-    """``0.10``; ``–`` while there is none."""
-    return f"{value['lineage']}.{value['step']}" if value else "–"
-
-
-def _fleet(status: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """``2/3`` when two of three run that are wanted, of each kind; nothing when all do."""
-    known = ((name, status.get(name, {"running": 0, "wanted": 0})) for name in ("actors", "spares", "rewards"))
-    return [(name, f"{each['running']}/{each['wanted']}") for name, each in known if each["running"] != each["wanted"]]
-
-
-def _rows(items: list[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
-    return [items[start : start + width] for start in range(0, len(items), width)]

@@ -12,10 +12,13 @@ from ops import topology
 from ops.hands import Hands
 from ops.hangs import Seen
 from ops.orders import Phase, State
-from ops.pace import Pace
+from ops.pace import Pace, Total
+from ops.recent import Measured, Recent
 from ops.rundir import RunDir
-from ops.status import ENDED, ProcessView, assemble
+from ops.status import ENDED, assemble, figures_of
 from ops.supervision import Supervision
+from ops.trends import Trends
+from ops.views import ProcessView, of_actors
 from protocol.metrics import Metrics
 
 ANSWERING = {Phase.RUNNING, Phase.STOPPING}
@@ -30,7 +33,8 @@ class Overview:
         self._run, self._config, self._metrics, self._started_s = run, config, metrics, started_s
         self._watched: tuple[Supervision, Hands] | None = None
         self._counted: Counter[tuple[str, str]] = Counter()
-        self._pace = Pace()
+        self._pace, self._recent, self._trends = Pace(), Recent(), Trends()
+        self._measured, self._tokens = Measured(), Total()
 
     def watch(self, supervision: Supervision, hands: Hands) -> None:
         """The processes exist."""
@@ -55,6 +59,8 @@ class Overview:
             processes=self._views(),
             pace=self._pace.figures(self._config.learner.steps),
             wanted=self._wanted(),
+            measured=self._measured,
+            trends=self._trends.points(),
         )
 
     @property
@@ -63,12 +69,21 @@ class Overview:
         return sum((view.role, view.phase, view.spare) == ("rollout", Phase.RUNNING, False) for view in self._views())
 
     def measure(self, now_s: float) -> None:
-        """How fast the run goes."""
+        """How fast the run goes, what its processes do, and how its figures change."""
         statuses = self.statuses
         learner = statuses.get("learner-0", {})
-        tokens = sum(int(each.get("generated_tokens", 0)) for name, each in statuses.items() if name.startswith("rollout-"))
+        said = {name: int(each.get("generated_tokens", 0)) for name, each in statuses.items() if name.startswith("rollout-")}
+        tokens = self._tokens.saw(said)
         groups, pairs = learner.get("ledger", {}).get("trained", 0), learner.get("pairs", {}).get("trained", 0)
         self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
+        views = self._views()
+        answered_s = self._watched[1].fleet.answered_at if self._watched else {}
+        for view in views:
+            if view.id in answered_s:
+                self._recent.saw(view.id, view.role, answered_s[view.id], view.status)
+        self._measured = self._recent.measured(now_s, {view.id for view in views if view.phase in ANSWERING})
+        pace = self._pace.figures(self._config.learner.steps)
+        self._trends.saw(now_s, {**figures_of(learner), **pace, **of_actors(views)})
 
     def seen(self) -> dict[str, Seen]:
         """The processes as the watch for hangs wants them."""
@@ -99,7 +114,10 @@ class Overview:
             self._count_up("rba_restarts_total", self._watched[0].restarted)
             self._count_up("rba_hangs_total", self._watched[0].hung)
             self._metrics.set("rba_actors_wanted", self._watched[0].wanted["rollout"])
+            self._metrics.set("rba_rewards_wanted", self._watched[0].wanted["reward"])
             self._metrics.set("rba_spare_actors", sum(view.spare and view.phase is Phase.RUNNING for view in views))
+            for stage, share in self._measured.busy.items():
+                self._metrics.set("rba_stage_busy_ratio", share, stage=stage)
 
     def _wanted(self) -> dict[str, int]:
         if self._watched is None:

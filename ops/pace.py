@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 WINDOW_S = 30.0
@@ -15,6 +16,22 @@ class _Seen(NamedTuple):
     groups: int
     pairs: int
     tokens: int
+
+
+class Total:
+    """The sum of counters, each of a process that counts from zero when it is started again."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._last: dict[str, int] = {}
+
+    def saw(self, counts: Mapping[str, int]) -> int:
+        """The sum with what these processes have counted by now; those that are not there add nothing."""
+        for name, count in counts.items():
+            last = self._last.get(name, 0)
+            self.value += count - last if count >= last else count
+            self._last[name] = count
+        return self.value
 
 
 class Pace:

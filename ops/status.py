@@ -10,37 +10,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from ops.orders import Phase, State
+from ops.orders import State
+from ops.problems import broken, problem_of, problems
+from ops.recent import Measured
 from ops.rundir import BEAT_S, RunDir
+from ops.views import ProcessView, count, endpoints, of_actors, told, version_of
 from protocol.errors import RbaError, UserError
-from protocol.messages import PolicyVersion
-from protocol.role import RoleDescription
 
-MOST_OFF = 0.5
-"""Share of completions that may be off before the run counts as unhealthy."""
-SILENT_S = 30.0
-"""A process that has not answered for this long is unhealthy."""
+NOTHING = Measured()
+_NOBODY: Mapping[str, Any] = {
+    "ledger_broken": [],
+    "load": {},
+    "bottleneck": None,
+    "trends": {},
+    "checkpoint": None,
+    "journal": {},
+    "disk_free_bytes": None,
+    "processes": [],
+    "endpoints": {"pairs": None, "weights": None, "control": None, "metrics": []},
+}
+"""What a status has of a run without processes."""
 ENDED = {State.COMPLETED, State.STOPPED, State.FAILED}
-
-
-class ProcessView(msgspec.Struct, kw_only=True):
-    """What the supervisor knows of one process."""
-
-    id: str
-    role: str
-    phase: Phase
-    pid: int | None = None
-    host: str | None = None
-    description: RoleDescription | None = None
-    status: Mapping[str, Any] = {}
-    last_heartbeat_s: float | None = None
-    """Seconds since its last answer."""
-    spare: bool = False
-    """True for a rollout actor that waits to take over from another one."""
-    restarts: int = 0
-    """How often it was started again after a failure."""
 
 
 def assemble(
@@ -55,36 +45,44 @@ def assemble(
     processes: list[ProcessView],
     pace: Mapping[str, float],
     wanted: Mapping[str, int],
+    measured: Measured = NOTHING,
+    trends: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Everything that `rba status --json` prints. `wanted`: how many there are to be of each role, "spare" being one of them.
 
-    The learner's rank 0 says how far the run is, and `pace` (see `ops.pace`) how fast; figures that nobody has yet are left out or None.
+    The learner's rank 0 says how far the run is, `pace` (see `ops.pace`) how fast, `measured` (see `ops.recent`) what its processes do, and
+    `trends` (see `ops.trends`) how that went; figures that nobody has yet are left out or None.
     """
     learner: Mapping[str, Any] = next((each.status for each in processes if each.id == "learner-0"), {})
-    problems = [*_problems(processes), *_ledger_problems(learner), *_sampler_problems(learner), *_journal_problems(learner)]
-    if state is State.FAILED:
-        problems.insert(0, reason)
+    wrong = [*([reason] if state is State.FAILED else []), *problems(processes, learner)]
     step = int(learner.get("step", 0))
     return {
         "run": run,
         "run_id": run_id,
         "state": str(state),
         "reason": reason,
-        "healthy": not problems,
-        "problems": problems,
+        "healthy": not wrong,
+        "problems": wrong,
         "phase": learner.get("state", str(state)) if state is State.RUNNING else str(state),
         "step": step,
         "steps": int(learner.get("steps", steps)),
         "policy_version": version_of(learner.get("policy_version")),
         "elapsed_s": round(elapsed_s, 1),
-        "actors": _count(processes, "rollout", wanted["rollout"], spare=False),
-        "spares": _count(processes, "rollout", wanted["spare"], spare=True),
-        "rewards": _count(processes, "reward", wanted["reward"], spare=False),
+        "actors": count(processes, "rollout", wanted["rollout"], spare=False),
+        "spares": count(processes, "rollout", wanted["spare"], spare=True),
+        "rewards": count(processes, "reward", wanted["reward"], spare=False),
         "ledger": dict(learner.get("ledger", {})),
-        "figures": {**figures_of(learner), **pace},
+        "ledger_broken": broken(learner.get("ledger", {})),
+        "figures": {**figures_of(learner), **pace, **of_actors(processes)},
+        "load": _load(measured),
+        "bottleneck": measured.limit._asdict() if measured.limit is not None else None,
+        "trends": dict(trends),
+        "checkpoint": learner.get("checkpoint"),
+        "journal": dict(learner.get("journal", {})),
+        "disk_free_bytes": learner.get("disk_free_bytes"),
         "evaluation": dict(learner.get("evaluations", {})),
-        "processes": [_process(each) for each in processes],
-        "endpoints": _endpoints(processes, control),
+        "processes": [told(each, measured.rates.get(each.id), problem_of(each)) for each in processes],
+        "endpoints": endpoints(processes, control),
     }
 
 
@@ -103,22 +101,6 @@ def figures_of(learner: Mapping[str, Any]) -> dict[str, float]:
         "rollbacks": learner.get("rollbacks") or None,
     }
     return {name: float(value) for name, value in found.items() if value is not None}
-
-
-def version_of(value: Any) -> dict[str, int] | None:
-    """A policy version as ``{"lineage", "step"}``, from any of the forms that statuses carry."""
-    match value:
-        case None:
-            return None
-        case PolicyVersion():
-            return {"lineage": value.lineage, "step": value.step}
-        case str():
-            return version_of(PolicyVersion.parse(value))
-        case {"lineage": lineage, "step": step}:
-            return {"lineage": int(lineage), "step": int(step)}
-        case [lineage, step]:
-            return {"lineage": int(lineage), "step": int(step)}
-    raise ValueError(f"no policy version: {value!r}")
 
 
 def read(run: RunDir) -> dict[str, Any]:
@@ -213,8 +195,7 @@ def from_summary(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "ledger": summary["ledger"],
         "figures": {},
         "evaluation": summary["evaluation"],
-        "processes": [],
-        "endpoints": {"pairs": None, "weights": None, "control": None, "metrics": []},
+        **_NOBODY,
     }
 
 
@@ -234,82 +215,13 @@ def _vanished(run: RunDir, reason: str) -> dict[str, Any]:
         "ledger": {},
         "figures": {},
         "evaluation": {},
-        "processes": [],
-        "endpoints": {"pairs": None, "weights": None, "control": None, "metrics": []},
+        **_NOBODY,
     }
 
 
-def _count(processes: list[ProcessView], role: str, wanted: int, *, spare: bool) -> dict[str, int]:
-    running = sum((each.role, each.phase, each.spare) == (role, Phase.RUNNING, spare) for each in processes)
-    return {"wanted": wanted, "running": running}
-
-
-def _process(view: ProcessView) -> dict[str, Any]:
-    return {
-        "role": view.role,
-        "id": view.id,
-        "pid": view.pid,
-        "host": view.host,
-        "phase": str(view.phase),
-        "restarts": view.restarts,
-        "spare": view.spare,
-        "policy_version": version_of(view.status.get("policy_version")),
-        "last_heartbeat_s": None if view.last_heartbeat_s is None else round(view.last_heartbeat_s, 2),
-        "endpoints": dict(view.description["endpoints"]) if view.description else {},
-        "metrics_url": view.description["metrics_url"] if view.description else None,
-    }
-
-
-def _endpoints(processes: list[ProcessView], control: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"pairs": None, "weights": None, "control": control, "rewards": [], "metrics": []}
-    for view in processes:
-        if view.description is None:
-            continue
-        listed = view.description["endpoints"]
-        if view.id == "learner-0":
-            found["pairs"] = listed.get("pairs")
-        elif view.role == "weight_store":
-            found["weights"] = listed.get("weights")
-        elif view.role == "reward":
-            found["rewards"].extend(listed.values())
-        if view.description["metrics_url"]:
-            found["metrics"].append(view.description["metrics_url"])
-    return found
-
-
-def _problems(processes: list[ProcessView]) -> list[str]:
-    told = {
-        Phase.FAILED: "has failed",
-        Phase.QUARANTINED: "failed too often and is quarantined",
-        Phase.RESTARTING: "failed and is restarted",
-    }
-    failed = [f"{each.id} {told[each.phase]}" for each in processes if each.phase in told]
-    silent = [
-        f"{each.id} has not answered for {each.last_heartbeat_s:.0f} s"
-        for each in processes
-        if each.phase is Phase.RUNNING and each.last_heartbeat_s is not None and each.last_heartbeat_s > SILENT_S
-    ]
-    return failed + silent
-
-
-def _sampler_problems(learner: Mapping[str, Any]) -> list[str]:
-    off = learner.get("last", {}).get("completions_off")
-    if off is None or off <= MOST_OFF:
-        return []
-    told = f"{off:.0%} of the last step's completions have other log-probabilities by the learner than by their sampler"
-    return [f"{told}: the engine's weights, prompts or audio are not the learner's, or pairs are too old (learner.sampler_gap_alarm)"]
-
-
-def _journal_problems(learner: Mapping[str, Any]) -> list[str]:
-    stalled = learner.get("journal", {}).get("stalled")
-    return [f"{stalled}; nothing is leased or acknowledged until it can be"] if stalled else []
-
-
-def _ledger_problems(learner: Mapping[str, Any]) -> list[str]:
-    ledger = learner.get("ledger", {})
-    if not {"received", "unique", "duplicate", "rejected"} <= set(ledger):
-        return []
-    rejected = ledger["rejected"] if isinstance(ledger["rejected"], int) else sum(ledger["rejected"].values())
-    if ledger["received"] != ledger["unique"] + ledger["duplicate"] + rejected:
-        return [f"the ledger does not add up: {ledger}"]
-    return []
+def _load(measured: Measured) -> dict[str, Any]:
+    """Shares of the last while (see `ops.bottleneck.Load`), and how busy each stage was."""
+    load = measured.load
+    shares = {"learner_idle": load.learner_idle, "actors_idle": load.actors_idle, **load._asdict()}
+    known = {name: round(value, 4) for name, value in shares.items() if value is not None}
+    return {**known, "busy": {stage.value: round(share, 4) for stage, share in measured.busy.items()}}

@@ -11,7 +11,7 @@ from configs.schema import RunConfig
 from ops.history import History
 from ops.orders import Finish
 from ops.rundir import RunDir
-from ops.status import version_of
+from ops.views import version_of
 
 LEDGER = ("received", "unique", "duplicate", "rejected", "trained", "dropped", "queued")
 EVALUATED = ("accuracy", "bleu", "consistency", "reward")

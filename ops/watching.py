@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from ops import live, status
+from ops import alerts, live, status, telling
 from ops.rundir import RunDir
-from protocol.errors import UserError
+from ops.screen import Screen
+from protocol.errors import RbaError, UserError
 
 EVERY_S = 1.0
 STOP_LIMIT_S = 900.0
@@ -20,22 +21,32 @@ STOP_LIMIT_S = 900.0
 OVER = {"completed", "stopped", "failed", "vanished"}
 
 
-def show(run: RunDir, console: Console, *, watch: bool, as_json: bool) -> int:
-    """Print the status once, or follow it with `watch`; 0 when healthy, 1 when not."""
-    seen = status.read(run)
+def show(run: RunDir, console: Console, *, watch: bool, as_json: bool, prometheus: str | None = None) -> int:
+    """Print the status once, or follow it with `watch`; 0 when healthy, 1 when not. `prometheus` is asked for alerts that fire."""
+    seen = look(run, prometheus)
     if watch and not as_json and console.is_terminal:
-        with Live(live.panel(seen), console=console, refresh_per_second=4) as display:
+        with Live(Screen(seen), console=console, screen=True, auto_refresh=False) as display:
             while seen["state"] not in OVER:
                 time.sleep(EVERY_S)
-                seen = status.read(run)
-                display.update(live.panel(seen))
+                seen = look(run, prometheus)
+                display.update(Screen(seen), refresh=True)
     while watch and (as_json or not console.is_terminal) and seen["state"] not in OVER:
         _print(seen, console, as_json)
-        time.sleep(EVERY_S)
-        seen = status.read(run)
-    if not (watch and console.is_terminal and not as_json):
-        _print(seen, console, as_json)
+        time.sleep(EVERY_S if as_json else live.PLAIN_EVERY_S)
+        seen = look(run, prometheus)
+    _print(seen, console, as_json)
     return 0 if seen["healthy"] else 1
+
+
+def look(run: RunDir, prometheus: str | None = None) -> dict[str, Any]:
+    """The status, with the alerts that `prometheus` has firing for it."""
+    seen = status.read(run)
+    if prometheus is None:
+        return seen
+    try:
+        return {**seen, "alerts": alerts.firing(prometheus, seen["run"]), "alerts_error": ""}
+    except RbaError as error:
+        return {**seen, "alerts": [], "alerts_error": str(error)}
 
 
 def stop(run: RunDir, console: Console, *, wait: bool) -> int:
@@ -89,6 +100,7 @@ def _print(seen: dict[str, Any], console: Console, as_json: bool) -> None:
         console.file.write(json.dumps(seen) + "\n")
         console.file.flush()
     elif console.is_terminal:
-        console.print(live.panel(seen))
+        console.print(Screen(seen, whole=True))
     else:
-        console.print(f"{seen['state']} {live.plain(seen)}", highlight=False, markup=False, soft_wrap=True)
+        told = "".join(f"\n  {line}" for line in telling.lines(seen))
+        console.print(f"{seen['state']} {live.plain(seen)}{told}", highlight=False, markup=False, soft_wrap=True)

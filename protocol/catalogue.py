@@ -70,11 +70,19 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_speaker_reward", "gauge", "Mean reward of recent completions, by voice.", (ROLLOUT,), ("speaker",)),
     Metric("rba_reward_gap", "gauge", "Mean reward of the group minus that of this voice, recently.", (ROLLOUT,), ("speaker",)),
     Metric("rba_speaker_consistency", "gauge", "Share of pairs of voices with equal sampled answers, recently.", (ROLLOUT,)),
-    Metric("rba_groups_sampled_total", "counter", "Groups sampled for training.", (ROLLOUT,)),
+    Metric("rba_groups_sampled_total", "counter", "Groups whose voices were sampled for training.", (ROLLOUT,)),
     Metric(
-        "rba_groups_failed_total", "counter", "Groups in which every voice failed: no answer that ended by itself has a score.", (ROLLOUT,)
+        "rba_groups_failed_total",
+        "counter",
+        "Those in which every voice failed: no answer ended by itself, or, where the strategy needs rewards, none that did has one.",
+        (ROLLOUT,),
     ),
-    Metric("rba_pairs_sampled_total", "counter", "Preference pairs made; beside the completions, how many of them one costs.", (ROLLOUT,)),
+    Metric(
+        "rba_pairs_sampled_total",
+        "counter",
+        "Preference pairs made of sampled groups; beside the completions, how many of them one costs.",
+        (ROLLOUT,),
+    ),
     Metric("rba_rollout_last_success_timestamp_seconds", "gauge", "When a group result of this actor was last acknowledged.", (ROLLOUT,)),
     # Rewards.
     Metric("rba_reward_request_seconds", "histogram", "Time of one reward request, retries included.", (ROLLOUT,)),
@@ -88,7 +96,13 @@ CATALOGUE: tuple[Metric, ...] = (
     # Learner.
     Metric("rba_learner_steps_total", "counter", "Optimiser steps.", (LEARNER,)),
     Metric("rba_learner_step_seconds", "histogram", "Time of a step, by phase.", (LEARNER,), ("phase",)),
-    Metric("rba_learner_idle_seconds_total", "counter", "Time that the learner waited.", (LEARNER,), ("reason",)),
+    Metric(
+        "rba_learner_idle_seconds_total",
+        "counter",
+        "Time that the learner waited, for pairs or for an evaluation's answers.",
+        (LEARNER,),
+        ("reason",),
+    ),
     Metric("rba_learner_last_step_timestamp_seconds", "gauge", "When the last step ended.", (LEARNER,)),
     Metric("rba_loss", "gauge", "Loss of the last step, by term.", (LEARNER,), ("term",)),
     Metric("rba_preference_margin", "gauge", "Mean β log V+ − β log V− of the last step.", (LEARNER,)),
@@ -120,14 +134,14 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_checkpoint_copy_seconds", "histogram", "Time to copy a checkpoint.", (LEARNER,), (), COPY_SECONDS),
     Metric("rba_evaluation", "gauge", "Figures of the last held-out evaluation.", (LEARNER,), ("suite", "metric")),
     Metric("rba_actors", "gauge", "Rollout actors that are registered.", (LEARNER,)),
-    Metric("rba_results_last_success_timestamp_seconds", "gauge", "When a group result was last acknowledged.", (LEARNER,)),
-    Metric("rba_disk_free_bytes", "gauge", "Free space where the run's folder is.", (LEARNER,)),
+    Metric("rba_results_last_success_timestamp_seconds", "gauge", "When group results were last acknowledged.", (LEARNER,)),
+    Metric("rba_disk_free_bytes", "gauge", "Free space where the run's folder is, as an unprivileged user has it.", (LEARNER,)),
     # Weights.
     Metric(
         "rba_weight_push_seconds",
         "histogram",
         "Time of one stage of a push: gather (learner), fetch (fetcher), apply (rollout).",
-        ALL,
+        (LEARNER, FETCHER, ROLLOUT),
         ("stage",),
     ),
     Metric("rba_weight_pushes_total", "counter", "Policy versions published, fetched or applied.", (LEARNER, FETCHER, ROLLOUT)),

@@ -56,6 +56,10 @@ class BadMessageError(ProtocolError):
     reason = "bad_message"
 
 
+REFUSALS = tuple(error.reason for error in (ProtocolError, BadMagicError, OtherVersionError, TooLargeError, BadMessageError))
+"""Words for a message that is none."""
+
+
 def encode(message: msgspec.Struct, payload: Sequence[bytes | memoryview] = (), cap_bytes: int | None = None) -> list[bytes | memoryview]:
     """Frames of one message. Raises `TooLargeError` when `cap_bytes` is given and exceeded: a peer would refuse it anyway."""
     frames: list[bytes | memoryview] = [PREFIX, _encoder.encode(message), *payload]

@@ -19,6 +19,9 @@ IDENTITIES = {
     "unique": ("trained", "dropped", "queued"),
 }
 
+REJECTED = ("unregistered", "foreign", "scattered", "unknown_ordinal", "other_group")
+"""Reasons why a result is refused."""
+
 
 @dataclass(slots=True)
 class Ledger:

@@ -13,7 +13,7 @@ through thousands of completions takes as long as to decode them.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -167,6 +167,10 @@ class Lease(msgspec.Struct, tag="lease"):
     """Seconds from receipt; later results lose against a lease granted again."""
 
 
+FinishReason = Literal["stop", "length", "abort"]
+FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
+
+
 class Completion(msgspec.Struct, gc=False):
     """One sampled answer to one utterance."""
 
@@ -177,7 +181,7 @@ class Completion(msgspec.Struct, gc=False):
     logprobs: bytes
     """float32 little-endian ``[token]``, of the sampler; a health figure, never used in a loss."""
     text: str
-    finish_reason: Literal["stop", "length", "abort"]
+    finish_reason: FinishReason
     spans: list[VersionSpan]
     reward: float | None = None
     reward_error: str | None = None

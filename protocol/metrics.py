@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
@@ -23,13 +25,16 @@ class UnknownMetricError(RbaError):
 class Metrics:
     """The metrics of one process, in a registry of its own. Thread-safe."""
 
-    def __init__(self, role: str, process_id: str = "") -> None:
+    def __init__(self, role: str, process_id: str = "", *, bare: bool = False) -> None:
+        """`bare`: of the catalogue only `rba_build_info`, for a process that leaves the rest of its role's work to another one."""
         self.role, self.process_id = role, process_id
         self.registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.PlatformCollector(registry=self.registry)
         self._collectors: dict[str, Counter | Gauge | Histogram] = {
-            metric.name: _collector(metric, self.registry) for metric in CATALOGUE if role in metric.exporters
+            metric.name: _collector(metric, self.registry)
+            for metric in CATALOGUE
+            if role in metric.exporters and not (bare and metric.name != "rba_build_info")
         }
         self._server: WSGIServer | None = None
         self.set("rba_build_info", 1, version=_version(), python=platform.python_version())
@@ -55,8 +60,27 @@ class Metrics:
             raise UnknownMetricError(f"{name} is a {_BY_NAME[name].kind}, no histogram")
         found.observe(value)
 
+    def succeeded(self, name: str) -> None:
+        """Set a gauge to the time of this moment."""
+        self.set(name, time.time())
+
+    def ask(self, name: str, value: Callable[[], float]) -> None:
+        """Have a gauge ask for its value whenever it is read; `value` must not raise."""
+        found = self._find(name, {})
+        if not isinstance(found, Gauge):
+            raise UnknownMetricError(f"{name} is a {_BY_NAME[name].kind}, no gauge")
+        found.set_function(value)
+
+    def declare(self, name: str, **values: Iterable[str]) -> None:
+        """Export a metric at zero for all these values of its labels: a rate that begins with the first event misses that one."""
+        for combination in itertools.product(*values.values()):
+            self._find(name, dict(zip(values, combination, strict=True)))
+
     def refusals(self, socket: str) -> Callable[[str], None]:
         """Counts who was kept out of `socket`, by reason (see `protocol.gate.Refusal`)."""
+        from protocol.gate import Refusal  # it loads ZeroMQ, which not every process needs
+
+        self.declare("rba_authentication_failures_total", socket=[socket], reason=Refusal)
         return lambda reason: self.inc("rba_authentication_failures_total", socket=socket, reason=reason)
 
     def messages_refused(self, reason: str) -> None:

@@ -161,6 +161,8 @@ class RewardClient:
             raise
         else:
             server.breaker.succeed(begun)
+            if self._metrics and any(score.kind is None for score in scores):
+                self._metrics.succeeded("rba_reward_last_success_timestamp_seconds")
             return scores
         finally:
             server.outstanding_items -= len(items)

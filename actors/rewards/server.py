@@ -116,6 +116,7 @@ class RewardServer:
             "batches": tally.batches,
             "quiet_s": round(self._batcher.quiet_s, 3),
             "queued_items": self._batcher.waiting_items,
+            "busy_s": round(tally.busy_s, 3),
             "items_per_s": tally.items / tally.busy_s if tally.busy_s else 0.0,
             "busy": tally.busy_s / max(1e-9, time.monotonic() - self._started_s),
         }
@@ -159,6 +160,7 @@ class RewardServer:
         for kind, count in Counter(score.kind for score in scores).items():
             if kind is None:
                 self._metrics.inc("rba_reward_items_total", count)
+                self._metrics.succeeded("rba_reward_last_success_timestamp_seconds")
             else:
                 self._metrics.inc("rba_reward_errors_total", count, kind=kind)
 

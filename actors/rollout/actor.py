@@ -138,6 +138,8 @@ class Actor:
             "pushes": gauges.pushes,
             "refused_versions": gauges.refused,
             "pause_ms_p50": gauges.pause_ms_p50,
+            "pause_seconds": round(gauges.paused_s, 3),
+            "consistency": gauges.consistency,
         }
 
     # --- loops ----------------------------------------------------------------------------------------------

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import RbaError
-from protocol.messages import Fetched, PolicyVersion, VersionSpan
-
-FinishReason = Literal["stop", "length", "abort"]
+from protocol.messages import Fetched, FinishReason, PolicyVersion, VersionSpan
 
 
 class UnusableInputError(RbaError):

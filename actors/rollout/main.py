@@ -192,7 +192,8 @@ class RolloutActor:
         return self._stop_reason is None
 
     async def _work(self) -> dict[str, Any]:
-        config, gauges, spare = self._config, Gauges(self._metrics), self._spare
+        config, spare = self._config, self._spare
+        gauges = Gauges(self._metrics, needs_rewards=config.needs_rewards)
         asking = RewardClient(self._reward_urls, config.rewards, self._metrics, token=self._reward_token) if self._reward_urls else None
         self._rewards = rewards = asking
         runner = GroupRunner(config, self._engine, self._processing, self._audio, rewards, config.rollout.engine.max_model_len)
@@ -205,6 +206,7 @@ class RolloutActor:
             pid=os.getpid(),
             engine=self._engine.description,
             keys=self._keys,
+            acknowledged=gauges.acknowledged,
         )
         fetcher = _Fetcher(self._fetcher_endpoint, self._fetcher_keys)
         self._actor = actor = Actor(link, fetcher, self._engine, runner, gauges, config.rollout.capacity_groups, spare=spare)

@@ -36,7 +36,9 @@ class ActorLink(Loop):
         pid: int = 0,
         engine: str = "",
         keys: ClientKeys | None = None,
+        acknowledged: Callable[[], None] = lambda: None,
     ) -> None:
+        """`acknowledged` is called by the link's thread whenever results have been."""
         super().__init__(f"link of {actor_id}")
         self._dialogue = ActorDialogue(actor_id, incarnation, capacity_groups, host, pid, engine)
         self._mailbox: Mailbox[acting.Event] = Mailbox(self.context)
@@ -48,6 +50,7 @@ class ActorLink(Loop):
         self._drained = asyncio.Event()
         self._drained.set()
         self._lock = threading.Lock()
+        self._acknowledged = acknowledged
         self._sending = 0
         """Messages of results that are not acknowledged yet."""
 
@@ -135,7 +138,10 @@ class ActorLink(Loop):
             except ProtocolError as error:
                 self._log.warning("message refused", error=str(error), kind=type(error).__name__)
                 continue
+            waiting = len(self._dialogue.unacknowledged)
             self._act([acting.LearnerSaid(message, time.monotonic())])
+            if len(self._dialogue.unacknowledged) < waiting:
+                self._acknowledged()
 
     def _act(self, events: Sequence[acting.Event]) -> None:
         for event in events:

@@ -69,6 +69,7 @@ class NodeFetcher:
         logs.configure(run_dir, self._id)
         self._root, self._store_endpoint = root, store_endpoint
         self._metrics = Metrics("fetcher", self._id)
+        self._metrics.declare("rba_weight_push_seconds", stage=("fetch",))
         self._keys = Keyring(keys).client() if keys is not None else None
         door = neighbour_door(Keyring(keys), "fetcher", self._metrics.refusals("fetcher")) if keys is not None else None
         self._context: sockets.Context = zmq.Context()
@@ -270,6 +271,7 @@ class NodeFetcher:
         self._metrics.inc("rba_weight_bytes_total", pull.bytes)
         self._metrics.inc("rba_weight_chunk_errors_total", pull.bad_chunks)
         self._metrics.inc("rba_weight_pushes_total")
+        self._metrics.succeeded("rba_weight_last_success_timestamp_seconds")
         self._metrics.observe("rba_weight_push_seconds", seconds, stage="fetch")
         self._metrics.set("rba_policy_version", version.step, role="fetcher")
         figures = {"size_bytes": manifest.size_bytes, "pulled_bytes": pull.bytes, "delta": pull.by_delta, "seconds": round(seconds, 4)}

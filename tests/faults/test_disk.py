@@ -15,7 +15,8 @@ import pytest
 from learner import checkpoint as checkpoints
 from learner.journal import JOURNAL
 from ops.orders import Phase, State
-from ops.status import ProcessView, assemble
+from ops.status import assemble
+from ops.views import ProcessView
 from tests.faults.conftest import Told
 from tests.faults.drill import Drill, resource_limit
 from tests.faults.record import monotonic_s

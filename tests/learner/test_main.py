@@ -44,6 +44,9 @@ def test_a_run_of_group_strategy(checkpoint: Path, tmp_path: Path) -> None:
     described = learner.describe()
     assert (described["role"], described["id"]) == ("learner", "learner-0")
     assert learner.status()["state"] == "starting"
+    assert re.search(r"^rba_disk_free_bytes [1-9]", httpx.get(described["metrics_url"], trust_env=False).text, re.MULTILINE), (
+        "from the start"
+    )
     scraped: list[str] = []
     seen: list[dict[str, Any]] = []
 
@@ -75,6 +78,11 @@ def test_a_run_of_group_strategy(checkpoint: Path, tmp_path: Path) -> None:
     assert closing["pairs"]["trained"] <= 12
     assert ledger["pairs_received"] == closing["pairs"]["unique"] > 0
     assert re.search(r"^rba_pairs_received_total [1-9]", scraped[-1], re.MULTILINE)
+    for what in ("results", "weight", "journal"):
+        assert re.search(rf"^rba_{what}_last_success_timestamp_seconds [1-9]", scraped[-1], re.MULTILINE)
+    assert re.search(r"^rba_disk_free_bytes [1-9]", scraped[-1], re.MULTILINE)
+    assert seen[-1]["work_seconds"]["step"] > 0
+    assert seen[-1]["work_seconds"]["publish"] > 0
     # the bound on staleness, and what was measured at which version
     assert 0 <= closing["policy_lag"]["mean"] <= closing["policy_lag"]["max"] <= 2
     assert 0.0 <= closing["idle"]["learner"] <= 1.0

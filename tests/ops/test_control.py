@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from ops import rundir, watching
 from ops import status as statuses
 from ops.control import ControlServer
 from ops.orders import Phase, Scale, State
+from ops.problems import SILENT_S
 from ops.rundir import RunDir
-from ops.status import ProcessView, assemble
+from ops.status import assemble
+from ops.views import ProcessView
 from protocol.errors import RbaError, UserError
 from protocol.messages import PolicyVersion
 
@@ -129,7 +132,7 @@ def test_status_says_where_every_process_and_socket_is() -> None:
 
 def test_a_silent_process_makes_the_run_unhealthy() -> None:
     silent = views()
-    silent[1].last_heartbeat_s = statuses.SILENT_S + 1
+    silent[1].last_heartbeat_s = SILENT_S + 1
     status = scripted(processes=silent)
     assert not status["healthy"]
     assert "rollout-0" in status["problems"][0]
@@ -174,6 +177,41 @@ def test_rba_status_reads_the_supervisor(supervisor: Scripted) -> None:
     line = console.file.getvalue()  # type: ignore[attr-defined]
     assert "training step 4/100" in line
     assert "loss 0.600" in line
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_watch_goes_on_until_the_run_ends(supervisor: Scripted, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    monkeypatch.setattr(watching, "EVERY_S", 0.01)
+    monkeypatch.setattr(watching.live, "PLAIN_EVERY_S", 0.01)
+    looks: list[str] = []
+
+    def look(run: RunDir, prometheus: str | None) -> dict[str, Any]:
+        found = seen(run, prometheus)
+        looks.append(found["state"])
+        if len(looks) == 3:
+            supervisor.state = State.STOPPED
+        return found
+
+    seen = watching.look
+    monkeypatch.setattr(watching, "look", look)
+    console = Console(file=io.StringIO(), width=100, height=40, force_terminal=terminal, _environ={"TERM": "xterm"})
+    assert watching.show(supervisor.run, console, watch=True, as_json=False) == 0
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert looks == ["running", "running", "running", "stopped"]
+    assert text.count("step 4/100") >= 3
+    assert ("\x1b[?1049h" in text) == terminal, "a screen of its own"
+    assert "rollout-0" in text
+    last = text.rpartition("\x1b[?1049l")[2]
+    assert "stopped" in last, "the end stays to be read"
+
+
+def test_a_prometheus_that_does_not_answer_is_told_beside_the_status(supervisor: Scripted) -> None:
+    console = printed()
+    assert watching.show(supervisor.run, console, watch=False, as_json=False, prometheus="http://127.0.0.1:9") == 0
+    assert "! Prometheus at http://127.0.0.1:9 does not tell its alerts" in console.file.getvalue()  # type: ignore[attr-defined]
+    told = watching.look(supervisor.run, "http://127.0.0.1:9")
+    assert (told["alerts"], told["state"]) == ([], "running")
+    assert "alerts" not in watching.look(supervisor.run)
 
 
 def test_rba_stop_asks_and_waits(supervisor: Scripted) -> None:

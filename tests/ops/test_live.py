@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ops import live
-from ops.pace import WINDOW_S, Pace
+from ops import live, telling
+from ops.pace import WINDOW_S, Pace, Total
 from ops.status import figures_of
 
 
@@ -75,7 +75,7 @@ def test_the_table_compares_before_and_after() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65, "1:05"), (3723, "1:02:03")])
 def test_a_clock(seconds: float, text: str) -> None:
-    assert live.clock(seconds) == text
+    assert telling.clock(seconds) == text
 
 
 def test_lines_are_printed_where_there_is_no_terminal() -> None:
@@ -97,3 +97,10 @@ def test_rates_are_those_of_the_last_while() -> None:
     assert figures["tokens_per_s"] == pytest.approx(100.0)
     assert figures["eta_s"] == pytest.approx(20.0), "counted from the first step, not from the start"
     assert len(pace._seen) <= WINDOW_S + 2
+
+
+def test_a_total_goes_on_when_a_process_counts_from_zero_again() -> None:
+    total = Total()
+    assert total.saw({"rollout-0": 10, "rollout-1": 5}) == 15
+    assert total.saw({"rollout-0": 12}) == 17, "what rollout-1 counted stays"
+    assert total.saw({"rollout-0": 13, "rollout-1": 2}) == 20

@@ -79,6 +79,7 @@ def test_it_says_where_it_is(serve: Serve):
     assert samples["rba_reward_items_total"] == "1.0"
     assert samples['rba_reward_errors_total{kind="no_reference"}'] == "1.0"
     assert samples["rba_reward_batch_items_sum"] == "2.0"
+    assert float(samples["rba_reward_last_success_timestamp_seconds"]) > 0
     assert samples["rba_reward_queue_items"] == "0.0"
     status = server.status()
     assert (status["items"], status["errors"], status["batches"], status["queued_items"]) == (2, 1, 1, 0)

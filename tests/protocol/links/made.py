@@ -27,6 +27,8 @@ class Links:
         self._open: list[LearnerLink | ActorLink] = []
         self.keys = keys
         self.refused: Counter[str] = Counter()
+        self.acknowledged = 0
+        """Times that an actor heard that its results have arrived."""
 
     def learner(self, port: int = 0, boot_id: str = "boot-1", heartbeat_s: float = 0.3, deadline_s: float = 60.0) -> LearnerLink:
         link = LearnerLink("127.0.0.1", port, LearnerDialogue("run", boot_id, VERSION, heartbeat_s, deadline_s), self._door())
@@ -35,10 +37,15 @@ class Links:
         return link
 
     def actor(self, endpoint: str, actor_id: str = "rollout-0", incarnation: int = 0, capacity: int = 4) -> ActorLink:
-        link = ActorLink(endpoint, actor_id, incarnation, capacity, keys=self.keys.client() if self.keys else None)
+        link = ActorLink(
+            endpoint, actor_id, incarnation, capacity, keys=self.keys.client() if self.keys else None, acknowledged=self._heard
+        )
         link.start()
         self._open.append(link)
         return link
+
+    def _heard(self) -> None:
+        self.acknowledged += 1
 
     def _door(self) -> Door | None:
         return server_door(self.keys, "pairs", lambda reason: self.refused.update([reason])) if self.keys else None

@@ -33,8 +33,10 @@ async def test_work_goes_out_and_comes_back(links: Links) -> None:
     assert learner.ledger().unique == 2
     assert actor.unacknowledged == 1, "not acknowledged before it is settled"
     assert not await actor.drained(0.05)
+    assert links.acknowledged == 0
     learner.settle(received)
     assert await actor.drained(5)
+    assert links.acknowledged == 1
     assert actor.unacknowledged == 0
     assert learner.ledger().faults() == []
 

@@ -93,4 +93,5 @@ def test_both_roles_say_where_they_are_and_export_metrics(running: Running, publ
         text = httpx.get(described["metrics_url"]).text
         assert f"rba_weight_bytes_total {float(manifest.size_bytes)}" in text
         assert f'rba_policy_version{{role="{described["role"]}"}} 4.0' in text
+        assert ("rba_weight_last_success_timestamp_seconds 1" in text) == (role is fetcher)
         assert role.status()["policy_version"] == "0.4"

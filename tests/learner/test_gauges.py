@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from learner.clock import Work, WorkClock
+from learner.gauges import Gauges, free_bytes
+from protocol.metrics import Metrics
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return next(each.value for family in families for each in family.samples if (each.name, each.labels) == (name, labels))
+
+
+def test_a_wait_counts_while_it_lasts() -> None:
+    now_s, metrics = 0.0, Metrics("learner")
+    clock, gauges = WorkClock(lambda: now_s), Gauges(metrics)
+    with clock.at(Work.PAIRS):
+        now_s = 2.0
+        gauges.waited(clock.seconds())
+        assert value(metrics, "rba_learner_idle_seconds_total", reason="pairs") == 2.0
+        with clock.at(Work.PUBLISH):
+            now_s = 3.0
+        now_s = 4.0
+    with clock.at(Work.STEP):
+        now_s = 14.0
+    gauges.waited(clock.seconds())
+    assert value(metrics, "rba_learner_idle_seconds_total", reason="pairs") == 3.0
+    assert value(metrics, "rba_learner_idle_seconds_total", reason="evaluation") == 0.0
+    assert {work: seconds for work, seconds in clock.seconds().items() if seconds} == {Work.PAIRS: 3.0, Work.PUBLISH: 1.0, Work.STEP: 10.0}
+
+
+def test_an_error_ends_what_the_clock_counts_for() -> None:
+    now_s = 0.0
+    clock = WorkClock(lambda: now_s)
+    with pytest.raises(ValueError, match="bad"), clock.at(Work.STEP):
+        raise ValueError("bad")
+    now_s = 5.0
+    assert clock.seconds()[Work.OTHER] == 5.0
+
+
+def test_free_space_is_looked_up_whenever_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics("learner")
+    Gauges(metrics).watch_disk(tmp_path)
+    assert value(metrics, "rba_disk_free_bytes") > 0
+    monkeypatch.setattr("learner.gauges.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5})())
+    assert value(metrics, "rba_disk_free_bytes") == 5
+    monkeypatch.undo()
+    assert math.isnan(free_bytes(tmp_path / "gone"))
+
+
+def test_an_acknowledgement_leaves_its_time() -> None:
+    metrics, before_s = Metrics("learner"), time.time()
+    Gauges(metrics).acknowledged()
+    assert value(metrics, "rba_results_last_success_timestamp_seconds") >= before_s
+
+
+def test_a_rank_that_follows_exports_no_zeros() -> None:
+    assert "rba_learner_steps_total" not in Metrics("learner", "1", bare=True).render().decode()

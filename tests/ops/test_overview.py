@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.watched import Watched
+from ops.orders import Phase
+
+
+def run_for(watched: Watched, seconds: int) -> None:
+    began_s = time.monotonic() - seconds
+    for second in range(seconds + 1):
+        watched.answer(float(second), began_s + second)
+        watched.overview.measure(began_s + second)
+
+
+def value(watched: Watched, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(watched.metrics.render().decode())
+    return next(each.value for family in families for each in family.samples if (each.name, each.labels) == (name, labels))
+
+
+def test_the_status_tells_what_limits_the_job_and_how_its_figures_went() -> None:
+    watched = Watched(actors=2)
+    run_for(watched, 40)
+    status = json.loads(json.dumps(watched.overview.status()))
+    assert status["bottleneck"]["stage"] == "learner"
+    assert status["bottleneck"]["text"] == "the learner: busy 95% of its time, actors wait 38% for leases"
+    assert status["load"]["actors_idle"] == pytest.approx(0.41, abs=0.001)
+    assert status["load"]["busy"]["learner"] == pytest.approx(0.95, abs=0.001)
+    assert status["figures"]["consistency"] == pytest.approx(0.7)
+    assert status["trends"]["reward"] == [pytest.approx(0.412)] * 4
+    assert (status["checkpoint"], status["ledger_broken"]) == ({"step": 40, "age_s": 62.0}, [])
+    by_id = {each["id"]: each for each in status["processes"]}
+    assert by_id["rollout-1"]["work"]["tokens_per_s"] == pytest.approx(200.0, abs=0.1)
+    assert by_id["rollout-1"]["work"]["waits_for"] == "leases"
+    assert by_id["reward-0"]["work"]["items_per_s"] == pytest.approx(80.0, abs=0.1)
+
+
+def test_the_supervisor_exports_how_busy_the_stages_are_and_what_is_wanted() -> None:
+    watched = Watched(actors=3, rewards=2)
+    run_for(watched, 20)
+    watched.overview.count()
+    assert value(watched, "rba_stage_busy_ratio", stage="learner") == pytest.approx(0.95)
+    assert value(watched, "rba_stage_busy_ratio", stage="generation") == pytest.approx(0.58)
+    assert (value(watched, "rba_rewards_wanted"), value(watched, "rba_actors_wanted")) == (2, 3)
+
+
+def test_what_is_wrong_with_a_process_is_said_at_its_row_too() -> None:
+    watched = Watched(actors=2)
+    run_for(watched, 10)
+    watched.supervision.phases["rollout-1"] = Phase.QUARANTINED
+    status = watched.overview.status()
+    assert [each["problem"] for each in status["processes"] if each["problem"]] == status["problems"]
+    assert not status["healthy"]
