@@ -18,6 +18,8 @@ from ops.status import ENDED, ProcessView, assemble
 from ops.supervision import Supervision
 from protocol.metrics import Metrics
 
+RUN_PHASES = ("starting", "training", "evaluating", "stopping")
+"""As `rba_run_phase` tells them."""
 ANSWERING = {Phase.RUNNING, Phase.STOPPING}
 """Phases in which a process has endpoints."""
 
@@ -95,11 +97,24 @@ class Overview:
             ours = [view for view in views if view.role == role]
             self._metrics.set("rba_processes", sum(view.phase in ANSWERING for view in ours), role=role)
             self._metrics.set("rba_quarantined", sum(view.phase is Phase.QUARANTINED for view in ours), role=role)
+        phase = self._run_phase()
+        for each in RUN_PHASES:
+            self._metrics.set("rba_run_phase", each == phase, phase=each)
         if self._watched:
             self._count_up("rba_restarts_total", self._watched[0].restarted)
             self._count_up("rba_hangs_total", self._watched[0].hung)
             self._metrics.set("rba_actors_wanted", self._watched[0].wanted["rollout"])
             self._metrics.set("rba_spare_actors", sum(view.spare and view.phase is Phase.RUNNING for view in views))
+
+    def _run_phase(self) -> str:
+        """One of `RUN_PHASES`. While the run goes on, it is in that of its learner, as it said last."""
+        state = self._watched[0].state if self._watched else State.STARTING
+        if state is not State.RUNNING:
+            return "starting" if state is State.STARTING else "stopping"
+        said = str(self.statuses.get("learner-0", {}).get("state", "")).partition(" ")[0]
+        if said in {"training", "evaluating"}:
+            return said
+        return "stopping" if said in {"copying", "completed", "stopped"} else "starting"
 
     def _wanted(self) -> dict[str, int]:
         if self._watched is None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
 from protocol.catalogue import CATALOGUE, Metric
 from protocol.errors import RbaError, UserError
+
+prometheus_client.disable_created_metrics()  # a second series beside each counter and histogram, which nobody reads
 
 _BY_NAME = {metric.name: metric for metric in CATALOGUE}
 
@@ -21,7 +25,10 @@ class UnknownMetricError(RbaError):
 
 
 class Metrics:
-    """The metrics of one process, in a registry of its own. Thread-safe."""
+    """The metrics of one process, in a registry of its own. Thread-safe.
+
+    A gauge without labels is exported from the first time that it is set: until then nobody knows its value, and 0 would be one.
+    """
 
     def __init__(self, role: str, process_id: str = "") -> None:
         self.role, self.process_id = role, process_id
@@ -31,6 +38,7 @@ class Metrics:
         self._collectors: dict[str, Counter | Gauge | Histogram] = {
             metric.name: _collector(metric, self.registry) for metric in CATALOGUE if role in metric.exporters
         }
+        self._unset = {name: each for name, each in self._collectors.items() if isinstance(each, Gauge) and not _BY_NAME[name].labels}
         self._server: WSGIServer | None = None
         self.set("rba_build_info", 1, version=_version(), python=platform.python_version())
 
@@ -47,6 +55,9 @@ class Metrics:
         if not isinstance(found, Gauge):
             raise UnknownMetricError(f"{name} is a {_BY_NAME[name].kind}, no gauge")
         found.set(value)
+        unset = self._unset.pop(name, None)
+        if unset is not None:
+            self.registry.register(unset)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add an observation to a histogram."""
@@ -62,6 +73,10 @@ class Metrics:
     def messages_refused(self, reason: str) -> None:
         """A message from an actor was none (see `protocol.errors.ProtocolError.reason`)."""
         self.inc("rba_messages_refused_total", reason=reason)
+
+    def serve_beside(self, registry: CollectorRegistry, prefix: str) -> None:
+        """Serve also what a library has registered elsewhere, now or later, under names that begin with `prefix`."""
+        self.registry.register(_Beside(registry, prefix))
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -96,11 +111,26 @@ class Metrics:
         return found.labels(**labels) if expected else found
 
 
+class _Beside(Collector):
+    """Another registry's metrics; asked at each scrape, for what it holds comes and goes."""
+
+    def __init__(self, registry: CollectorRegistry, prefix: str) -> None:
+        self._registry, self._prefix = registry, prefix
+
+    def describe(self) -> list[Family]:
+        """None that are known ahead."""
+        return []
+
+    def collect(self) -> Iterator[Family]:
+        """See `prometheus_client.registry.Collector`."""
+        return (family for family in self._registry.collect() if family.name.startswith(self._prefix))
+
+
 def _collector(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
     if metric.kind == "counter":
         return Counter(metric.name, metric.meaning, metric.labels, registry=registry)
     if metric.kind == "gauge":
-        return Gauge(metric.name, metric.meaning, metric.labels, registry=registry)
+        return Gauge(metric.name, metric.meaning, metric.labels, registry=registry if metric.labels else None)
     return Histogram(metric.name, metric.meaning, metric.labels, registry=registry, buckets=metric.buckets)
 
 
