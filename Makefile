@@ -47,7 +47,7 @@ soak: develop
 	$(BIN)/python -m tests.protocol.fuzz --frames 1000000
 	$(BIN)/python -m pytest -m soak tests/faults
 
-# Debian's package: from the system, as root installed, else unpacked into a cache. Without either the tests that need it say so.
+# Debian's package: as installed, else unpacked into a cache. Without either the tests that need it say so.
 prometheus: develop
 	$(BIN)/python -m tests.debian
 

@@ -20,7 +20,7 @@ LIMIT_S = 300.0
 
 
 def cache() -> Path:
-    """Where the package is unpacked by who is not root."""
+    """Where the package is unpacked."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rba-tests" / PACKAGE
 
 
@@ -30,36 +30,23 @@ def find(program: str) -> str | None:
 
 
 def fetch() -> None:
-    """Install the package as root, or unpack it into the cache. Raises `OSError` and `subprocess.SubprocessError`."""
-    if os.geteuid() == 0 and _install():
-        return
+    """Unpack the package into the cache; nothing is installed, and no service starts. Raises `OSError`, `subprocess.SubprocessError`."""
     with tempfile.TemporaryDirectory() as folder:
-        _run("apt-get", "download", PACKAGE, folder=folder)
+        try:
+            _run("apt-get", "download", PACKAGE, folder=folder)
+        except subprocess.CalledProcessError:
+            _run("apt-get", "update")  # no lists, or old ones; takes root
+            _run("apt-get", "download", PACKAGE, folder=folder)
         (archive,) = Path(folder).glob("*.deb")
         unpacked = Path(folder) / "unpacked"
         _run("dpkg", "-x", str(archive), str(unpacked))
-        cache().parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(cache(), ignore_errors=True)
+        cache().parent.mkdir(parents=True, exist_ok=True)
         shutil.move(unpacked, cache())
 
 
-def _install() -> bool:
-    """False where the system may not be changed. Prometheus is not started: its service would take a port."""
-    without_service = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    options = ("-o", f"DPkg::Lock::Timeout={LIMIT_S:.0f}", "install", "--yes", "--no-install-recommends", PACKAGE)
-    for update in (False, True):
-        try:
-            if update:
-                _run("apt-get", "update")
-            _run("apt-get", *options, env=without_service)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return True
-    return False
-
-
-def _run(*command: str, folder: str | None = None, env: dict[str, str] | None = None) -> None:
-    subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, timeout=LIMIT_S)
+def _run(*command: str, folder: str | None = None) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=LIMIT_S)
 
 
 @functools.cache
