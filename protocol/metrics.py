@@ -55,9 +55,6 @@ class Metrics:
         if not isinstance(found, Gauge):
             raise UnknownMetricError(f"{name} is a {_BY_NAME[name].kind}, no gauge")
         found.set(value)
-        unset = self._unset.pop(name, None)
-        if unset is not None:
-            self.registry.register(unset)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add an observation to a histogram."""
@@ -108,6 +105,9 @@ class Metrics:
         expected = _BY_NAME[name].labels
         if set(labels) != set(expected):
             raise UnknownMetricError(f"{name} has the labels {list(expected)}, not {sorted(labels)}")
+        unset = self._unset.pop(name, None)
+        if unset is not None:
+            self.registry.register(unset)
         return found.labels(**labels) if expected else found
 
 
