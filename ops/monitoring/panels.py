@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ops.monitoring.alerts import MISMATCH
-from ops.monitoring.queries import PROCESS, RATE, RUN, age, chosen, foreign, foreign_rate, gauge, mean, quantile, rate
+from ops.monitoring.queries import PROCESS, RATE, RUN, age, chosen, gauge, mean, quantile, rate, vllm_gauge, vllm_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ REWARDS = [
     panel(
         "Reward",
         "none",
-        (mean("rba_reward", "run"), "mean"),
         (quantile(0.1, "rba_reward"), "10 %"),
+        (quantile(0.5, "rba_reward"), "50 %"),
         (quantile(0.9, "rba_reward"), "90 %"),
     ),
     panel("Reward, by voice", "none", (gauge("rba_speaker_reward", "speaker", "avg"), "{{speaker}}")),
@@ -222,17 +222,17 @@ PROCESSES = [
     stat("Version of rba", "none", f"max by (version) ({chosen('rba_build_info')})", "{{version}}"),
 ]
 VLLM = [
-    panel("Requests that run", "none", foreign("vllm:num_requests_running")),
-    panel("Requests that wait", "none", foreign("vllm:num_requests_waiting")),
-    share("Use of the key-value cache", foreign("vllm:kv_cache_usage_perc")),
-    panel("Tokens sampled, says vLLM", "cps", foreign_rate("vllm:generation_tokens_total")),
-    panel("Tokens read", "cps", foreign_rate("vllm:prompt_tokens_total")),
+    panel("Requests that run", "none", vllm_gauge("num_requests_running")),
+    panel("Requests that wait", "none", vllm_gauge("num_requests_waiting")),
+    share("Use of the key-value cache", vllm_gauge("kv_cache_usage_perc")),
+    panel("Tokens sampled, says vLLM", "cps", vllm_rate("generation_tokens_total")),
+    panel("Tokens read", "cps", vllm_rate("prompt_tokens_total")),
     panel(
         "Time to the first token, 95 %",
         "s",
-        f"histogram_quantile(0.95, sum by (process, le) (rate(vllm:time_to_first_token_seconds_bucket{{{PROCESS}}}[{RATE}])))",
+        f"histogram_quantile(0.95, {vllm_rate('time_to_first_token_seconds_bucket', 'process, le')})",
     ),
-    panel("Preemptions", "cps", foreign_rate("vllm:num_preemptions_total")),
+    panel("Preemptions", "cps", vllm_rate("num_preemptions_total")),
 ]
 RAY = [
     panel("Processor of the machine, percent", "percent", f"ray_node_cpu_utilization{{{RUN}}}"),

@@ -48,11 +48,16 @@ def quantile(share: float, name: str, by: str = "run") -> str:
     return f"histogram_quantile({share:g}, sum by ({by}, le) (rate({name}_bucket{{{PROCESS}}}[{RATE}])))"
 
 
-def foreign(name: str, by: str = "process") -> str:
-    """A gauge of another library."""
-    return f"sum by ({by}) ({name}{{{PROCESS}}})"
+def vllm(name: str) -> str:
+    """Series of vLLM. It names them ``vllm:…``, which the exporter writes as ``vllm_…`` for a Prometheus before version 3."""
+    return f'{{__name__=~"vllm[:_]{name}", {PROCESS}}}'
 
 
-def foreign_rate(name: str, by: str = "process") -> str:
-    """A counter of another library."""
-    return f"sum by ({by}) (rate({name}{{{PROCESS}}}[{RATE}]))"
+def vllm_gauge(name: str) -> str:
+    """A gauge of vLLM."""
+    return f"sum by (process) ({vllm(name)})"
+
+
+def vllm_rate(name: str, by: str = "process") -> str:
+    """A counter of vLLM."""
+    return f"sum by ({by}) (rate({vllm(name)}[{RATE}]))"

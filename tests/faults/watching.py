@@ -1,4 +1,4 @@
-"""A real Prometheus that watches a drill. A drill has no supervisor: this one finds the processes and tells of them as `rba launch` does."""
+"""A real Prometheus that watches a drill, and the part of a supervisor that it needs, for a drill has none."""
 
 from __future__ import annotations
 

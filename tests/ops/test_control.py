@@ -163,7 +163,7 @@ def test_prometheus_finds_every_process_and_the_supervisor(supervisor: Scripted)
         "supervisor-0": ["127.0.0.1:9"],
         "ray-10.0.0.7:8085": ["10.0.0.7:8085"],
     }
-    assert {target["labels"]["run"] for target in targets} == {"quickstart"}
+    assert {target["labels"]["run"] for target in targets} == {"demo"}
     assert targets[-1]["labels"]["role"] == "ray"
     assert "rba_build_info" in httpx.get(f"{supervisor.server.url}/metrics").text
 
