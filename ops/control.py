@@ -45,7 +45,8 @@ class ControlServer:
     ) -> None:
         """`ray` returns where Ray's own agents serve their metrics.
 
-        `beat` is called every `BEAT_S` for as long as it serves; what goes wrong in it is no matter."""
+        `beat` is called every `BEAT_S` for as long as it serves; what goes wrong in it is no matter.
+        """
         self.token = secrets.token_urlsafe(24)
         self._socket = _listen(port)
         self.url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
