@@ -11,6 +11,9 @@ from tests.faults.test_disk import ENOUGH_BYTES
 from tests.faults.test_rewards import Handler, Server
 from tests.faults.watching import Watched
 
+UNHEARD = {"TargetDown"}
+"""Prometheus hears up to 5 s later that a process is gone and no target any more, which is longer than these alerts wait."""
+
 
 def test_a_killed_fleet(drill: Drill, tmp_path: Path) -> None:
     drill.begin()
@@ -18,10 +21,10 @@ def test_a_killed_fleet(drill: Drill, tmp_path: Path) -> None:
         watched.until_it_is_watched()
         assert not watched.prometheus.ever_fired()
         drill.kill("rollout-0")
-        assert watched.until_fires("ActorCountLow") == {"ActorCountLow"}, "the other one goes on"
+        assert watched.until_fires("ActorCountLow") <= {"ActorCountLow", *UNHEARD}, "the other one goes on"
         drill.kill("rollout-1")
         fired = watched.until_fires("ActorCountLow", "NoPairsAcked")
-        assert fired <= {"ActorCountLow", "NoPairsAcked", "LearnerStalled"}
+        assert fired <= {"ActorCountLow", "NoPairsAcked", "LearnerStalled", *UNHEARD}
         for index in (0, 1):
             drill.start_actor(index)
         watched.until_quiet()
@@ -41,15 +44,7 @@ def test_a_hung_learner(drill: Drill, tmp_path: Path) -> None:
         drill.start_learner()
         drill.until(drill.readiness("learner-0"), "its return")
         watched.until_quiet()
-    drill.finish()
-
-
-def test_a_learner_that_holds_pythons_lock(drill: Drill, tmp_path: Path) -> None:
-    """Nothing of it answers any more, and what it told last is no comfort."""
-    drill.begin()
-    with Watched(drill, tmp_path) as watched:
-        watched.until_it_is_watched()
-        drill.order("learner-0", do="hang", seconds=3600)
+        drill.order("learner-0", do="hang", seconds=3600)  # with Python's lock held: nothing of it answers any more
         watched.until_fires("LearnerStalled", "NoPairsAcked", "TargetDown")
         drill.kill("learner-0")
 
