@@ -97,7 +97,8 @@ class Overview:
             ours = [view for view in views if view.role == role]
             self._metrics.set("rba_processes", sum(view.phase in ANSWERING for view in ours), role=role)
             self._metrics.set("rba_quarantined", sum(view.phase is Phase.QUARANTINED for view in ours), role=role)
-        phase = self._run_phase()
+        state = self._watched[0].state if self._watched else State.STARTING
+        phase = run_phase(state, str(self.statuses.get("learner-0", {}).get("state", "")))
         for each in RUN_PHASES:
             self._metrics.set("rba_run_phase", each == phase, phase=each)
         if self._watched:
@@ -105,16 +106,6 @@ class Overview:
             self._count_up("rba_hangs_total", self._watched[0].hung)
             self._metrics.set("rba_actors_wanted", self._watched[0].wanted["rollout"])
             self._metrics.set("rba_spare_actors", sum(view.spare and view.phase is Phase.RUNNING for view in views))
-
-    def _run_phase(self) -> str:
-        """One of `RUN_PHASES`. While the run goes on, it is in that of its learner, as it said last."""
-        state = self._watched[0].state if self._watched else State.STARTING
-        if state is not State.RUNNING:
-            return "starting" if state is State.STARTING else "stopping"
-        said = str(self.statuses.get("learner-0", {}).get("state", "")).partition(" ")[0]
-        if said in {"training", "evaluating"}:
-            return said
-        return "stopping" if said in {"copying", "completed", "stopped"} else "starting"
 
     def _wanted(self) -> dict[str, int]:
         if self._watched is None:
@@ -148,3 +139,13 @@ class Overview:
             for spec in hands.wiring.specs
             if spec.id in phases
         ]
+
+
+def run_phase(state: State, said: str) -> str:
+    """One of `RUN_PHASES`. While the run goes on it is in that of its learner, which has `said` so last."""
+    if state is not State.RUNNING:
+        return "starting" if state is State.STARTING else "stopping"
+    first = said.partition(" ")[0]
+    if first in {"training", "evaluating"}:
+        return first
+    return "stopping" if first in {"copying", "completed", "stopped"} else "starting"
