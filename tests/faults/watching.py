@@ -12,7 +12,7 @@ from tests.faults.drill import Drill
 from tests.prometheus import Prometheus
 
 RUN = "drill"
-SHORT = Limits(gap_s=2, window_s=6, hold_s=1, actors_s=1, stalled_s=4, unacked_s=3, behind_s=4)
+SHORT = Limits(gap_s=2, window_s=6, hold_s=2, actors_s=2, stalled_s=4, unacked_s=3, behind_s=4)
 """Times of the alerts; a drill's steps and results come many times a second."""
 
 
