@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ops.monitoring.alerts import alerts
 from ops.monitoring.limits import Limits
 from protocol.catalogue import Metric, sections
@@ -36,5 +38,5 @@ def _row(metric: Metric) -> str:
 
 
 def _plain(summary: str) -> str:
-    """Without Prometheus' templates."""
-    return summary.replace("{{ $labels.run }}", "the run").replace("{{ $labels.", "its ").replace(" }}", "")
+    """With a word for each label."""
+    return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda label: label[1].upper(), summary)
