@@ -65,7 +65,13 @@ def empty(prometheus: Prometheus) -> list[str]:
 def watched(tmp_path: Path) -> Iterator[tuple[Prometheus, Path]]:
     """A Prometheus that waits for the job, and the folder of the job, which goes on."""
     control_port, run_dir = ports.free(), tmp_path / "e2e-watched"
-    overrides = ("learner.steps=100000", "learner.checkpoint_every=3", "learner.keep_checkpoints=2", f"network.control_port={control_port}")
+    overrides = (
+        "learner.steps=100000",
+        "learner.publish_every=1",  # with versions further apart some results are too old, which is an alert
+        "learner.checkpoint_every=3",
+        "learner.keep_checkpoints=2",
+        f"network.control_port={control_port}",
+    )
     with Prometheus(tmp_path / "prometheus", [control_port], QUICK) as prometheus:
         launched = job.start(run_dir, *overrides)
         try:
@@ -92,7 +98,6 @@ def test_prometheus_sees_all_of_a_job(watched: tuple[Prometheus, Path]) -> None:
 
     assert job.rba("scale", str(run_dir), "--actors", "2").returncode == 0
     prometheus.until(lambda: prometheus.targets().get("rollout-1") == "up", "the further actor among the targets", 200)
-    prometheus.until(lambda: prometheus.value('rba_generated_tokens_total{process="rollout-1"} > 0'), "its tokens", 60)
     assert job.rba("scale", str(run_dir), "--actors", "1").returncode == 0
     prometheus.until(lambda: "rollout-1" not in prometheus.targets(), "its end among the targets", 100)
 
