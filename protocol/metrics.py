@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 from protocol.catalogue import CATALOGUE, Metric
 from protocol.errors import RbaError, UserError
 
-prometheus_client.disable_created_metrics()  # a second series beside each counter and histogram, which nobody reads
+# A second series beside each counter and histogram, which nobody reads.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _BY_NAME = {metric.name: metric for metric in CATALOGUE}
 
