@@ -6,7 +6,7 @@ LOCKS := requirements/cpu.lock requirements/quickstart.lock
 # Used only where the CPU build of PyTorch is not found by a plain install.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install develop quickstart test faults soak check format clean
+.PHONY: help install develop quickstart test faults soak check format monitoring prometheus clean
 
 help:
 	@echo "make quickstart   set up, then run the main job on the embedded default"
@@ -16,6 +16,7 @@ help:
 	@echo "make develop      set up, with what tests and checks need"
 	@echo "make check        lint, types, import rules, formatting"
 	@echo "make format       apply the formatter"
+	@echo "make monitoring   write docs/metrics.md and ops/deploy/ anew from the catalogue of metrics"
 	@echo "make clean        remove the virtual environment, runs and caches of this checkout"
 
 install: $(VENV)/installed
@@ -39,14 +40,21 @@ $(VENV)/developed: $(VENV)/installed requirements/dev.lock requirements/speech.l
 quickstart: install
 	$(BIN)/rba launch configs/quickstart.yaml
 
-test: develop
+test: develop prometheus
 	$(BIN)/python -m pytest --numprocesses 2
 
 soak: develop
 	$(BIN)/python -m tests.protocol.fuzz --frames 1000000
 	$(BIN)/python -m pytest -m soak tests/faults
 
-faults: develop
+# Debian's package: as installed, else unpacked into a cache. Without either the tests that need it say so.
+prometheus: develop
+	$(BIN)/python -m tests.debian
+
+monitoring: develop
+	$(BIN)/rba monitoring write ops/deploy --docs docs
+
+faults: develop prometheus
 	$(BIN)/python -m tests.faults
 
 check: develop

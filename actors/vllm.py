@@ -35,6 +35,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams  # n
 from vllm.usage.usage_lib import UsageContext  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: E402
+from vllm.v1.metrics.loggers import PrometheusStatLogger  # noqa: E402
 
 __all__ = [
     "CLOSE_S",
@@ -42,6 +43,7 @@ __all__ = [
     "AsyncLLM",
     "EngineDeadError",
     "EngineGenerateError",
+    "PrometheusStatLogger",
     "RequestOutputKind",
     "SamplingParams",
     "StructuredOutputsConfig",

@@ -11,6 +11,7 @@ import typer
 from ops.arguments import Overrides, Recipe
 from ops.dataset import app as dataset_app
 from ops.keys import app as keys_app
+from ops.monitoring.command import app as monitoring_app
 from ops.recipes import app as config_app
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(keys_app, name="keys")
+app.add_typer(monitoring_app, name="monitoring")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, or its name under runs/.")]
 

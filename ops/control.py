@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -40,13 +40,17 @@ class ControlServer:
         scale: Callable[[Scale], None],
         metrics: Callable[[], bytes],
         beat: Callable[[], object] = lambda: None,
+        ray: Callable[[], list[str]] = list,
         port: int = 0,
     ) -> None:
-        """`beat` is called every `BEAT_S` for as long as it serves; what goes wrong in it is no matter."""
+        """`ray` returns where Ray's own agents serve their metrics.
+
+        `beat` is called every `BEAT_S` for as long as it serves; what goes wrong in it is no matter.
+        """
         self.token = secrets.token_urlsafe(24)
         self._socket = _listen(port)
         self.url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
-        app = application(status=status, stop=stop, scale=scale, metrics=metrics, token=self.token)
+        app = application(status=status, stop=stop, scale=scale, metrics=metrics, ray=ray, token=self.token)
 
         async def notify() -> None:
             with contextlib.suppress(OSError):
@@ -91,6 +95,7 @@ def application(
     stop: Callable[[str], None],
     scale: Callable[[Scale], None],
     metrics: Callable[[], bytes],
+    ray: Callable[[], list[str]],
     token: str,
 ) -> FastAPI:
     """The HTTP interface without a socket."""
@@ -119,7 +124,7 @@ def application(
 
     @app.get("/v1/targets")
     def get_targets() -> list[dict[str, Any]]:
-        return targets(status())
+        return targets(status(), ray())
 
     @app.get("/metrics")
     def get_metrics() -> Response:
@@ -128,8 +133,8 @@ def application(
     return app
 
 
-def targets(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every process's metrics endpoint as Prometheus's ``http_sd`` wants it."""
+def targets(status: dict[str, Any], ray: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Every process's metrics endpoint, and those of Ray's agents, as Prometheus's ``http_sd`` wants them."""
     listed = [
         {
             "targets": [urlsplit(process["metrics_url"]).netloc],
@@ -143,6 +148,7 @@ def targets(status: dict[str, Any]) -> list[dict[str, Any]]:
         listed.append(
             {"targets": [urlsplit(control).netloc], "labels": {"run": status["run"], "role": "supervisor", "process": "supervisor-0"}}
         )
+    listed += [{"targets": [agent], "labels": {"run": status["run"], "role": "ray", "process": f"ray-{agent}"}} for agent in ray]
     return listed
 
 

@@ -21,6 +21,8 @@ from ops.trends import Trends
 from ops.views import ProcessView, of_actors
 from protocol.metrics import Metrics
 
+RUN_PHASES = ("starting", "training", "evaluating", "stopping")
+"""As `rba_run_phase` tells them."""
 ANSWERING = {Phase.RUNNING, Phase.STOPPING}
 """Phases in which a process has endpoints."""
 
@@ -110,6 +112,10 @@ class Overview:
             ours = [view for view in views if view.role == role]
             self._metrics.set("rba_processes", sum(view.phase in ANSWERING for view in ours), role=role)
             self._metrics.set("rba_quarantined", sum(view.phase is Phase.QUARANTINED for view in ours), role=role)
+        state = self._watched[0].state if self._watched else State.STARTING
+        phase = run_phase(state, str(self.statuses.get("learner-0", {}).get("state", "")))
+        for each in RUN_PHASES:
+            self._metrics.set("rba_run_phase", each == phase, phase=each)
         if self._watched:
             self._count_up("rba_restarts_total", self._watched[0].restarted)
             self._count_up("rba_hangs_total", self._watched[0].hung)
@@ -151,3 +157,13 @@ class Overview:
             for spec in hands.wiring.specs
             if spec.id in phases
         ]
+
+
+def run_phase(state: State, said: str) -> str:
+    """One of `RUN_PHASES`. While the run goes on it is in that of its learner, which has `said` so last."""
+    if state is not State.RUNNING:
+        return "starting" if state is State.STARTING else "stopping"
+    first = said.partition(" ")[0]
+    if first in {"training", "evaluating"}:
+        return first
+    return "stopping" if first in {"copying", "completed", "stopped"} else "starting"

@@ -234,6 +234,11 @@ class Fleet:
         """IP addresses of the machines that are there."""
         return {str(node["NodeManagerAddress"]) for node in self._ray.nodes() if node["Alive"]}
 
+    def exporters(self) -> list[str]:
+        """``address:port`` of the metrics of Ray's own agent on each machine; a Ray without its ``default`` extra has none."""
+        nodes = (node for node in self._ray.nodes() if node["Alive"] and node.get("MetricsExportPort", -1) > 0)
+        return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes]
+
     def _output(self, name: str) -> Path:
         return self._run_dir / "logs" / f"{name}.out"
 

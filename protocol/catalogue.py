@@ -6,6 +6,7 @@ Names follow Prometheus: prefix `rba_`, base units, `_total` on counters. `_seco
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,12 @@ class Metric:
     """Roles that export it."""
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = SECONDS
+
+    @property
+    def unit(self) -> Literal["seconds", "bytes", "ratio", ""]:
+        """Base unit, read from the name; "" for what is merely counted."""
+        words = self.name.removesuffix("_total").split("_")
+        return next((unit for unit in ("seconds", "bytes", "ratio") if words[-1] == unit), "")
 
 
 LEARNER, ROLLOUT, REWARD, STORE, FETCHER, SUPERVISOR = "learner", "rollout", "reward", "weight_store", "fetcher", "supervisor"
@@ -163,6 +170,13 @@ CATALOGUE: tuple[Metric, ...] = (
         ("socket", "reason"),
     ),
     # Supervisor.
+    Metric(
+        "rba_run_phase",
+        "gauge",
+        "1 for the phase that the run is in, 0 for the others: starting, training, evaluating, stopping.",
+        (SUPERVISOR,),
+        ("phase",),
+    ),
     Metric("rba_processes", "gauge", "Processes that run.", (SUPERVISOR,), ("role",)),
     Metric(
         "rba_stage_busy_ratio",
@@ -178,3 +192,23 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_hangs_total", "counter", "Processes that were ended since they lived and did no work.", (SUPERVISOR,), ("role",)),
     Metric("rba_quarantined", "gauge", "Processes that failed too often and do not come back.", (SUPERVISOR,), ("role",)),
 )
+
+SECTIONS = {
+    "rba_build_info": "Every process",
+    "rba_leases_granted_total": "Ledgers",
+    "rba_policy_lag_versions": "Policy versions",
+    "rba_completions_total": "Rollout",
+    "rba_reward_request_seconds": "Rewards",
+    "rba_learner_steps_total": "Learner",
+    "rba_weight_push_seconds": "Weights",
+    "rba_authentication_failures_total": "Access",
+    "rba_run_phase": "Supervisor",
+}
+"""Headings, by the metric that they stand above."""
+
+
+def sections() -> Iterator[tuple[str, list[Metric]]]:
+    """The catalogue by heading, in its order."""
+    starts = [index for index, metric in enumerate(CATALOGUE) if metric.name in SECTIONS]
+    for start, end in zip(starts, [*starts[1:], len(CATALOGUE)], strict=True):
+        yield SECTIONS[CATALOGUE[start].name], list(CATALOGUE[start:end])

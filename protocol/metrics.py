@@ -6,14 +6,19 @@ import itertools
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
 from protocol.catalogue import CATALOGUE, Metric
 from protocol.errors import RbaError, UserError
+
+# A second series beside each counter and histogram, which nobody reads.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _BY_NAME = {metric.name: metric for metric in CATALOGUE}
 
@@ -23,7 +28,10 @@ class UnknownMetricError(RbaError):
 
 
 class Metrics:
-    """The metrics of one process, in a registry of its own. Thread-safe."""
+    """The metrics of one process, in a registry of its own. Thread-safe.
+
+    A gauge without labels is exported from the first time that it is set: until then nobody knows its value, and 0 would be one.
+    """
 
     def __init__(self, role: str, process_id: str = "", *, bare: bool = False) -> None:
         """`bare`: of the catalogue only `rba_build_info`, for a process that leaves the rest of its role's work to another one."""
@@ -36,6 +44,7 @@ class Metrics:
             for metric in CATALOGUE
             if role in metric.exporters and not (bare and metric.name != "rba_build_info")
         }
+        self._unset = {name: each for name, each in self._collectors.items() if isinstance(each, Gauge) and not _BY_NAME[name].labels}
         self._server: WSGIServer | None = None
         self.set("rba_build_info", 1, version=_version(), python=platform.python_version())
 
@@ -87,6 +96,10 @@ class Metrics:
         """A message from an actor was none (see `protocol.errors.ProtocolError.reason`)."""
         self.inc("rba_messages_refused_total", reason=reason)
 
+    def serve_beside(self, registry: CollectorRegistry, prefix: str) -> None:
+        """Serve also what a library has registered elsewhere, now or later, under names that begin with `prefix`."""
+        self.registry.register(_Beside(registry, prefix))
+
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return prometheus_client.generate_latest(self.registry)
@@ -117,14 +130,32 @@ class Metrics:
         expected = _BY_NAME[name].labels
         if set(labels) != set(expected):
             raise UnknownMetricError(f"{name} has the labels {list(expected)}, not {sorted(labels)}")
+        unset = self._unset.pop(name, None)
+        if unset is not None:
+            self.registry.register(unset)
         return found.labels(**labels) if expected else found
+
+
+class _Beside(Collector):
+    """Another registry's metrics; asked at each scrape, for what it holds comes and goes."""
+
+    def __init__(self, registry: CollectorRegistry, prefix: str) -> None:
+        self._registry, self._prefix = registry, prefix
+
+    def describe(self) -> list[Family]:
+        """None that are known ahead."""
+        return []
+
+    def collect(self) -> Iterator[Family]:
+        """See `prometheus_client.registry.Collector`."""
+        return (family for family in self._registry.collect() if family.name.startswith(self._prefix))
 
 
 def _collector(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
     if metric.kind == "counter":
         return Counter(metric.name, metric.meaning, metric.labels, registry=registry)
     if metric.kind == "gauge":
-        return Gauge(metric.name, metric.meaning, metric.labels, registry=registry)
+        return Gauge(metric.name, metric.meaning, metric.labels, registry=registry if metric.labels else None)
     return Histogram(metric.name, metric.meaning, metric.labels, registry=registry, buckets=metric.buckets)
 
 

@@ -26,6 +26,7 @@ from actors.vllm import (
     AsyncLLM,
     EngineDeadError,
     EngineGenerateError,
+    PrometheusStatLogger,
     RequestOutputKind,
     SamplingParams,
     VLLMClientError,
@@ -80,7 +81,7 @@ class VllmEngine:
 
     def _build(self) -> AsyncLLM:
         try:
-            llm = AsyncLLM.from_engine_args(self._arguments)
+            llm = AsyncLLM.from_engine_args(self._arguments, stat_loggers=[PrometheusStatLogger])  # and no lines of log
         except ValueError as error:  # pydantic's and vLLM's own
             raise UserError(str(error), where="rollout.engine", fix="correct the setting that vLLM names") from error
         if self._closed:  # nobody waits for this thread any more

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
+
 from actors.rewards.client import RewardClient
 from actors.rollout.actor import FLUSH_S, Actor
 from actors.rollout.audio import AudioLibrary
@@ -81,6 +83,7 @@ class RolloutActor:
             model, config.model.dtype, config.rollout, self._processing.stop_token_ids, self._processing.sampling_rate_hz
         )
         self._metrics = Metrics("rollout", self.id)
+        self._metrics.serve_beside(prometheus_client.REGISTRY, "vllm:")  # where vLLM registers its own
         self._metrics_url = self._metrics.serve(config.network.bind)
         self._lock = threading.Lock()
         self._stop_reason: str | None = None

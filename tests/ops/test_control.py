@@ -91,7 +91,11 @@ class Scripted:
         self.actors = 1
         self.run = run
         self.server = ControlServer(
-            status=lambda: scripted(self.state, actors=self.actors), stop=self.stop, scale=self.scale, metrics=lambda: b"rba_build_info 1\n"
+            status=lambda: scripted(self.state, actors=self.actors),
+            stop=self.stop,
+            scale=self.scale,
+            metrics=lambda: b"rba_build_info 1\n",
+            ray=lambda: ["10.0.0.7:8085"],
         )
         rundir.write_private_json(run.control, {"url": self.server.url, "token": self.server.token, "pid": 1})
 
@@ -160,7 +164,10 @@ def test_prometheus_finds_every_process_and_the_supervisor(supervisor: Scripted)
         "rollout-0": ["127.0.0.1:9002"],
         "weight_store-0": ["127.0.0.1:9003"],
         "supervisor-0": ["127.0.0.1:9"],
+        "ray-10.0.0.7:8085": ["10.0.0.7:8085"],
     }
+    assert {target["labels"]["run"] for target in targets} == {"demo"}
+    assert targets[-1]["labels"]["role"] == "ray"
     assert "rba_build_info" in httpx.get(f"{supervisor.server.url}/metrics").text
 
 

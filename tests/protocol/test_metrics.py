@@ -4,6 +4,7 @@ import time
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.catalogue import ALL, CATALOGUE
@@ -106,6 +107,28 @@ def test_what_the_catalogue_lacks_is_an_error() -> None:
         metrics.set("rba_grad_norm", 1, rank="0")
     with pytest.raises(UnknownMetricError, match="counter"):
         metrics.set("rba_learner_steps_total", 1)
+
+
+def test_a_gauge_is_exported_once_it_is_set() -> None:
+    metrics = Metrics("learner")
+    assert "rba_disk_free_bytes" not in samples(metrics)
+    metrics.set("rba_disk_free_bytes", 0)
+    assert samples(metrics)["rba_disk_free_bytes"] == 0
+
+
+def test_what_a_library_registers_elsewhere_is_served_beside() -> None:
+    metrics, others = Metrics("rollout"), CollectorRegistry()
+    metrics.serve_beside(others, "vllm:")
+    Gauge("vllm:num_requests_running", "Of vLLM.", registry=others).set(3)
+    Gauge("another", "Of somebody else.", registry=others)
+    assert samples(metrics)["vllm:num_requests_running"] == 3
+    assert "another" not in samples(metrics)
+
+
+def test_units_are_read_from_the_names() -> None:
+    units = {metric.name: metric.unit for metric in CATALOGUE}
+    assert units["rba_learner_idle_seconds_total"] == units["rba_checkpoint_last_success_timestamp_seconds"] == "seconds"
+    assert (units["rba_weight_bytes_total"], units["rba_completions_off_ratio"], units["rba_actors"]) == ("bytes", "ratio", "")
 
 
 def test_two_processes_worth_of_metrics_do_not_meet() -> None:

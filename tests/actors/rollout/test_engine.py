@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import prometheus_client
 import psutil
 import pytest
 
@@ -59,7 +60,11 @@ async def test_the_samplers_logprobs_are_those_of_the_model(vllm_engine: VllmEng
         found = weights.logprobs(processing, processing.prompt_ids("now", clip), clip, answer.token_ids)
         np.testing.assert_allclose(answer.logprobs, found, atol=1e-3)
     prompt_ids = processing.prompt_ids("", instruction="what is two plus two")
+    told = prometheus_client.REGISTRY.get_sample_value
+    labels = {"model_name": vllm_engine._arguments.model, "engine": "0"}
+    before = told("vllm:generation_tokens_total", labels) or 0.0
     answer = await vllm_engine.generate(GenerationRequest("lw", prompt_ids, None, 1, 24))
+    assert told("vllm:generation_tokens_total", labels) == before + len(answer.token_ids), "vLLM counts, for the exporter"
     np.testing.assert_allclose(answer.logprobs, weights.logprobs(processing, prompt_ids, None, answer.token_ids), atol=1e-3)
 
 

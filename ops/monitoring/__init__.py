@@ -1,0 +1,1 @@
+"""Prometheus and Grafana for rba: documentation, rules, dashboard and deployment, all written from `protocol.catalogue`."""
