@@ -12,7 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from configs.schema import RunConfig
-from configs.synthesis import LanguageModelSection, SynthesisConfig
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from protocol.dataset.places import exists, is_url
 from protocol.errors import UserError
 

@@ -13,7 +13,8 @@ from actors.synthesis.filters.normal import normal
 from actors.synthesis.records import Draft
 from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.draws import number as drawn
-from configs.synthesis import SplitsSection, SynthesisConfig
+from configs.selection import SplitsSection
+from configs.synthesis import SynthesisConfig
 
 TRAIN, VALIDATION, TEST = SIDES = ("train", "validation", "test")
 

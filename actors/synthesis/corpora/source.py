@@ -20,7 +20,8 @@ from actors.synthesis.corpora.sound import DamagedSoundError, to_flac
 from actors.synthesis.corpora.spoken_alpaca import SpokenAlpaca
 from actors.synthesis.records import Draft, Spoken
 from actors.synthesis.stage import Stage
-from configs.synthesis import CorpusSection, SynthesisConfig
+from configs.corpus import CorpusSection
+from configs.synthesis import SynthesisConfig
 from protocol.dataset import ShardWriter
 from protocol.dataset.disk import Appearing
 from protocol.errors import UserError

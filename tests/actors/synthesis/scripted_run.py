@@ -12,7 +12,8 @@ from actors.synthesis.main import STAGES, Synthesis
 from actors.synthesis.records import Draft
 from actors.synthesis.teacher import shared
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher
-from configs.synthesis import LanguageModelSection, SynthesisConfig
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 
 COUNT, BLOCK = 90, 8

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from actors.synthesis.filters.normal import normal
 from actors.synthesis.records import Draft
 from actors.synthesis.splits import Splits
-from configs.synthesis import LanguageModelSection, SplitsSection, SynthesisConfig
+from configs.selection import SplitsSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 
 
 def splits(drafts: list[Draft], seed: int = 0, **options: Any) -> dict[str, str]:
