@@ -89,17 +89,18 @@ class Synthesis:
                 watch.ends(name)
 
     def _refuse_fewer(self) -> None:
-        """Raises `UserError` where `instructions.count` leaves out blocks that are there: the data set would never be finished."""
-        committed, each = self.shelf(STAGES[0]).committed, self.config.block_groups
-        if committed > self._blocks:
+        """Raises `UserError` where `instructions.count` leaves out instructions that are there: what is committed never changes."""
+        there, wanted = self.shelf(STAGES[0]).drafts, self.config.instructions.count
+        if there > wanted:
             raise UserError(
-                f"{committed} blocks of {each} instructions are there already, and {self.config.instructions.count} would be fewer",
+                f"{there} instructions are there already, and {wanted} would be fewer",
                 where="instructions.count",
-                fix=f"set it to more than {(committed - 1) * each}",
+                fix=f"set it to {there} or more, or give the data set another name",
             )
 
     def _first(self) -> Source:
-        return Nothing(self.config.instructions.count, self.config.block_groups)
+        shelf = self.shelf(STAGES[0])
+        return Nothing(max(self.config.instructions.count, shelf.drafts), self.config.block_groups, shelf.committed, shelf.drafts)
 
     def _source(self, name: str) -> Source:
         place = STAGES.index(name)

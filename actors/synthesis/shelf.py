@@ -45,6 +45,11 @@ class Shelf:
                 fix="put the file back, or take the later ones away: they are made again",
             )
 
+    @property
+    def drafts(self) -> int:
+        """How many the first stage has named in these blocks: they are numbered from 0 on, without a gap."""
+        return int(self.read(self.committed - 1)[-1].id) + 1 if self.committed else 0
+
     def read(self, number: int) -> list[Draft]:
         """A committed block. Raises `UserError` that names file and line where somebody has damaged it."""
         path = self.folder / _name(number)

@@ -38,6 +38,3 @@ def read(source: Path, out: Path, *columns: str, constants: Sequence[str] = (), 
     fields = Fields.parse(columns, constants)
     records = formats.read(str(source), formats.guess(str(source)), fields, options.pop("split", None))
     return said(imported(records, out, fields=fields, **options)[0])
-
-
-# --- NeMo ---------------------------------------------------------------------------------------------------

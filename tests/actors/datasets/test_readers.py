@@ -18,6 +18,9 @@ from tests.actors.datasets.sources import jsonl, read, tar, wav
 HEARD = noise(1).tobytes()
 
 
+# --- NeMo ---------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("line", "instruction", "reference", "prompt", "language"),
     [
