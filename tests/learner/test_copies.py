@@ -16,10 +16,10 @@ from fsspec.registry import known_implementations
 
 from learner import copies as under_test
 from learner.checkpoint import BEST, CHECKPOINTS, DIGESTS, digest, mark_best, newest, remove_superfluous, verify
-from learner.copies import Copies
-from learner.destination import Destination
+from learner.copies import KEY, Copies
 from learner.events import Events
 from learner.gauges import Gauges
+from protocol.destination import Destination
 from protocol.errors import UserError
 from protocol.metrics import Metrics
 from tests.learner import stores
@@ -226,7 +226,7 @@ def test_a_destination_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: 
     (tmp_path / "file").touch()
     monkeypatch.setitem(known_implementations, "b2", {"class": "no_such.FileSystem", "err": "install b2fs"})
     with pytest.raises(UserError, match=message) as raised:
-        Destination(url.format(tmp_path)).check()
+        Destination(url.format(tmp_path), KEY).check()
     assert str(raised.value).startswith("learner.checkpoint_copies: ")
     assert raised.value.fix
 
@@ -234,17 +234,17 @@ def test_a_destination_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: 
 def test_a_destination_that_does_not_answer_is_told(tmp_path: Path) -> None:
     stores.FAULTS.gate = threading.Event()
     with pytest.raises(UserError, match="has not answered within"):
-        Destination("bucket://copies").check(limit_s=0.05)
+        Destination("bucket://copies", KEY).check(limit_s=0.05)
     stores.FAULTS.gate.set()
 
 
 def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
-    Destination(f"file://{tmp_path}/new/folder").check()
+    Destination(f"file://{tmp_path}/new/folder", KEY).check()
     assert list((tmp_path / "new" / "folder").iterdir()) == []
-    Destination(f"file://{tmp_path}/new").refuse_occupied("folder")
+    Destination(f"file://{tmp_path}/new", KEY).refuse_occupied("folder")
     (tmp_path / "new" / "folder" / "step-1").mkdir()
     with pytest.raises(UserError, match="another run"):
-        Destination(f"file://{tmp_path}/new").refuse_occupied("folder")
+        Destination(f"file://{tmp_path}/new", KEY).refuse_occupied("folder")
 
 
 def test_a_run_goes_on_from_its_copy_to_the_same_bits(checkpoint: Path, tmp_path: Path) -> None:
