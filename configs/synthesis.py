@@ -16,11 +16,13 @@ from configs.teaching import InstructionsSection, LanguageModelSection, Response
 class SynthesisConfig(Section):
     """A synthesis: `rba synthesize CONFIG`."""
 
-    changeable = frozenset({"directory"})
+    changeable = frozenset({"directory", "work_directory"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "synthesis"
     directory: str = "data"
-    """The data set is made in `<directory>/<name>`."""
+    """The data set is made in `<directory>/<name>`, which may be behind a URL (`s3://bucket/folder`)."""
+    work_directory: str = "data"
+    """Where `directory` is a URL: the folder of this machine in which it is made, and from which it is copied."""
     seed: NonNegativeInt = 0
     block_groups: PositiveInt = 256
     """Instructions that are committed at once, at every stage."""

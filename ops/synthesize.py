@@ -41,14 +41,14 @@ def carry_out(
     logs.configure(synthesis.folder, "synthesis")
     with _ending_on_sigterm(), Shown(console if not as_json else Console(stderr=True)) as shown:
         synthesis.run(stages or STAGES, shown)
-    figures = {"folder": str(synthesis.folder), "stages": outcome(synthesis)}
+    figures = {"folder": synthesis.place, "stages": outcome(synthesis)}
     if as_json:
         console.file.write(json.dumps(figures) + "\n")
         return
     for stage, each in figures["stages"].items():  # type: ignore[attr-defined]
         reasons = ", ".join(f"{count} {reason}" for reason, count in each["rejected"].items())
         console.print(f"{stage:13} {each['kept']:>9,} kept" + (f"   rejected: {reasons}" if reasons else ""), highlight=False)
-    console.print(f"the data set is in {synthesis.folder}", highlight=False)
+    console.print(f"the data set is in {synthesis.place}", highlight=False)
 
 
 @contextmanager
@@ -87,9 +87,10 @@ def outcome(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
 def describe(config: SynthesisConfig, console: Console, html: Path | None, *, as_json: bool = False) -> None:
     """Show what is in a data set, as far as it has come; with `html` as a page too."""
     synthesis = Synthesis(config)
+    synthesis.look()
     found = describing.describe(synthesis.drafts())
     if not found.drafts:
-        raise UserError("there is nothing yet", where=str(synthesis.folder), fix="call it without --describe first")
+        raise UserError("there is nothing yet", where=synthesis.place, fix="call it without --describe first")
     if html is not None:
         html.write_text(page(found, config.name), encoding="utf-8")
     if as_json:

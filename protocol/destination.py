@@ -26,12 +26,12 @@ ATTEMPTS = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 
 
-def patiently(action: Callable[[], Done], *, attempts: int = ATTEMPTS, first_wait_s: float | None = None) -> Done:
+def patiently(action: Callable[[], Done], *, attempts: int | None = None, first_wait_s: float | None = None) -> Done:
     """Carry out `action`, again and again with back-off where it fails with anything but an `RbaError`. Raises what it raises at last."""
     first_wait_s = FIRST_WAIT_S if first_wait_s is None else first_wait_s
     for attempt in stamina.retry_context(
         on=lambda error: not isinstance(error, RbaError),
-        attempts=attempts,
+        attempts=ATTEMPTS if attempts is None else attempts,
         timeout=None,
         wait_initial=first_wait_s,
         wait_max=LONGEST_WAIT_S,
@@ -62,6 +62,18 @@ class Destination:
             fix = "check the URL, and what its library needs on this machine"
             raise UserError(f"it cannot be opened: {type(error).__name__}: {error}", where=where, fix=fix) from None
         self.where, self._root = where, root.rstrip("/")
+        # An object store shows an object once it is whole. What renames by itself shows a file from its first byte on.
+        self._renames = type(self._files).mv is not fsspec.AbstractFileSystem.mv
+
+    def patiently(self, action: Callable[[], Done]) -> Done:
+        """Carry out `action`, which uses this folder, again and again with back-off. Raises `UserError` where it fails for good."""
+        try:
+            return patiently(action)
+        except RbaError:
+            raise
+        except Exception as error:
+            fix = "see to the store and call it again: what is there stays"
+            raise UserError(f"it does not do what it is asked for: {type(error).__name__}: {error}", where=self.where, fix=fix) from error
 
     def check(self, limit_s: float = CHECK_LIMIT_S) -> None:
         """Write a small file, read it and delete it again. Raises `UserError` where that fails or takes longer than `limit_s`."""
@@ -126,8 +138,13 @@ class Destination:
 
     def create(self, content: bytes, path: str) -> bool:
         """Write a small file where there is none. False where there is one, as far as the store can tell."""
+        if self.content(path) is not None:
+            return False
+        if self._renames:  # several may do so at once: each has a draft of its own
+            with self._appearing(path, f".{secrets.token_hex(4)}") as draft:
+                self._files.pipe_file(draft, content)
+            return True
         self._make_parent(self._at(path))
-        self._files.invalidate_cache()
         try:
             self._files.pipe_file(self._at(path), content, mode="create")
         except FileExistsError:
@@ -159,15 +176,13 @@ class Destination:
         return f"{self._root}/{path}"
 
     @contextmanager
-    def _appearing(self, path: str) -> Iterator[str]:
+    def _appearing(self, path: str, mark: str = "") -> Iterator[str]:
         """Where to write what then is called `path`."""
         target = self._at(path)
         self._make_parent(target)
-        # An object store shows an object once it is whole. What renames by itself shows a file from its first byte on.
-        renames = type(self._files).mv is not fsspec.AbstractFileSystem.mv
-        draft = f"{target}{PARTIAL}" if renames else target
+        draft = f"{target}{mark}{PARTIAL}" if self._renames else target
         yield draft
-        if renames:
+        if self._renames:
             self._files.mv(draft, target)
 
     def _make_parent(self, target: str) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from actors.synthesis import settings
+from actors.synthesis.mirror import Mirror
 from actors.synthesis.records import Draft
-from actors.synthesis.runner import Before, Nothing, Source, carry_out
+from actors.synthesis.runner import Before, Nothing, Source, Told, carry_out
 from actors.synthesis.shelf import Shelf
 from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.shared import Teachers
 from configs.synthesis import SynthesisConfig
 from protocol.dataset.disk import Lock
+from protocol.dataset.places import is_url
 from protocol.errors import UserError
 
 STAGES = ("instructions", "responses", "filter", "tags", "splits", "speech", "dataset")
@@ -44,8 +46,15 @@ class Synthesis:
         what blocks and data set are described by, so that another machine can go on with them.
         """
         self.config, self._written = config, written or config
-        self.folder = Path(config.directory) / config.name
-        self._blocks = self._first().blocks
+        far = is_url(config.directory)
+        self.folder = Path(config.work_directory if far else config.directory) / config.name
+        self.place = f"{config.directory.rstrip('/')}/{config.name}" if far else str(self.folder)
+        """Where the data set is to be found."""
+        self._mirror = Mirror(self.folder, self.place) if far else None
+
+    @property
+    def _blocks(self) -> int:
+        return self._first().blocks
 
     def shelf(self, stage: str) -> Shelf:
         """What that stage has committed."""
@@ -54,6 +63,11 @@ class Synthesis:
     def progress(self) -> dict[str, tuple[int, int]]:
         """(blocks done, blocks in all) by stage."""
         return {stage: (self.shelf(stage).committed, self._blocks) for stage in STAGES}
+
+    def look(self) -> None:
+        """Bring what is behind the URL to a machine that has nothing of it."""
+        if self._mirror is not None and not self.shelf(STAGES[0]).committed:
+            self._mirror.fetch()
 
     def drafts(self) -> Iterator[Draft]:
         """Every draft as it is now, stage by stage: rejected ones where they were rejected, the others as the furthest stage left them."""
@@ -70,12 +84,14 @@ class Synthesis:
         results; what one of them raises ends the call, and the next one goes on there.
         """
         wanted = [stage for stage in STAGES if stage in stages]
-        with _held(self.folder / "stages"), Teachers() as teachers:
+        with _held(self.folder / "stages"), self._mirror or nullcontext(), Teachers() as teachers:
             for name in STAGES[: STAGES.index(wanted[-1]) + 1]:  # a stage also hangs on what those before it were made with
                 settings.check(name, self._written, self.shelf(name))
             self._refuse_fewer()
             for name in wanted:
                 settings.note(self._written, self.shelf(name))
+            if self._mirror is not None:
+                self._mirror.put(f"stages/{name}/{settings.FILE}" for name in wanted)
             unfinished = [name for name in wanted if self.shelf(name).committed < self._blocks]
             # all of them now: a wrong bank of voices is told before a teacher works for days
             made = {name: self._stage(name, teachers) for name in unfinished}
@@ -85,8 +101,18 @@ class Synthesis:
                 shelf, source = self.shelf(name), self._source(name)
                 watch.begins(name, shelf.committed, self._blocks)
                 if shelf.committed < source.blocks:
-                    carry_out(made.pop(name), source, shelf, _telling(watch, name))  # what it remembers ends with it
+                    carry_out(made.pop(name), source, shelf, self._told(watch, name))  # what it remembers ends with it
                 watch.ends(name)
+            if self._mirror is not None:
+                self._mirror.show()
+
+    def _told(self, watch: Watch, stage: str) -> Told:
+        def told(number: int, drafts: Sequence[Draft]) -> None:
+            if self._mirror is not None:
+                self._mirror.block(stage, number)
+            watch.block(stage, drafts)
+
+        return told
 
     def _refuse_fewer(self) -> None:
         """Raises `UserError` where `instructions.count` leaves out instructions that are there: what is committed never changes."""
@@ -154,7 +180,3 @@ def _held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _telling(watch: Watch, stage: str) -> Callable[[int, Sequence[Draft]], None]:
-    return lambda _number, drafts: watch.block(stage, drafts)

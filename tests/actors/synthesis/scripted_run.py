@@ -20,7 +20,7 @@ COUNT, BLOCK = 90, 8
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]
 
 
-def config(directory: Path, **sections: object) -> SynthesisConfig:
+def config(directory: Path, /, **sections: object) -> SynthesisConfig:
     """Small, with something of everything: rejected, twice there, held out."""
     settings = {
         "name": "scripted",
