@@ -149,6 +149,8 @@ class Destination:
             self._files.pipe_file(self._at(path), content, mode="create")
         except FileExistsError:
             return False
+        except TypeError:  # the library cannot say so
+            self._files.pipe_file(self._at(path), content)
         return True
 
     def sizes(self, path: str = "") -> dict[str, int]:
@@ -183,7 +185,13 @@ class Destination:
         draft = f"{target}{mark}{PARTIAL}" if self._renames else target
         yield draft
         if self._renames:
-            self._files.mv(draft, target)
+            try:
+                self._files.mv(draft, target)
+            except OSError:
+                if not self._files.exists(target):
+                    raise
+                self._files.rm(target)  # HDFS and SFTP replace nothing
+                self._files.mv(draft, target)
 
     def _make_parent(self, target: str) -> None:
         self._files.makedirs(target.rpartition("/")[0], exist_ok=True)

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFile
 from fsspec.registry import known_implementations
 
 from protocol.destination import Destination, patiently
@@ -71,6 +72,31 @@ def test_what_is_put_is_listed_and_fetched_and_nothing_else_is_left(tmp_path: Pa
 @pytest.mark.parametrize("url", URLS)
 def test_what_is_there_is_not_created_again(tmp_path: Path, url: str) -> None:
     there = Destination(url.format(tmp_path), KEY)
+    assert [there.create(content, "claim") for content in (b"one", b"other")] == [True, False]
+    assert there.content("claim") == b"one"
+
+
+def test_a_file_is_replaced_where_renaming_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mv = stores.Disk.mv
+
+    def hesitant(self: stores.Disk, path1: str, path2: str) -> None:
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        mv(self, path1, path2)
+
+    monkeypatch.setattr(stores.Disk, "mv", hesitant)
+    there = Destination(f"disk://{tmp_path}/far", KEY)
+    for content in (b"one", b"other"):
+        there.put_content(content, "dataset.json")
+        assert there.content("dataset.json") == content
+
+
+def test_a_library_that_cannot_create_writes_where_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pipe_file(self: stores.Bucket, path: str, value: bytes) -> None:
+        self.store[self._strip_protocol(path)] = MemoryFile(self, path, value)
+
+    monkeypatch.setattr(stores.Bucket, "pipe_file", pipe_file)
+    there = Destination("bucket://far", KEY)
     assert [there.create(content, "claim") for content in (b"one", b"other")] == [True, False]
     assert there.content("claim") == b"one"
 

@@ -75,6 +75,20 @@ def test_more_instructions_can_be_asked_for_and_not_fewer_than_there_are(tmp_pat
     Synthesis(config(tmp_path, instructions=instructions(45))).run(STAGES, Silent())
 
 
+def test_two_cannot_make_one_data_set(tmp_path: Path) -> None:
+    class Second(Silent):
+        told = ""
+
+        def ends(self, stage: str) -> None:
+            with pytest.raises(UserError, match=r"process \d+ on .* writes this data set") as caught:
+                Synthesis(config(tmp_path)).run(STAGES, Silent())
+            self.told = caught.value.where
+
+    second = Second()
+    Synthesis(config(tmp_path)).run(["instructions"], second)
+    assert second.told == str(tmp_path / "scripted" / "stages")
+
+
 class Remembering(Silent):
     """Looks which stages are still in memory."""
 
