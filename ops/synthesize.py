@@ -104,7 +104,9 @@ class Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Empty until there is a rate."""
-        return Text(f"{task.fields['kept']:,} kept" + (f"  {task.fields['rate']:.0f}/s" if task.fields["rate"] else ""))
+        if not task.fields["rate"]:
+            return Text("")
+        return Text(f"{task.fields['kept']:,} kept  {task.fields['rate']:.0f}/s")
 
 
 class Shown:
@@ -145,7 +147,9 @@ class Shown:
 
     def _line(self, stage: str, rate: float) -> None:
         left = (self._total - self._done) * (self._seen / max(1, self._done)) / rate if rate else 0.0
-        said = f"{stage}: block {self._done} of {self._total}, {self._kept} kept, {self._rejected} rejected, {rate:.1f}/s"
+        said = f"{stage}: block {self._done} of {self._total}"
+        if self._seen:
+            said += f", {self._kept} kept, {self._rejected} rejected, {rate:.1f}/s"
         self._console.print(said + (f", {left:.0f} s left" if left else ""), highlight=False)
 
     def __enter__(self) -> Self:

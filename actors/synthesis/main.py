@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 from actors.synthesis import settings
 from actors.synthesis.mirror import Mirror
@@ -14,6 +13,7 @@ from actors.synthesis.runner import Before, Nothing, Source, Told, carry_out
 from actors.synthesis.shelf import Shelf
 from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.shared import Teachers
+from actors.synthesis.watch import Watch
 from configs.synthesis import SynthesisConfig
 from protocol.dataset.disk import Lock
 from protocol.dataset.places import is_url
@@ -23,19 +23,6 @@ STAGES = ("instructions", "responses", "filter", "tags", "splits", "speech", "da
 """In the order of the data."""
 ASKING = ("instructions", "responses", "tags")
 """Those that use a language model."""
-
-
-class Watch(Protocol):
-    """Who is told how it goes."""
-
-    def begins(self, stage: str, blocks: int, total: int) -> None:
-        """A stage goes on, with so many of its blocks done."""
-
-    def block(self, stage: str, drafts: Sequence[Draft]) -> None:
-        """A block has been committed."""
-
-    def ends(self, stage: str) -> None:
-        """A stage has nothing more to do."""
 
 
 class Synthesis:
@@ -85,6 +72,8 @@ class Synthesis:
         """
         wanted = [stage for stage in STAGES if stage in stages]
         with _held(self.folder / "stages"), self._mirror or nullcontext(), Teachers() as teachers:
+            if self._mirror is not None:
+                self._mirror.bring_together(watch)
             for name in STAGES[: STAGES.index(wanted[-1]) + 1]:  # a stage also hangs on what those before it were made with
                 settings.check(name, self._written, self.shelf(name))
             self._refuse_fewer()

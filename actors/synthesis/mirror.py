@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
+from actors.synthesis.watch import Watch
 from protocol.claim import Claim
 from protocol.dataset import sidecar
 from protocol.dataset.disk import Appearing, telling
 from protocol.destination import PARTIAL, Destination
 from protocol.errors import UserError
+
+Item = TypeVar("Item")
 
 IDENTITY = "stages/identity"
 """Made once for each synthesis: two of one name are never mixed."""
@@ -35,7 +38,7 @@ SHOW_S = 60.0
 
 
 class Mirror:
-    """As a context manager: the one that writes behind the URL, with what is there and what is here brought together first."""
+    """As a context manager: the one that writes behind the URL. `bring_together` comes first."""
 
     def __init__(self, folder: Path, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises `UserError` for a URL that cannot be used."""
@@ -44,26 +47,29 @@ class Mirror:
         self._show_at_s = clock() + SHOW_S
 
     def __enter__(self) -> Self:
-        """Raises `UserError` where the store cannot be written, somebody else writes there, or another synthesis lies there."""
+        """Raises `UserError` where the store cannot be written, or somebody else writes there."""
         self._there.check()
         self._claim = Claim(self._there)
         self._claim.__enter__()
-        try:
-            if self._lies_there():
-                self.fetch()
-            else:
-                self._begin()
-            self._put_missing()
-        except BaseException:
-            self._claim.__exit__(None, None, None)
-            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._claim is not None:
             self._claim.__exit__(kind, error, trace)
 
-    def fetch(self) -> None:
+    def bring_together(self, watch: Watch) -> None:
+        """Fetch what is only there, copy what is only here. Raises `UserError` where another synthesis lies there."""
+        if self._lies_there():
+            self.fetch(watch)
+        else:
+            self._begin()
+        there = self._sizes()
+        missing = [PurePosixPath(name) for name in self._blocks() if name not in there]
+        for path in _watched(watch, "copying", [path for path in missing if path.parent.name != LAST]):
+            self._put_block(path.parent.name, int(path.stem))
+        self.show()
+
+    def fetch(self, watch: Watch | None = None) -> None:
         """Copy what stages have committed, and the manifests, from there. Raises `UserError` where another synthesis lies there."""
         if not self._lies_there():
             return
@@ -73,7 +79,7 @@ class Mirror:
         wanted += [name for name in newest.values() if self._content(name) != self._read(name)]
         if any(name.startswith(f"stages/{LAST}/") for name in wanted):
             wanted = [name for name in there if "/" not in name] + wanted  # blocks say how long the manifests are
-        for name in sorted(wanted, key=_is_block):  # what lies beside blocks comes first
+        for name in _watched(watch, "fetching", sorted(wanted, key=_is_block)):  # what lies beside blocks comes first
             self._fetch(name)
 
     def block(self, stage: str, number: int) -> None:
@@ -85,8 +91,7 @@ class Mirror:
 
     def put(self, names: Iterable[str]) -> None:
         """Copy files by their paths within the folder."""
-        if self._claim is not None:
-            self._claim.check()
+        self._check()
         for name in names:
             self._there.patiently(partial(self._there.put, self._folder / name, name))
 
@@ -97,9 +102,10 @@ class Mirror:
         began_s = self._clock()
         described = self._read(sidecar.NAME)
         if self._content(sidecar.NAME) != described or not self._finished(described):
+            self._check()
             growing = msgspec.json.encode(_growing(sidecar.parse(described, str(self._folder / sidecar.NAME))))
             self._there.patiently(partial(self._there.put_content, growing, sidecar.NAME))
-            self.put(sorted(path.name for path in self._folder.glob("*.json*") if path.name != sidecar.NAME))
+            self.put(name for name in self._files("") if "/" not in name and ".json" in name and name != sidecar.NAME)
             self.put([sidecar.NAME])
         there = self._sizes()
         self.put(sorted((name for name in self._files(f"stages/{LAST}") if name not in there), key=_is_block))
@@ -107,13 +113,9 @@ class Mirror:
 
     # --- parts ------------------------------------------------------------------------------------------------
 
-    def _put_missing(self) -> None:
-        there = self._sizes()
-        for name in self._blocks():
-            stage, number = PurePosixPath(name).parent.name, int(PurePosixPath(name).stem)
-            if name not in there and stage != LAST:
-                self._put_block(stage, number)
-        self.show()
+    def _check(self) -> None:
+        if self._claim is not None:
+            self._claim.check()
 
     def _put_block(self, stage: str, number: int) -> None:
         shard = SHARDS.get(stage, "").format(number)
@@ -178,6 +180,18 @@ class Mirror:
 
     def _finished(self, described: bytes) -> bool:
         return all(entry.finished for entry in sidecar.parse(described, str(self._folder / sidecar.NAME)).manifests.values())
+
+
+def _watched(watch: Watch | None, what: str, items: Sequence[Item]) -> Iterator[Item]:
+    """The items, and `watch` is told of each that is done."""
+    if watch is None or not items:
+        yield from items
+        return
+    watch.begins(what, 0, len(items))
+    for item in items:
+        yield item
+        watch.block(what, [])
+    watch.ends(what)
 
 
 def _is_block(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A synthesis whose teacher is scripted, as a process of its own: ``python -m tests.actors.synthesis.scripted_run FOLDER``."""
+"""A synthesis whose teacher is scripted, as a process of its own: ``python -m tests.actors.synthesis.scripted_run FOLDER [URL]``."""
 
 from __future__ import annotations
 
@@ -63,10 +63,11 @@ def scripted(section: LanguageModelSection, where: str) -> Teacher:
     return ScriptedTeacher(answered)
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, url: str | None = None) -> None:
     shared.open_teacher = scripted
-    Synthesis(config(directory)).run(STAGES, Silent())
+    far = {"directory": url, "work_directory": str(directory)} if url is not None else {}
+    Synthesis(config(directory, **far)).run(STAGES, Silent())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
