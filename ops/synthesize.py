@@ -29,18 +29,26 @@ PLAIN_EVERY_S = 5.0
 
 
 def carry_out(
-    config: SynthesisConfig, stages: Sequence[str], console: Console, *, as_json: bool = False, written: SynthesisConfig | None = None
+    config: SynthesisConfig,
+    stages: Sequence[str],
+    console: Console,
+    *,
+    redo: str | None = None,
+    as_json: bool = False,
+    written: SynthesisConfig | None = None,
 ) -> None:
     """Run these stages (all of them where none is named) and tell what came of them. SIGTERM ends it as Ctrl-C does: engine and processes
-    go with it. `written`: `config` as the user wrote it, before names became paths.
+    go with it. `redo`: the stage that is made again, with those behind it. `written`: `config` as the user wrote it, before names became
+    paths.
     """
-    unknown = [stage for stage in stages if stage not in STAGES]
-    if unknown:
-        raise UserError(f"no stage {', '.join(unknown)}", where="--stage", fix=f"use {', '.join(STAGES)}")
+    for option, named in (("--stage", stages), ("--redo", [redo] if redo is not None else [])):
+        unknown = [stage for stage in named if stage not in STAGES]
+        if unknown:
+            raise UserError(f"no stage {', '.join(unknown)}", where=option, fix=f"use {', '.join(STAGES)}")
     synthesis = Synthesis(config, written)
     logs.configure(synthesis.folder, "synthesis")
     with _ending_on_sigterm(), Shown(console if not as_json else Console(stderr=True)) as shown:
-        synthesis.run(stages or STAGES, shown)
+        synthesis.run(stages or STAGES, shown, redo)
     figures = {"folder": synthesis.place, "stages": outcome(synthesis)}
     if as_json:
         console.file.write(json.dumps(figures) + "\n")

@@ -11,10 +11,12 @@ from actors.synthesis.mirror import Mirror
 from actors.synthesis.records import Draft
 from actors.synthesis.runner import Before, Nothing, Source, Told, carry_out
 from actors.synthesis.shelf import Shelf
+from actors.synthesis.splits import SIDES as SPLITS
 from actors.synthesis.stage import Stage
 from actors.synthesis.teacher.shared import Teachers
 from actors.synthesis.watch import Watch
 from configs.synthesis import SynthesisConfig
+from protocol.dataset import sidecar
 from protocol.dataset.disk import Lock
 from protocol.dataset.places import is_url
 from protocol.errors import UserError
@@ -64,8 +66,8 @@ class Synthesis:
         if begun:
             yield from begun[-1].every()
 
-    def run(self, stages: Sequence[str], watch: Watch) -> None:
-        """Carry out these stages, each as far as the one before it has come.
+    def run(self, stages: Sequence[str], watch: Watch, redo: str | None = None) -> None:
+        """Carry out these stages, each as far as the one before it has come; first throw away what `redo` and those behind it have made.
 
         Consumes blocks of the stage before. Produces blocks, shards and manifests. Waits for: teacher, speech, disk. Unblocked by: their
         results; what one of them raises ends the call, and the next one goes on there.
@@ -74,6 +76,8 @@ class Synthesis:
         with _held(self.folder / "stages"), self._mirror or nullcontext(), Teachers() as teachers:
             if self._mirror is not None:
                 self._mirror.bring_together(watch)
+            if redo is not None:
+                self._throw_away(STAGES[STAGES.index(redo) :])
             for name in STAGES[: STAGES.index(wanted[-1]) + 1]:  # a stage also hangs on what those before it were made with
                 settings.check(name, self._written, self.shelf(name))
             self._refuse_fewer()
@@ -94,6 +98,16 @@ class Synthesis:
                 watch.ends(name)
             if self._mirror is not None:
                 self._mirror.show()
+
+    def _throw_away(self, stages: Sequence[str]) -> None:
+        """What names others goes first, so that nothing is named that is not there."""
+        names = [sidecar.NAME, *(f"{split}.jsonl" for split in SPLITS)]
+        if self._mirror is not None:
+            self._mirror.remove([*names, *(f"stages/{stage}" for stage in reversed(stages))])
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+        for stage in reversed(stages):
+            self.shelf(stage).clear()
 
     def _told(self, watch: Watch, stage: str) -> Told:
         def told(number: int, drafts: Sequence[Draft]) -> None:

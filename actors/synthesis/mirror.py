@@ -95,6 +95,12 @@ class Mirror:
         for name in names:
             self._there.patiently(partial(self._there.put, self._folder / name, name))
 
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files, or folders with what is in them, if they are there."""
+        self._check()
+        for name in names:
+            self._there.patiently(partial(self._there.remove, name))
+
     def show(self) -> None:
         """Copy the manifests as far as they have come, and then the blocks that say so."""
         if not (self._folder / sidecar.NAME).is_file():

@@ -36,7 +36,7 @@ def check(stage: str, config: SynthesisConfig, shelf: Shelf) -> None:
                 raise UserError(
                     f"stage {stage} was begun with {key}={before!r} and is now called with {after!r}",
                     where=str(path),
-                    fix=f"set {key} back, give the data set another name, or take away the folders of this stage and of those behind it",
+                    fix=f"set {key} back, give the data set another name, or make this stage and those behind it again (--redo {stage})",
                 )
 
 

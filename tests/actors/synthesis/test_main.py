@@ -75,6 +75,22 @@ def test_more_instructions_can_be_asked_for_and_not_fewer_than_there_are(tmp_pat
     Synthesis(config(tmp_path, instructions=instructions(45))).run(STAGES, Silent())
 
 
+def test_a_stage_is_made_again_with_those_behind_it(tmp_path: Path) -> None:
+    few = instructions(20)
+    Synthesis(config(tmp_path, instructions=few)).run(STAGES, Silent())
+    more = {"validation_per_topic": 0, "test_per_topic": 0}
+    with pytest.raises(UserError, match="--redo splits"):
+        Synthesis(config(tmp_path, instructions=few, splits=more)).run(STAGES, Silent())
+    kept = [path for stage in BEFORE_SPLITS for path in sorted((tmp_path / "scripted" / "stages" / stage).glob("*.jsonl"))]
+    before = [(path.read_bytes(), path.stat().st_ino) for path in kept]
+    Synthesis(config(tmp_path, instructions=few, splits=more)).run(STAGES, Silent(), redo="splits")
+    assert [(path.read_bytes(), path.stat().st_ino) for path in kept] == before
+    assert not inspect(tmp_path / "scripted", hear=True).findings
+    assert (tmp_path / "scripted" / "test.jsonl").read_bytes() == b""
+    Synthesis(config(tmp_path, instructions=few, splits=more)).run(BEFORE_SPLITS, Silent(), redo="speech")
+    assert sorted(path.name for path in (tmp_path / "scripted").glob("*.json*")) == []
+
+
 def test_two_cannot_make_one_data_set(tmp_path: Path) -> None:
     class Second(Silent):
         told = ""

@@ -94,6 +94,15 @@ def test_what_was_made_on_a_disk_is_copied_when_a_url_is_named(tmp_path: Path, w
     assert far("memory://far") == whole
 
 
+def test_a_stage_that_is_made_again_is_made_again_behind_the_url(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    synthesis(tmp_path / "one", "memory://far").run(STAGES, Silent())
+    other = synthesis(tmp_path / "other", "memory://far")
+    other.run(BEFORE_SPEECH, Silent(), redo="splits")
+    assert {name for name in far("memory://far") if name.startswith("stages/speech") or "/" not in name} == set()
+    other.run(STAGES, Silent())
+    assert far("memory://far") == whole
+
+
 class Looking(Silent):
     """Opens what is there after each block of the last stage."""
 
