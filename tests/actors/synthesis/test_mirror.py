@@ -153,6 +153,23 @@ def test_whatever_moment_it_dies_at_what_is_seen_is_whole_and_any_machine_goes_o
         assert far(url) == whole, last_breath
 
 
+def test_a_finished_data_set_that_grows_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destination, "ATTEMPTS", 1)
+    synthesis(tmp_path / "work", "bucket://far").run(STAGES, Silent())
+    before, first = dict(stores.Bucket.store), stores.FAULTS.changes
+    synthesis(tmp_path / "more", "bucket://far", count=30).run(STAGES, Silent())
+    last = stores.FAULTS.changes - first
+    shown = [number for number, name in enumerate(stores.FAULTS.files) if name.endswith("dataset.json")]
+    assert len(shown) == 4  # twice each time: growing, finished
+    for last_breath in range(last - 12, last - 2):
+        stores.renew()
+        stores.Bucket.store.update(before)
+        stores.FAULTS.fails = last_breath.__lt__
+        with pytest.raises(UserError, match="no connection"):
+            synthesis(tmp_path / str(last_breath), "bucket://far", count=30).run(STAGES, Silent())
+        assert not inspect("bucket://far/scripted", hear=True).findings
+
+
 def test_a_store_that_fails_now_and_then_is_asked_again(tmp_path: Path, whole: dict[str, bytes]) -> None:
     stores.FAULTS.fails = lambda number: number > 3 and number % 5 == 1
     synthesis(tmp_path / "work", f"disk://{tmp_path}/far").run(STAGES, Silent())
