@@ -17,12 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import stamina
-
 from learner.checkpoint import BEST, CHECKPOINTS, DIGESTS, best_step, digest, steps_of
-from learner.destination import Destination
 from learner.events import Events
 from learner.gauges import Gauges
+from protocol.destination import ATTEMPTS, FIRST_WAIT_S, Destination, patiently
 from protocol.errors import RbaError
 from protocol.logs import get_logger
 
@@ -30,9 +28,7 @@ Done = TypeVar("Done")
 
 CONFIG = "config.yaml"
 """Copied too, where the supervisor has left it on this machine: `rba launch --resume` and `rba export` want it."""
-ATTEMPTS = 8
-"""Tries for each file: two minutes of back-off in all."""
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+KEY = "learner.checkpoint_copies"
 MOST_HELD = 3
 """Waiting checkpoints that retention leaves alone; where copying is slower than training, older ones are given up for the disk's sake."""
 CLOSE_LIMIT_S = 480.0
@@ -96,19 +92,13 @@ class Copier:
 
     def _try(self, action: Callable[[], Done]) -> Done:
         """Carry out `action`, again and again with back-off where it fails."""
-        for attempt in stamina.retry_context(
-            on=lambda error: not isinstance(error, UnfitError),
-            attempts=ATTEMPTS,
-            timeout=None,
-            wait_initial=self._first_wait_s,
-            wait_max=LONGEST_WAIT_S,
-            wait_jitter=self._first_wait_s,
-        ):
-            with attempt:
-                if self._cancelled():
-                    raise UnfitError("the run has ended")
-                return action()
-        raise AssertionError("retry_context ends by returning or raising")
+
+        def unless_cancelled() -> Done:
+            if self._cancelled():
+                raise UnfitError("the run has ended")
+            return action()
+
+        return patiently(unless_cancelled, attempts=ATTEMPTS, first_wait_s=self._first_wait_s)
 
 
 class Copies:
@@ -131,7 +121,7 @@ class Copies:
         self._counts = {"copied": 0, "failed": 0}
         self._thread: threading.Thread | None = None
         if url is not None:
-            copier = Copier(Destination(url), run_dir, first_wait_s, lambda: self._closed)
+            copier = Copier(Destination(url, KEY), run_dir, first_wait_s, lambda: self._closed)
             self._queue += [CONFIG, *(_name(step) for step in steps_of(run_dir) if step <= known), BEST]
             self._thread = threading.Thread(target=self._work, args=(copier,), name="checkpoint-copies", daemon=True)
             self._thread.start()

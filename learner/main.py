@@ -34,7 +34,7 @@ from learner.session import Session
 from learner.training_state import SavedTensors
 from policies.adapter import adapter
 from protocol.audio import Samples
-from protocol.dataset import DataSet
+from protocol.dataset import DataSet, open_mixture
 from protocol.dialogue.learner import LearnerDialogue
 from protocol.errors import UserError
 from protocol.gate import server_door
@@ -76,7 +76,7 @@ class Learner:
         self._log = get_logger("learner")
         self._family = adapter(config.model.adapter)
         self._family.check(Path(config.model.path))
-        self._train = [(DataSet.open(path), weight) for path, weight in ((config.data.train, 1.0), *config.data.mix.items())]
+        self._train = open_mixture(config.data.train, config.data.mix)
         self._test, self._validation = (self._open(key) for key in ("test", "validation"))
         self._metrics = Metrics("learner", str(rank), bare=rank > 0)
         self._metrics_url = self._metrics.serve(config.network.bind)
@@ -94,7 +94,8 @@ class Learner:
             life = Life.read(self._checkpoint, lineage) if self._checkpoint is not None else Life(lineage=lineage)
             self._history = self._open_journal(life)
             section, life = config.learner, self._history.life
-            sources = [Source(data.groups, weight) for data, weight in self._train]
+            weights = (1.0, *config.data.mix.values())
+            sources = [Source(data.groups, weight) for data, weight in zip(self._train, weights, strict=True)]
             self._frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
             dialogue = LearnerDialogue(
                 config.run.name,
@@ -211,7 +212,7 @@ class Learner:
         return self._session.run() if self._replay_of is None else {"digests": self._session.replay()}
 
     def _samples(self, audio: str) -> Samples:
-        data = next((data for data, _ in self._train if data.has(audio)), self._train[0][0])
+        data = next((data for data in self._train if data.has(audio)), self._train[0])
         return data.samples(audio, self._config.data.max_audio_s)
 
     def status(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from configs.sampling import RewardsSection
 from configs.schema import RunConfig
-from configs.synthesis import LanguageModelSection, SynthesisConfig
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from protocol.dataset.places import exists, is_url
 from protocol.errors import UserError
 

@@ -141,6 +141,9 @@ def synthesize(
     override: Overrides = None,
     stage: Annotated[list[str] | None, typer.Option("--stage", help="Carry out this stage alone; may be given several times.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Carry out every stage, which is the default.")] = False,
+    redo: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="First throw away what this stage and those behind it have made.")
+    ] = None,
     describe: Annotated[bool, typer.Option("--describe", help="Show topics, difficulties and rejections of what is there.")] = False,
     html: Annotated[Path | None, typer.Option(help="With --describe: write it as a page too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -156,7 +159,8 @@ def synthesize(
         making.describe(loaded, _console(), html, as_json=as_json)
     else:
         resolved = resolve_synthesis(loaded, typer.echo)
-        making.carry_out(resolved, [] if everything else stage or [], _console(), as_json=as_json, written=loaded)
+        stages = [] if everything else stage or []
+        making.carry_out(resolved, stages, _console(), redo=redo, as_json=as_json, written=loaded)
 
 
 @app.command("serve-rewards")

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 def take_in(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file or folder, or the name of a data set on the Hugging Face Hub.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The new folder, or its URL.")],
     kind: Annotated[Source | None, typer.Option("--format", help="By default the one that the path shows.")] = None,
     column: Annotated[
         list[str] | None, typer.Option("-c", "--column", metavar="ROLE=NAME", help="Which column or key holds what; a.b is b in a.")
@@ -40,6 +40,7 @@ def take_in(
     Roles are audio, instruction, reference, prompt, speaker, group, topic, language and answers.
     """
     from actors.datasets import formats
+    from actors.datasets.draft import place_for
     from actors.datasets.fields import Fields
     from actors.datasets.importer import Imported, Options
     from actors.datasets.importer import take_in as carry_out
@@ -52,7 +53,7 @@ def take_in(
         def progress(done: Imported) -> None:
             bar.update(task, completed=done.utterances)
 
-        done = carry_out(records, out, options, progress)
+        done = carry_out(records, place_for(out), options, progress)
     typer.echo(f"{out}: {done.told()}")
 
 
@@ -68,24 +69,25 @@ def write_out(
     source: Annotated[
         str, typer.Argument(metavar="PATH|RUN", help="A manifest or a folder of them, or its URL; a run, for its preference pairs.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The new folder, or its URL.")],
     kind: Annotated[Target, typer.Option("--format")],
     split: Annotated[str | None, typer.Option(help="hf and voicebench: name of the split; by default the manifest's.")] = None,
     open_ended: Annotated[bool, typer.Option("--open-ended", help="voicebench: leave the references out.")] = False,
     salvage: Annotated[bool, typer.Option("--salvage", help="Of a run: leave out what is damaged in its journal.")] = False,
 ) -> None:
     """Write a data set in another format; of a run, its preference pairs for ms-swift."""
-    from actors.datasets.draft import draft
+    from actors.datasets.draft import draft, place_for
 
     manifests = _manifests(source)
     if len(manifests) > 1 and (split is not None or kind in {"swift", "shar"}):
         names = ", ".join(Path(manifest).name for manifest in manifests)
         raise UserError(f"several manifests: {names}", where=source, fix="name one of them")
-    with draft(out) as folder:
+    place = place_for(out)
+    with draft(place) as folder:
         if manifests:
-            counts, note = _export(manifests, folder, out, kind, split, open_ended=open_ended), ""
+            counts, note = _export(manifests, folder, place, kind, split, open_ended=open_ended), ""
         else:
-            counts, note = _export_pairs(_run(source, kind), folder, out, salvage=salvage)
+            counts, note = _export_pairs(_run(source, kind), folder, place, salvage=salvage)
     typer.echo(f"{out}: {', '.join(f'{count} {what}' for what, count in counts.items())}{note}")
 
 
@@ -110,7 +112,7 @@ def _run(name: str, kind: Target) -> RunDir:
     return run
 
 
-def _export(manifests: list[str], folder: Path, out: Path, kind: Target, split: str | None, *, open_ended: bool) -> Counter[str]:
+def _export(manifests: list[str], folder: Path, out: Path | str, kind: Target, split: str | None, *, open_ended: bool) -> Counter[str]:
     from actors.datasets.examples import examples
     from actors.datasets.writers import huggingface, shar, swift, voicebench
     from protocol.dataset import DataSet
@@ -137,7 +139,7 @@ def _export(manifests: list[str], folder: Path, out: Path, kind: Target, split: 
     return counts
 
 
-def _export_pairs(run: RunDir, folder: Path, out: Path, *, salvage: bool) -> tuple[Counter[str], str]:
+def _export_pairs(run: RunDir, folder: Path, out: Path | str, *, salvage: bool) -> tuple[Counter[str], str]:
     from actors.datasets.writers import swift
     from ops.preferences import Preferences
 

@@ -22,7 +22,6 @@ from rich.console import Console
 
 from configs import loader
 from configs.schema import RunConfig
-from learner.destination import Destination
 from ops import guard, plan, ports, preflight, report, rundir, summary, topology
 from ops.autoscaling import Autoscaler, Seen
 from ops.cluster import Cluster
@@ -39,6 +38,7 @@ from ops.supervision import Supervision
 from ops.tokens import needs_token
 from ops.workers import Fleet
 from protocol import logs
+from protocol.destination import Destination
 from protocol.errors import RbaError, UserError
 from protocol.metrics import Metrics
 
@@ -88,7 +88,7 @@ def refuse_taken_name(run: RunDir, config: RunConfig) -> None:
     if config.learner.checkpoint_copies is None:
         return
     try:
-        Destination(config.learner.checkpoint_copies).refuse_occupied(run.path.name)
+        Destination(config.learner.checkpoint_copies, "learner.checkpoint_copies").refuse_occupied(run.path.name)
     except UserError:
         run.discard()
         raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from actors.datasets.examples import clip_of
 from actors.datasets.preferences import Answer, Preference
@@ -14,7 +13,7 @@ from learner.journal.disk import PosixDisk
 from learner.journal.records import Received
 from learner.journal.recovery import Recovered, read_all
 from ops.rundir import RunDir
-from protocol.dataset import DataSet
+from protocol.dataset import DataSet, open_mixture
 from protocol.errors import UserError
 from protocol.messages import REFERENCE, Completion, GroupResult, InstructionGroup, PreferencePair, Purpose
 
@@ -36,11 +35,11 @@ class Preferences:
             raise UserError("the run has no journal", where=disk.where, fix="name a run that has received groups")
         recovered = read_all(disk, salvage=salvage)
         data = loader.load(run.config).data
-        return cls(recovered.found.first == 1, recovered, [DataSet.open(Path(path)) for path in (data.train, *data.mix)])
+        return cls(recovered.found.first == 1, recovered, open_mixture(data.train, data.mix))
 
     def __iter__(self) -> Iterator[Preference]:
         """Every pair of every group that was received for training, in the order of their coming. Raises `UserError`."""
-        places = {group.group_id: (data, number) for data in reversed(self._data) for number, group in enumerate(data.groups)}
+        places = {group.group_id: (data, number) for data in self._data for number, group in enumerate(data.groups)}
         for _, record in self._recovered.records():
             if isinstance(record, Received) and record.result.purpose is Purpose.TRAIN and record.result.pairs:
                 data, number = self._found(places, record.result.group_id)

@@ -16,10 +16,10 @@ from pathlib import Path
 from actors.rewards import bearer
 from actors.rewards.client import RewardClient
 from configs.schema import RunConfig
-from learner.destination import Destination
 from ops import assets, memory
 from ops.plan import Machine
 from ops.tokens import needs_token, token_found
+from protocol.destination import Destination
 from protocol.errors import UserError
 
 CHECKED_GROUPS = 4
@@ -176,7 +176,7 @@ def _check_scorers(config: RunConfig) -> None:
 def _check_copies(config: RunConfig, say: Say) -> None:
     if config.learner.checkpoint_copies is not None:
         say("checking where checkpoints are copied to")
-        Destination(config.learner.checkpoint_copies).check()
+        Destination(config.learner.checkpoint_copies, "learner.checkpoint_copies").check()
 
 
 def _check_disk(config: RunConfig) -> None:

@@ -29,26 +29,34 @@ PLAIN_EVERY_S = 5.0
 
 
 def carry_out(
-    config: SynthesisConfig, stages: Sequence[str], console: Console, *, as_json: bool = False, written: SynthesisConfig | None = None
+    config: SynthesisConfig,
+    stages: Sequence[str],
+    console: Console,
+    *,
+    redo: str | None = None,
+    as_json: bool = False,
+    written: SynthesisConfig | None = None,
 ) -> None:
     """Run these stages (all of them where none is named) and tell what came of them. SIGTERM ends it as Ctrl-C does: engine and processes
-    go with it. `written`: `config` as the user wrote it, before names became paths.
+    go with it. `redo`: the stage that is made again, with those behind it. `written`: `config` as the user wrote it, before names became
+    paths.
     """
-    unknown = [stage for stage in stages if stage not in STAGES]
-    if unknown:
-        raise UserError(f"no stage {', '.join(unknown)}", where="--stage", fix=f"use {', '.join(STAGES)}")
+    for option, named in (("--stage", stages), ("--redo", [redo] if redo is not None else [])):
+        unknown = [stage for stage in named if stage not in STAGES]
+        if unknown:
+            raise UserError(f"no stage {', '.join(unknown)}", where=option, fix=f"use {', '.join(STAGES)}")
     synthesis = Synthesis(config, written)
     logs.configure(synthesis.folder, "synthesis")
     with _ending_on_sigterm(), Shown(console if not as_json else Console(stderr=True)) as shown:
-        synthesis.run(stages or STAGES, shown)
-    figures = {"folder": str(synthesis.folder), "stages": outcome(synthesis)}
+        synthesis.run(stages or STAGES, shown, redo)
+    figures = {"folder": synthesis.place, "stages": outcome(synthesis)}
     if as_json:
         console.file.write(json.dumps(figures) + "\n")
         return
     for stage, each in figures["stages"].items():  # type: ignore[attr-defined]
         reasons = ", ".join(f"{count} {reason}" for reason, count in each["rejected"].items())
         console.print(f"{stage:13} {each['kept']:>9,} kept" + (f"   rejected: {reasons}" if reasons else ""), highlight=False)
-    console.print(f"the data set is in {synthesis.folder}", highlight=False)
+    console.print(f"the data set is in {synthesis.place}", highlight=False)
 
 
 @contextmanager
@@ -87,9 +95,10 @@ def outcome(synthesis: Synthesis) -> dict[str, dict[str, Any]]:
 def describe(config: SynthesisConfig, console: Console, html: Path | None, *, as_json: bool = False) -> None:
     """Show what is in a data set, as far as it has come; with `html` as a page too."""
     synthesis = Synthesis(config)
+    synthesis.look()
     found = describing.describe(synthesis.drafts())
     if not found.drafts:
-        raise UserError("there is nothing yet", where=str(synthesis.folder), fix="call it without --describe first")
+        raise UserError("there is nothing yet", where=synthesis.place, fix="call it without --describe first")
     if html is not None:
         html.write_text(page(found, config.name), encoding="utf-8")
     if as_json:
@@ -103,7 +112,9 @@ class Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Empty until there is a rate."""
-        return Text(f"{task.fields['kept']:,} kept" + (f"  {task.fields['rate']:.0f}/s" if task.fields["rate"] else ""))
+        if not task.fields["rate"]:
+            return Text("")
+        return Text(f"{task.fields['kept']:,} kept  {task.fields['rate']:.0f}/s")
 
 
 class Shown:
@@ -144,7 +155,9 @@ class Shown:
 
     def _line(self, stage: str, rate: float) -> None:
         left = (self._total - self._done) * (self._seen / max(1, self._done)) / rate if rate else 0.0
-        said = f"{stage}: block {self._done} of {self._total}, {self._kept} kept, {self._rejected} rejected, {rate:.1f}/s"
+        said = f"{stage}: block {self._done} of {self._total}"
+        if self._seen:
+            said += f", {self._kept} kept, {self._rejected} rejected, {rate:.1f}/s"
         self._console.print(said + (f", {left:.0f} s left" if left else ""), highlight=False)
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Literal, assert_never
 
-from configs.synthesis import DIFFICULTIES
+from configs.selection import DIFFICULTIES
 from quickstart.language import translate
 from quickstart.world import Instruction
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def known_stores() -> Iterator[None]:
+    """``bucket://`` and ``disk://``, which fail when they are told to, and ``memory://``: all empty."""
+    from tests.protocol import stores
+
+    stores.register()
+    stores.renew()
+    yield
+    stores.renew()

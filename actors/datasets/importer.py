@@ -64,8 +64,10 @@ class Imported:
         return "; ".join(parts)
 
 
-def take_in(records: Iterable[Record], out: Path, options: Options, progress: Callable[[Imported], None] = lambda _: None) -> Imported:
-    """Write `records` as a new data set: the folder `out` with its manifest. It appears when all of it is there.
+def take_in(
+    records: Iterable[Record], out: Path | str, options: Options, progress: Callable[[Imported], None] = lambda _: None
+) -> Imported:
+    """Write `records` as a new data set: the folder or URL `out` with its manifest. It appears when all of it is there.
 
     Memory holds a few records at a time. Raises `UserError`, with file and line, for what cannot be taken.
     """

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from actors.synthesis.filters.length import words
 from actors.synthesis.records import Draft
-from configs.synthesis import DIFFICULTIES, TOPICS
+from configs.selection import DIFFICULTIES, TOPICS
 
 STAGES = ("instructions", "responses", "filter", "tags", "splits", "speech", "dataset")
 PAPER_TOPICS = dict(zip(TOPICS, (60.3, 18.5, 12.7, 4.2, 2.8, 0.2, 0.1, 1.2), strict=True))

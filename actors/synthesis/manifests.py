@@ -34,7 +34,7 @@ class Manifests(Stage):
     def __init__(self, config: SynthesisConfig, folder: Path, blocks: int) -> None:
         """`folder` is the synthesis' own, `blocks` how many there will be."""
         self._name, self._folder, self._blocks = config.name, folder, blocks
-        self._about = {"synthesis": config.model_dump(mode="json", exclude={"directory"})}
+        self._about = {"synthesis": config.model_dump(mode="json", exclude={"directory", "work_directory"})}
         self._done = 0
         self._writer: DataSetWriter | None = None
         self._manifests: dict[str, ManifestAppender] = {}

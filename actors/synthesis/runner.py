@@ -32,16 +32,17 @@ class Source(Protocol):
 
 
 class Nothing:
-    """The first stage's source: drafts that have only their names."""
+    """The first stage's source: drafts that have only their names, ``000000000`` and on, without a gap."""
 
-    def __init__(self, count: int, block_groups: int) -> None:
-        self._count, self._block_groups = count, block_groups
-        self.blocks = -(-count // block_groups)
+    def __init__(self, count: int, block_groups: int, committed: int = 0, named: int = 0) -> None:
+        """The stage has `committed` blocks with `named` drafts: an earlier `count` may have left a short one."""
+        self._count, self._block_groups, self._committed, self._named = count, block_groups, committed, named
+        self.blocks = committed - (named - count) // block_groups
         self.complete = True
 
     def kept(self, number: int) -> list[Draft]:
-        """``000000000`` and on."""
-        first = number * self._block_groups
+        """Those of a block that is not committed yet."""
+        first = self._named + (number - self._committed) * self._block_groups
         return [Draft(id=f"{ordinal:09d}") for ordinal in range(first, min(first + self._block_groups, self._count))]
 
 

@@ -18,12 +18,12 @@ KEYS = {
     "responses": ("teacher", "responses"),
     "filter": ("filter",),
     "tags": ("tags",),
-    "splits": ("instructions.count", "splits"),
+    "splits": ("splits",),
     "speech": ("speech",),
     "dataset": ("name",),
 }
 """What a stage depends on, beside what the stage before has made of its own."""
-GROWING = {"instructions": ("instructions.count",)}
+GROWING = ("instructions.count",)
 """What may change all the same: more of the same only adds blocks."""
 
 
@@ -32,11 +32,11 @@ def check(stage: str, config: SynthesisConfig, shelf: Shelf) -> None:
     path = shelf.folder / FILE
     if shelf.committed and path.is_file():
         for key, before, after in _read(path).fixed_differences(config):
-            if _below(key, KEYS[stage]) and not _below(key, GROWING.get(stage, ())):
+            if _below(key, KEYS[stage]) and not _below(key, GROWING):
                 raise UserError(
                     f"stage {stage} was begun with {key}={before!r} and is now called with {after!r}",
                     where=str(path),
-                    fix=f"set {key} back, give the data set another name, or take away the folders of this stage and of those behind it",
+                    fix=f"set {key} back, give the data set another name, or make this stage and those behind it again (--redo {stage})",
                 )
 
 

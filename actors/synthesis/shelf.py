@@ -7,21 +7,18 @@ half written is overwritten by the next block.
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from actors.synthesis.records import Draft
-from protocol.errors import RbaError, UserError
+from protocol.dataset.disk import Appearing, telling
+from protocol.errors import UserError
 
 _LINES = msgspec.json.Encoder()
 _DRAFT = msgspec.json.Decoder(Draft)
-
-
-class ShelfFullError(RbaError):
-    """A block could not be written."""
 
 
 class Shelf:
@@ -44,6 +41,11 @@ class Shelf:
                 where=str(self.folder / _name(self.committed)),
                 fix="put the file back, or take the later ones away: they are made again",
             )
+
+    @property
+    def drafts(self) -> int:
+        """How many the first stage has named in these blocks: they are numbered from 0 on, without a gap."""
+        return int(self.read(self.committed - 1)[-1].id) + 1 if self.committed else 0
 
     def read(self, number: int) -> list[Draft]:
         """A committed block. Raises `UserError` that names file and line where somebody has damaged it."""
@@ -71,34 +73,21 @@ class Shelf:
             yield from self.read(number)
 
     def commit(self, number: int, drafts: Sequence[Draft]) -> None:
-        """Put the next block there, for good. Raises `ShelfFullError` when the disk does not take it; nothing of it is then to be seen."""
+        """Put the next block there, for good. Raises `UserError` when the disk does not take it; nothing of it is then to be seen."""
         if number != self.committed:
             raise ValueError(f"block {number} after {self.committed} blocks")
-        content = b"".join(_LINES.encode(draft) + b"\n" for draft in drafts)
-        path, partial = self.folder / _name(number), self.folder / f".{_name(number)}.partial"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(path)
-            sync_folder(self.folder)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise ShelfFullError(
-                f"{path}: the block cannot be written ({error.strerror}); make room and call rba synthesize again"
-            ) from error
+        with Appearing(self.folder / _name(number)) as file:
+            file.write(b"".join(_LINES.encode(draft) + b"\n" for draft in drafts))
         self.committed += 1
 
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def clear(self) -> None:
+        """Take all of it away, the last block first, so that what is left of it at any moment has no gap. Raises `UserError`."""
+        with telling(self.folder):
+            for path in sorted(self.folder.glob("*.jsonl"), reverse=True):
+                path.unlink()
+            if self.folder.is_dir():
+                shutil.rmtree(self.folder)
+        self.committed = 0
 
 
 def _name(number: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from configs.synthesis import DIFFICULTIES, TagsSection
+from configs.selection import DIFFICULTIES, TagsSection
 
 VERSION = "1"
 """Of the built-in prompts."""

@@ -10,10 +10,21 @@ in a shard, which is a plain tar file of FLAC members, or, with a `path` alone, 
 """
 
 from protocol.audio import audio_hash
-from protocol.dataset.dataset import DataSet, Groups
+from protocol.dataset.dataset import DataSet, Groups, open_mixture
 from protocol.dataset.lines import Location
 from protocol.dataset.loose import ManifestWriter
 from protocol.dataset.shards import ShardWriter, Stored
 from protocol.dataset.writer import DataSetWriter, ManifestAppender
 
-__all__ = ["DataSet", "DataSetWriter", "Groups", "Location", "ManifestAppender", "ManifestWriter", "ShardWriter", "Stored", "audio_hash"]
+__all__ = [
+    "DataSet",
+    "DataSetWriter",
+    "Groups",
+    "Location",
+    "ManifestAppender",
+    "ManifestWriter",
+    "ShardWriter",
+    "Stored",
+    "audio_hash",
+    "open_mixture",
+]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn, overload
 
 import xxhash
+from msgspec.structs import replace
 
 from protocol.audio import Samples, check_content, decode
 from protocol.dataset import sidecar
@@ -55,10 +56,11 @@ class DataSet:
     _index: Index
 
     @classmethod
-    def open(cls, path: Path | str) -> DataSet:
+    def open(cls, path: Path | str, prefix: str = "") -> DataSet:
         """Read every line of a manifest. What is damaged is a `UserError` that names file and line.
 
-        `path` may be a URL that fsspec knows. Of a manifest that is being written the whole lines are there.
+        `path` may be a URL that fsspec knows. Of a manifest that is being written the whole lines are there. Each group's id has `prefix`
+        put before it.
         """
         place, name = place_of(path)
         described = sidecar.read(place)
@@ -82,7 +84,7 @@ class DataSet:
             raise UserError("the manifest was changed since it was finished", where=where, fix=fix)
         if not len(index.starts):
             raise UserError("the data set holds no instruction group", where=where, fix="write at least one line")
-        return cls(where, Groups(lines, range(len(index.starts))), index.digest, growing, place, index)
+        return cls(where, Groups(lines, range(len(index.starts)), prefix), index.digest, growing, place, index)
 
     def has(self, audio: str) -> bool:
         """True when an utterance has that content hash."""
@@ -125,11 +127,19 @@ class DataSet:
             yield Heard(group, [decode(content, f"{self.path}, {name}", max_audio_s) for name, content in zip(names, audio, strict=True)])
 
 
+def open_mixture(train: Path | str, mix: Iterable[Path | str]) -> list[DataSet]:
+    """What a run trains on: `data.train`, then the sets of `data.mix`, whose groups are called ``mix-1/…``, ``mix-2/…``.
+
+    So no two groups of a run share an id, whatever each data set calls them. Raises `UserError` as `DataSet.open` does.
+    """
+    return [DataSet.open(train), *(DataSet.open(path, f"mix-{number}/") for number, path in enumerate(mix, 1))]
+
+
 class Groups(Sequence[InstructionGroup]):
     """Instruction groups that are read when they are asked for. A slice is a view."""
 
-    def __init__(self, lines: _Lines, numbers: range) -> None:
-        self._lines, self._numbers = lines, numbers
+    def __init__(self, lines: _Lines, numbers: range, prefix: str = "") -> None:
+        self._lines, self._numbers, self._prefix = lines, numbers, prefix
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -142,8 +152,9 @@ class Groups(Sequence[InstructionGroup]):
 
     def __getitem__(self, index: int | slice) -> InstructionGroup | Groups:
         if isinstance(index, slice):
-            return Groups(self._lines, self._numbers[index])
-        return read_group(self._lines.content(self._numbers[index]))
+            return Groups(self._lines, self._numbers[index], self._prefix)
+        group = read_group(self._lines.content(self._numbers[index]))
+        return replace(group, group_id=self._prefix + group.group_id) if self._prefix else group
 
     def line(self, index: int) -> Line:
         """The group with the locations of its audio."""

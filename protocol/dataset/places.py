@@ -49,8 +49,7 @@ def is_url(path: Path | str) -> bool:
 
 def place_of(path: Path | str) -> tuple[Place, str]:
     """The folder that a file lies in, and its name there. Raises `UserError` for a URL that cannot be opened."""
-    if isinstance(path, str) and path.startswith(FILE):
-        path = path.removeprefix(FILE)
+    path = _without_scheme(path)
     if is_url(path):
         folder, _, name = str(path).rpartition("/")
         return _Remote(folder), name
@@ -60,9 +59,12 @@ def place_of(path: Path | str) -> tuple[Place, str]:
 
 def folder_of(path: Path | str) -> Place:
     """The folder itself. Raises `UserError` for a URL that cannot be opened."""
-    if is_url(path):
-        return place_of(f"{str(path).rstrip('/')}/.")[0]
-    return _Local(Path(path))
+    path = _without_scheme(path)
+    return _Remote(str(path).rstrip("/")) if is_url(path) else _Local(Path(path))
+
+
+def _without_scheme(path: Path | str) -> Path | str:
+    return path.removeprefix(FILE) if isinstance(path, str) else path
 
 
 def exists(path: Path | str) -> bool:

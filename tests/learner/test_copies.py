@@ -5,43 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from fsspec.registry import known_implementations
 
 from learner import copies as under_test
 from learner.checkpoint import BEST, CHECKPOINTS, DIGESTS, digest, mark_best, newest, remove_superfluous, verify
 from learner.copies import Copies
-from learner.destination import Destination
 from learner.events import Events
 from learner.gauges import Gauges
-from protocol.errors import UserError
 from protocol.metrics import Metrics
-from tests.learner import stores
 from tests.learner.scripted import ScriptedActor
-from tests.learner.stores import Bucket, Disk, Faults, fetch, whole_copies
 from tests.learner.test_resume import HALF, STEPS, carry_out, config_of, tensors
+from tests.protocol import stores
+from tests.protocol.stores import Faults, fetch
 
-
-@pytest.fixture(autouse=True)
-def known_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for scheme, store in (("bucket", Bucket), ("disk", Disk)):
-        fsspec.register_implementation(scheme, store, clobber=True)
-    renew()
-    yield
-    renew()
-
-
-def renew() -> None:
-    stores.FAULTS = Faults()
-    Bucket.store.clear()
-    Bucket.pseudo_dirs[:] = [""]
-    fsspec.filesystem("memory").store.clear()
+pytestmark = pytest.mark.usefixtures("known_stores")
 
 
 def commit(run_dir: Path, step: int, content: str = "") -> None:
@@ -53,6 +35,19 @@ def commit(run_dir: Path, step: int, content: str = "") -> None:
         (folder / name).write_text(f"{step} {number} {content}" * 20)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     (folder / DIGESTS).write_text(json.dumps({str(file.relative_to(folder)): digest(file) for file in files}))
+
+
+def whole_copies(url: str, to: Path) -> dict[str, Path]:
+    """Fetch every folder below `url` that has digests: local folder by name."""
+    files, root = fsspec.url_to_fs(url)
+    if not files.exists(root):
+        return {}
+    fetched = {}
+    for folder in files.ls(root, detail=False):
+        name = str(folder).rsplit("/", 1)[-1]
+        if files.exists(f"{folder}/{DIGESTS}"):
+            fetched[name] = fetch(f"{url}/{name}", to / name)
+    return fetched
 
 
 class Bench:
@@ -135,7 +130,7 @@ def test_whatever_moment_the_copier_dies_at_a_copy_with_digests_is_whole(
     """Two checkpoints, then one of them written again with other content: every change of the store in turn is the last one."""
     monkeypatch.setattr(under_test, "ATTEMPTS", 2)
     for last_breath in count():
-        renew()
+        stores.renew()
         folder = tmp_path / str(last_breath)
         url, run_dir = f"{scheme}://{folder}/copies", folder / "run"
         stores.FAULTS.fails = last_breath.__lt__
@@ -210,41 +205,6 @@ def test_the_end_of_a_run_waits_for_copies_for_a_while(tmp_path: Path) -> None:
     assert not bench.copies._thread.is_alive()
     assert whole_copies("bucket://copies/run", tmp_path / "back") == {}
     assert len(bench.events("copy_failed")) == 1
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("nothing://bucket/folder", "nothing:// cannot be used: Protocol not known"),
-        ("/mnt/copies", "this is no URL"),
-        ("b2://bucket", "library for b2:// is missing"),
-        ("http://127.0.0.1:1/copies", "cannot be written to and read"),
-        ("file://{}/file/copies", "cannot be written to and read: NotADirectoryError"),
-    ],
-)
-def test_a_destination_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setitem(known_implementations, "b2", {"class": "no_such.FileSystem", "err": "install b2fs"})
-    with pytest.raises(UserError, match=message) as raised:
-        Destination(url.format(tmp_path)).check()
-    assert str(raised.value).startswith("learner.checkpoint_copies: ")
-    assert raised.value.fix
-
-
-def test_a_destination_that_does_not_answer_is_told(tmp_path: Path) -> None:
-    stores.FAULTS.gate = threading.Event()
-    with pytest.raises(UserError, match="has not answered within"):
-        Destination("bucket://copies").check(limit_s=0.05)
-    stores.FAULTS.gate.set()
-
-
-def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
-    Destination(f"file://{tmp_path}/new/folder").check()
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
-    Destination(f"file://{tmp_path}/new").refuse_occupied("folder")
-    (tmp_path / "new" / "folder" / "step-1").mkdir()
-    with pytest.raises(UserError, match="another run"):
-        Destination(f"file://{tmp_path}/new").refuse_occupied("folder")
 
 
 def test_a_run_goes_on_from_its_copy_to_the_same_bits(checkpoint: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ops.rundir import RunDir
 from policies.adapter import adapter
 from protocol.errors import UserError
 from protocol.metrics import Metrics
-from tests.learner.stores import fetch
+from tests.protocol.stores import fetch
 from tests.tiny import tiny_checkpoint
 
 

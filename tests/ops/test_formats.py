@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import pytest
+import yaml
 
 from configs.loader import to_yaml
 from configs.schema import RunConfig
@@ -20,8 +21,19 @@ from learner.journal.journal import Journal
 from learner.journal.records import Began, Received
 from ops import cli
 from protocol.dataset import DataSet
-from protocol.messages import REFERENCE, Completion, GroupResult, Outcome, PolicyVersion, PreferencePair, Purpose, VersionSpan
-from tests.actors.datasets.sounds import decoded, listed, noise, said, small
+from protocol.messages import (
+    REFERENCE,
+    Completion,
+    GroupResult,
+    InstructionGroup,
+    Outcome,
+    PolicyVersion,
+    PreferencePair,
+    Purpose,
+    Utterance,
+    VersionSpan,
+)
+from tests.actors.datasets.sounds import decoded, encoded, listed, native, noise, said, small
 
 
 def rba(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -186,6 +198,21 @@ def test_sft_of_a_run_s_lines_is_read_again(run: Path, tmp_path: Path, monkeypat
     assert rba(monkeypatch, "export", run, tmp_path / "out", "--format", "swift") == 0
     assert rba(monkeypatch, "import", tmp_path / "out" / "data.jsonl", tmp_path / "back", "--group-by", "text") == 0
     assert [group.reference for group in DataSet.open(tmp_path / "back" / "manifest.jsonl").groups] == ["red", "guten Morgen"]
+
+
+def test_pairs_of_a_mixture_are_joined_with_the_set_that_they_come_from(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sets have a group of that id."""
+    group = InstructionGroup("b 2", "good evening", "buenas noches", [Utterance("eva", "x", 0.05)])
+    other = native(tmp_path / "other", [(group, [encoded(noise(7))])])
+    config = RunConfig.model_validate(yaml.safe_load((run / "config.yaml").read_text()))
+    config.data.mix = {str(other.path): 1.0}
+    (run / "config.yaml").write_text(to_yaml(config))
+    shutil.rmtree(run / JOURNAL)
+    journalled(run, [RESULTS[1], result(4, "mix-1/b 2", [completion(0, "tardes", None)], (REFERENCE, 0))])
+    assert rba(monkeypatch, "export", run, tmp_path / "out", "--format", "swift") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "data.jsonl").read_text().splitlines()]
+    assert [line["messages"][1]["content"] for line in lines] == ["guten Morgen", "buenas noches"]
+    assert [decoded(Path(line["audios"][0]).read_bytes()).tolist() for line in lines] == [noise(3).tolist(), noise(7).tolist()]
 
 
 @pytest.mark.parametrize("fault", ["format", "journal", "data", "pairs"])

@@ -8,7 +8,8 @@ from actors.synthesis.responses import Responses
 from actors.synthesis.speech.bank import read_bank
 from actors.synthesis.teacher.teacher import Generation, Teacher
 from configs import loader
-from configs.synthesis import DIFFICULTIES, SynthesisConfig
+from configs.selection import DIFFICULTIES
+from configs.synthesis import SynthesisConfig
 from ops.assets import resolve_synthesis
 from protocol.dataset import DataSet
 from quickstart.assets import provide

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from configs.synthesis import DIFFICULTIES
+from configs.selection import DIFFICULTIES
 from quickstart.language import translate
 from quickstart.tasks import PROMPTS, TASKS, asked, difficulty, short, wanted
 from quickstart.world import enumerate_all, topics

@@ -1,6 +1,6 @@
 """ms-swift's JSON lines, for SFT from a data set, and for preference training from a run's pairs.
 
-Audio lies in ``audio/`` beside the lines, which name it by absolute paths, as ms-swift asks for.
+Audio lies in ``audio/`` beside the lines, which name it by absolute paths, as ms-swift asks for, or URLs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LINES = "data.jsonl"
 PLACEHOLDER = "<audio>"
 
 
-def write(examples: Iterable[Example], folder: Path, out: Path) -> Counter[str]:
+def write(examples: Iterable[Example], folder: Path, out: Path | str) -> Counter[str]:
     """One line an utterance: the user's turn with the audio, the reference as the answer. `out` is where `folder` will be."""
     count = 0
     with (folder / LINES).open("w", encoding="utf-8") as file:
@@ -33,7 +33,7 @@ def write(examples: Iterable[Example], folder: Path, out: Path) -> Counter[str]:
     return Counter(lines=count)
 
 
-def write_preferences(preferences: Iterable[Preference], folder: Path, out: Path) -> Counter[str]:
+def write_preferences(preferences: Iterable[Preference], folder: Path, out: Path | str) -> Counter[str]:
     """One line a pair, all in one form, for ms-swift takes a line without a field that others have as one without a value.
 
     The other answer is `rejected_response` where both answers of every pair are to one utterance, and else `rejected_messages` with
@@ -61,19 +61,19 @@ def write_preferences(preferences: Iterable[Preference], folder: Path, out: Path
     return counts
 
 
-def _side(group: InstructionGroup, answer: str, clip: Converted | None, folder: Path, out: Path) -> dict[str, Any]:
+def _side(group: InstructionGroup, answer: str, clip: Converted | None, folder: Path, out: Path | str) -> dict[str, Any]:
     user = f"{PLACEHOLDER}{group.prompt}" if clip is not None else "\n".join(filter(None, (group.instruction, group.prompt)))
     messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
     return {"messages": messages, "audios": [_stored(clip, folder, out)] if clip is not None else []}
 
 
-def _stored(clip: Converted, folder: Path, out: Path) -> str:
+def _stored(clip: Converted, folder: Path, out: Path | str) -> str:
     digest = audio_hash(clip.content).rpartition(":")[2]
     name = Path("audio") / digest[:2] / f"{digest}.flac"
     if not (folder / name).exists():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(clip.content)
-    return str(out.absolute() / name)
+    return f"{out if isinstance(out, str) else out.absolute()}/{name.as_posix()}"
 
 
 def _beside(pair: Preference) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from actors.synthesis.corpora.sound import DamagedSoundError, to_flac
 from actors.synthesis.corpora.spoken_alpaca import SpokenAlpaca
 from actors.synthesis.records import Draft, Spoken
 from actors.synthesis.stage import Stage
-from configs.synthesis import CorpusSection, SynthesisConfig
+from configs.corpus import CorpusSection
+from configs.synthesis import SynthesisConfig
 from protocol.dataset import ShardWriter
 from protocol.dataset.disk import Appearing
 from protocol.errors import UserError
@@ -34,7 +35,7 @@ Item = tuple[str, Recording]
 
 
 class CorpusInstructions(Stage):
-    """Block n is the corpus' recordings from n times `block_groups` on: training first, then validation, then test.
+    """The draft numbered n is the corpus' recording n: training first, then validation, then test.
 
     The recordings are listed when they are first needed. What they are depends on the corpus and the configuration alone, so a block that
     is made again is the same, and nothing but the blocks before it has to be skipped in an archive.
@@ -45,7 +46,7 @@ class CorpusInstructions(Stage):
 
     def __init__(self, config: SynthesisConfig, folder: Path) -> None:
         """`folder` is the synthesis' own; shards go into its ``shards``, what was taken and left out of the corpus into ``corpus.json``."""
-        self._section, self._seed, self._block_groups = config.corpus, config.seed, config.block_groups
+        self._section, self._seed = config.corpus, config.seed
         self._count = config.instructions.count
         self._folder = folder
         self._corpus = open_corpus(config.corpus)
@@ -59,7 +60,7 @@ class CorpusInstructions(Stage):
 
     def run(self, number: int, drafts: Sequence[Draft]) -> Sequence[Draft]:
         """The block's recordings, as drafts of their splits; drafts beyond the last recording are rejected."""
-        first = number * self._block_groups
+        first = int(drafts[0].id)
         items = self._listed()[first : first + len(drafts)]
         used_up = [_rejected(draft, USED_UP) for draft in drafts[len(items) :]]
         if not items:

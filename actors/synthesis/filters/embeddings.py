@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from configs.synthesis import MeaningSection
+from configs.selection import MeaningSection
 from protocol.errors import UserError
 
 _WHERE = "filter.meaning.model"

@@ -10,7 +10,7 @@ from actors.synthesis.speech.builtin import builtin
 from actors.synthesis.speech.espeak_backend import EspeakBackend
 from actors.synthesis.speech.samples import Limits
 from actors.synthesis.speech.voices import Voice
-from configs.synthesis import SpeechSection
+from configs.speech import SpeechSection
 from protocol.errors import UserError
 
 GROUP = "rba.speech"

@@ -11,7 +11,7 @@ from typing import Any, Self
 from actors.synthesis.speech.answers import read_answer
 from actors.synthesis.speech.backend import Backend, Line, NoSpeechError, Said
 from actors.synthesis.speech.http import RequestRefusedError, Requests
-from configs.synthesis import SpeechServerSection
+from configs.speech import SpeechServerSection
 
 RECORDINGS_KEPT = 256
 """Encoded recordings that are kept in memory, some 0.5 MB each."""

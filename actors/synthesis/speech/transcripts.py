@@ -11,7 +11,7 @@ import msgspec
 
 from actors.synthesis.speech.http import RequestRefusedError, Requests
 from actors.synthesis.speech.samples import Clip, Fault
-from configs.synthesis import TranscriptsSection
+from configs.speech import TranscriptsSection
 
 BY_CHARACTER = frozenset({"zh", "ja", "th"})
 """Languages whose words stand without spaces."""

@@ -16,7 +16,7 @@ import stamina
 
 from actors.loop import Loop, together
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher, TeacherFailedError
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 
 WAIT_FIRST_S = 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.synthesis.teacher.teacher import Teacher
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 
 
 def open_teacher(section: LanguageModelSection, where: str = "teacher") -> Teacher:

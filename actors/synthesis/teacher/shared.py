@@ -9,7 +9,7 @@ from typing import Self
 
 from actors.synthesis.teacher.opening import open_teacher
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 
 
 class Teachers:

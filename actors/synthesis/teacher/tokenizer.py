@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from actors.synthesis.teacher.teacher import Message
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 
 

@@ -28,7 +28,7 @@ from actors.vllm import (
     description,
     prepare_environment,
 )
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 
 OWN_ARGUMENTS = {"model", "tokenizer", "generation_config"}

@@ -1,4 +1,4 @@
-"""A synthesis whose teacher is scripted, as a process of its own: ``python -m tests.actors.synthesis.scripted_run FOLDER``."""
+"""A synthesis whose teacher is scripted, as a process of its own: ``python -m tests.actors.synthesis.scripted_run FOLDER [URL]``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from actors.synthesis.main import STAGES, Synthesis
 from actors.synthesis.records import Draft
 from actors.synthesis.teacher import shared
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher
-from configs.synthesis import LanguageModelSection, SynthesisConfig
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 
 COUNT, BLOCK = 90, 8
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]
 
 
-def config(directory: Path, **sections: object) -> SynthesisConfig:
+def config(directory: Path, /, **sections: object) -> SynthesisConfig:
     """Small, with something of everything: rejected, twice there, held out."""
     settings = {
         "name": "scripted",
@@ -62,10 +63,11 @@ def scripted(section: LanguageModelSection, where: str) -> Teacher:
     return ScriptedTeacher(answered)
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, url: str | None = None) -> None:
     shared.open_teacher = scripted
-    Synthesis(config(directory)).run(STAGES, Silent())
+    far = {"directory": url, "work_directory": str(directory)} if url is not None else {}
+    Synthesis(config(directory, **far)).run(STAGES, Silent())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

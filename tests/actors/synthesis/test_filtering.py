@@ -8,7 +8,9 @@ import pytest
 
 from actors.synthesis.filtering import Filtering
 from actors.synthesis.records import Draft
-from configs.synthesis import FilterSection, LanguageModelSection, SynthesisConfig
+from configs.selection import FilterSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 
 RANDOM = random.Random(5)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.synthesis.records import Draft, Spoken
-from actors.synthesis.shelf import Shelf, ShelfFullError
+from actors.synthesis.shelf import Shelf
 from protocol.errors import UserError
 
 spoken = st.builds(
@@ -57,7 +57,7 @@ def test_whoever_looks_while_a_block_is_written_does_no_harm(tmp_path: Path, mon
     def look(_descriptor: int) -> None:
         looked.append(Shelf(tmp_path).committed)
 
-    monkeypatch.setattr("actors.synthesis.shelf.os.fsync", look)
+    monkeypatch.setattr("protocol.dataset.disk.os.fsync", look)
     shelf.commit(0, [Draft(id="a")])
     assert looked[0] == 0
     assert Shelf(tmp_path).read(0) == [Draft(id="a")]
@@ -91,8 +91,8 @@ def test_a_full_disk_leaves_nothing_half_visible(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("actors.synthesis.shelf.os.fsync", full)
-        with pytest.raises(ShelfFullError, match="No space left on device"):
+        patch.setattr("protocol.dataset.disk.os.fsync", full)
+        with pytest.raises(UserError, match="the disk is full"):
             shelf.commit(1, [Draft(id="b")])
     assert [path.name for path in tmp_path.iterdir()] == ["000000.jsonl"]
     shelf.commit(1, [Draft(id="b")])
@@ -104,3 +104,15 @@ def test_equal_drafts_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         Shelf(tmp_path / name).commit(0, [msgspec.structs.replace(draft) for draft in block])
     assert (tmp_path / "one/000000.jsonl").read_bytes() == (tmp_path / "two/000000.jsonl").read_bytes()
+
+
+def test_what_is_left_of_a_shelf_that_is_being_cleared_has_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        Shelf(tmp_path / "splits").commit(number, [Draft(id=str(number))])
+    left = list[int]()
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path: (unlink(path), left.append(Shelf(path.parent).committed)))
+    Shelf(tmp_path / "splits").clear()
+    assert left == [3, 2, 1, 0]
+    assert list(tmp_path.iterdir()) == []
+    Shelf(tmp_path / "splits").clear()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import given
@@ -9,13 +10,22 @@ from hypothesis import strategies as st
 from actors.synthesis.filters.normal import normal
 from actors.synthesis.records import Draft
 from actors.synthesis.splits import Splits
-from configs.synthesis import LanguageModelSection, SplitsSection, SynthesisConfig
+from configs.selection import SplitsSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
+
+
+def staged(drafts: list[Draft], seed: int = 0, committed: Sequence[Draft] = (), **options: Any) -> list[Draft]:
+    """What the stage makes of the drafts behind those that are `committed`."""
+    stage = Splits(SynthesisConfig(teacher=LanguageModelSection(model="none"), seed=seed, splits=SplitsSection(**options)))
+    stage.survey(iter(drafts))
+    stage.recall(committed)
+    with stage:
+        return stage.run(0, [draft for draft in drafts if draft.kept][len(committed) :])
 
 
 def splits(drafts: list[Draft], seed: int = 0, **options: Any) -> dict[str, str]:
-    stage = Splits(SynthesisConfig(teacher=LanguageModelSection(model="none"), seed=seed, splits=SplitsSection(**options)))
-    stage.survey(iter(drafts))
-    return {draft.id: draft.rejected or draft.split for draft in stage.run(0, [draft for draft in drafts if draft.kept])}
+    return {draft.id: draft.rejected or draft.split for draft in staged(drafts, seed, **options)}
 
 
 def of_topic(topic: str, count: int) -> list[Draft]:
@@ -72,10 +82,24 @@ def test_one_instruction_is_on_one_side(given: list[tuple[str, str, str]], seed:
     assert all(len(side) == 1 for side in sides.values())
 
 
-def test_a_stage_that_starts_again_decides_the_same_whatever_block_it_is_handed() -> None:
-    drafts = of_topic("a", 100)
-    whole = splits(drafts)
-    config = SynthesisConfig(teacher=LanguageModelSection(model="none"))
-    again = Splits(config)
-    again.survey(drafts)
-    assert {draft.id: draft.split for draft in again.run(7, drafts[40:60])} == {draft.id: whole[draft.id] for draft in drafts[40:60]}
+@given(DRAFTS, st.integers(0, 60))
+def test_a_stage_that_was_interrupted_anywhere_decides_as_one_that_never_was(given: list[tuple[str, str, str]], done: int) -> None:
+    drafts = [Draft(id=f"d{place}", instruction=text, topic=topic, split=split) for place, (text, topic, split) in enumerate(given)]
+    whole = staged(drafts, most_of_topic=0.5)
+    assert staged(drafts, committed=whole[:done], most_of_topic=0.5) == whole[done:]
+
+
+def test_what_is_added_later_moves_nothing_and_makes_the_shares_whole() -> None:
+    drafts = of_topic("a", 3000)
+    first = staged(drafts[:300])
+    assert Counter(draft.split for draft in first) == {"test": 60, "validation": 60, "train": 180}
+    second = staged(drafts, committed=first)
+    assert Counter(draft.split for draft in second) == {"test": 140, "validation": 68, "train": 2492}
+    again = Draft(id="again", instruction=next(draft.instruction for draft in first if draft.split == "test").upper(), topic="b")
+    assert staged([*drafts[:300], again], committed=first)[0].split == "test"
+
+
+def test_a_corpus_cannot_hold_out_what_is_trained_on_already() -> None:
+    first = staged([Draft(id="d0", instruction="x", split="train")])
+    (late,) = staged([*first, Draft(id="d1", instruction="X!", split="test")], committed=first)
+    assert (late.rejected, late.detail) == ("splits: held out", "train")

@@ -12,7 +12,9 @@ from actors.synthesis import tagging
 from actors.synthesis.records import Draft
 from actors.synthesis.tags import Tags
 from actors.synthesis.teacher.teacher import Generation, Request
-from configs.synthesis import DIFFICULTIES, TOPICS, LanguageModelSection, SynthesisConfig, TagsSection
+from configs.selection import DIFFICULTIES, TOPICS, TagsSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 
 GOOD = {"intent": "A fact.", "topic": "Information Seeking", "knowledge": "Geography.", "difficulty": "easy"}

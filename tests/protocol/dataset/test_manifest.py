@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from protocol.dataset import DataSet, Location, ManifestWriter, audio_hash
+from protocol.dataset import DataSet, Location, ManifestWriter, audio_hash, open_mixture
 from protocol.errors import UserError
 from protocol.messages import InstructionGroup, Utterance
 
@@ -120,3 +120,14 @@ def test_a_writer_that_fails_leaves_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(KeyError), ManifestWriter(path) as writer:
         writer.add(group)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sets_that_are_mixed_share_no_ids(tmp_path: Path) -> None:
+    paths = []
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        paths.append(manifest(tmp_path / name, line("a"), line("b")))
+    one, two, three = open_mixture(paths[0], paths[1:])
+    assert [group.group_id for data in (one, two, three) for group in data.groups] == ["a", "b", "mix-1/a", "mix-1/b", "mix-2/a", "mix-2/b"]
+    assert two.groups[1:][0].group_id == "mix-1/b"
+    assert two.groups[0].utterances == one.groups[0].utterances

@@ -73,6 +73,11 @@ def test_a_whole_data_set_far_away_is_whole(far: str) -> None:
     assert [one.groups for one in found.manifests] == [3]
 
 
+def test_a_folder_of_this_machine_may_be_named_by_its_url(tmp_path: Path) -> None:
+    write(tmp_path / "data")
+    assert [one.name for one in inspect(f"file://{tmp_path}/data").manifests] == ["train.jsonl"]
+
+
 @pytest.mark.parametrize("url", ["nothing://bucket/train.jsonl", "abfs://bucket/train.jsonl"])
 def test_a_scheme_that_cannot_be_used_is_the_users_error(url: str) -> None:
     with pytest.raises(UserError, match=url.partition(":")[0]):

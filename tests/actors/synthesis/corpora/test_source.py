@@ -9,7 +9,8 @@ import soundfile
 
 from actors.synthesis.corpora.source import CorpusInstructions
 from actors.synthesis.records import Draft
-from configs.synthesis import CorpusSection, SynthesisConfig
+from configs.corpus import CorpusSection
+from configs.synthesis import SynthesisConfig
 from protocol.audio import audio_hash
 from protocol.errors import UserError
 from tests.actors.synthesis.corpora import layouts

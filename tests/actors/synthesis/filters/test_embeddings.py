@@ -12,7 +12,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from actors.synthesis.filtering import Filtering
 from actors.synthesis.filters.embeddings import Meanings
 from actors.synthesis.records import Draft
-from configs.synthesis import FilterSection, LanguageModelSection, MeaningSection, SynthesisConfig
+from configs.selection import FilterSection, MeaningSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", *"tell me a joke about cats and dogs please sing song now what is red".split()]  # noqa: SIM905 -- a sentence

@@ -7,7 +7,7 @@ import pytest
 
 from actors.synthesis.filters.rules import judge, rules
 from actors.synthesis.records import Draft
-from configs.synthesis import FilterSection
+from configs.selection import FilterSection
 from protocol.errors import UserError
 from quickstart.world import instructions
 

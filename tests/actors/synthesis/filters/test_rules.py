@@ -10,7 +10,7 @@ from actors.synthesis.filters import completeness, length, notation
 from actors.synthesis.filters.characters import Characters
 from actors.synthesis.filters.rules import REASONS, judge, rules
 from actors.synthesis.records import Draft
-from configs.synthesis import FilterSection
+from configs.selection import FilterSection
 from protocol.errors import UserError
 
 SPOKEN = [

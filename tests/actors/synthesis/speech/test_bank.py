@@ -7,7 +7,7 @@ from actors.synthesis.speech.backends import open_backend, voices_of
 from actors.synthesis.speech.bank import read_bank
 from actors.synthesis.speech.headers import read_header
 from actors.synthesis.speech.voices import Voice
-from configs.synthesis import SpeechSection, SpeechServerSection
+from configs.speech import SpeechSection, SpeechServerSection
 from protocol.errors import UserError
 from tests.actors.synthesis.speech.servers import STREAMED, encoded, tone
 

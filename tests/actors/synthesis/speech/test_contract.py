@@ -9,7 +9,7 @@ from actors.synthesis.speech.backends import open_backend
 from actors.synthesis.speech.builtin import builtin
 from actors.synthesis.speech.samples import Limits
 from actors.synthesis.speech.voices import Voice
-from configs.synthesis import SpeechSection, SpeechServerSection
+from configs.speech import SpeechSection, SpeechServerSection
 from protocol.errors import UserError
 from tests.actors.synthesis.speech.servers import Servant, audio, encoded, serving, tone
 

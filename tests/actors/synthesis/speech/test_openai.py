@@ -12,7 +12,9 @@ from actors.synthesis.speech.http import ServerGoneError
 from actors.synthesis.speech.openai import OpenAIBackend
 from actors.synthesis.speech.samples import Limits
 from actors.synthesis.speech.voices import Voice
-from configs.synthesis import LanguageModelSection, SpeechSection, SpeechServerSection, SynthesisConfig
+from configs.speech import SpeechSection, SpeechServerSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 from tests.actors.synthesis.speech.servers import FAULTS, FLAC, STREAMED, WAV, Servant, audio, encoded, serving, tone
 

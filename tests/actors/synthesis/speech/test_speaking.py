@@ -6,7 +6,9 @@ import pytest
 from actors.synthesis.records import Draft, Spoken
 from actors.synthesis.speaking import Speaking
 from actors.synthesis.speech.backend import Backend, NoSpeechError
-from configs.synthesis import LanguageModelSection, SpeechSection, SynthesisConfig
+from configs.speech import SpeechSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from protocol.audio import audio_hash, load
 from protocol.errors import RbaError, UserError
 

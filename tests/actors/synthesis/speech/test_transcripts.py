@@ -12,7 +12,9 @@ from actors.synthesis.speech.headers import read_header
 from actors.synthesis.speech.http import ServerGoneError
 from actors.synthesis.speech.samples import Clip
 from actors.synthesis.speech.transcripts import Listener, distance, word_error
-from configs.synthesis import LanguageModelSection, SpeechSection, SpeechServerSection, SynthesisConfig, TranscriptsSection
+from configs.speech import SpeechSection, SpeechServerSection, TranscriptsSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 from tests.actors.synthesis.speech.servers import WAV, Servant, audio, encoded, serving, tone
 
 

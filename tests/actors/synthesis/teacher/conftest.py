@@ -11,7 +11,7 @@ import pytest
 import quickstart
 from actors.synthesis.teacher.opening import open_teacher
 from actors.synthesis.teacher.teacher import Teacher
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from tests.vllm_server import served
 
 CHECKPOINT = Path(quickstart.__file__).parent / "checkpoints" / "teacher"

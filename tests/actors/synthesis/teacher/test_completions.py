@@ -13,7 +13,7 @@ import pytest
 
 from actors.synthesis.teacher.completions import ServedTeacher
 from actors.synthesis.teacher.teacher import Generation, Request, TeacherFailedError
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 from tests.actors.synthesis.teacher.server import Answer, Server, plain, said
 from tests.vllm_server import free_port

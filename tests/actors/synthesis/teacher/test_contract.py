@@ -12,7 +12,7 @@ from actors.synthesis.teacher.opening import open_teacher
 from actors.synthesis.teacher.prequery import pre_query
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher
 from actors.synthesis.teacher.tokenizer import open_tokenizer
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from tests.actors.synthesis.teacher.conftest import CHECKPOINT
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 

@@ -15,7 +15,7 @@ from actors.synthesis.stage import Stage
 from actors.synthesis.teacher import shared
 from actors.synthesis.teacher.shared import Teachers
 from actors.synthesis.teacher.teacher import Generation, Request, Teacher
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from tests.actors.synthesis.teacher.scripted import ScriptedTeacher
 
 ASKED = [Request(prompt_ids=[1], max_tokens=20)]

@@ -7,7 +7,9 @@ import pytest
 from actors.synthesis.records import Draft
 from actors.synthesis.tags import Tags
 from actors.synthesis.teacher.teacher import Teacher
-from configs.synthesis import DIFFICULTIES, LanguageModelSection, SynthesisConfig, TagsSection
+from configs.selection import DIFFICULTIES, TagsSection
+from configs.synthesis import SynthesisConfig
+from configs.teaching import LanguageModelSection
 
 TAGS = TagsSection(explain=False, topics=("sum", "colour", "others"), drop_topics=("sounds",), prompt="{instruction}", max_tokens=96)
 

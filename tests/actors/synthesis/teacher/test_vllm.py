@@ -11,7 +11,7 @@ import pytest
 from actors.synthesis.teacher.opening import open_teacher
 from actors.synthesis.teacher.teacher import Generation, Request, TeacherFailedError
 from actors.synthesis.teacher.tokenizer import open_tokenizer
-from configs.synthesis import LanguageModelSection
+from configs.teaching import LanguageModelSection
 from protocol.errors import UserError
 from tests.actors.synthesis.teacher.conftest import CHECKPOINT, section
 from tests.protocol.weights.roles import until

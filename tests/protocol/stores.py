@@ -1,4 +1,4 @@
-"""File systems for tests of copies: one that fails when it is told to, on top of fsspec's own in memory and on this disk."""
+"""File systems for tests of what is written behind URLs: they fail when they are told to, on top of fsspec's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-
-from learner.checkpoint import DIGESTS
 
 
 class StoreError(Exception):
@@ -101,22 +99,24 @@ class Disk(LocalFileSystem):
         super().rm(path, *args, **kwargs)
 
 
-def whole_copies(url: str, to: Path) -> dict[str, Path]:
-    """Fetch every folder below `url` that has digests: local folder by name."""
-    files, root = fsspec.url_to_fs(url)
-    if not files.exists(root):
-        return {}
-    fetched = {}
-    for folder in files.ls(root, detail=False):
-        name = str(folder).rsplit("/", 1)[-1]
-        if files.exists(f"{folder}/{DIGESTS}"):
-            fetched[name] = fetch(f"{url}/{name}", to / name)
-    return fetched
-
-
 def fetch(url: str, to: Path) -> Path:
     """What a user does to have a copy back."""
     files, root = fsspec.url_to_fs(url)
     to.parent.mkdir(parents=True, exist_ok=True)
     files.get(root, str(to), recursive=True)
     return to
+
+
+def register() -> None:
+    """Under ``bucket://`` and ``disk://``."""
+    for scheme, store in (("bucket", Bucket), ("disk", Disk)):
+        fsspec.register_implementation(scheme, store, clobber=True)
+
+
+def renew() -> None:
+    """Empty, and without faults."""
+    global FAULTS
+    FAULTS = Faults()
+    Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
+    fsspec.filesystem("memory").store.clear()
