@@ -85,7 +85,7 @@ class Topology:
         """
         spec = self.spec(name)
         index = int(name.rpartition("-")[2])
-        network, weights = self.config.network, self.config.weights
+        network = self.config.network
 
         def endpoint(other: str, socket: str) -> str:
             return reachable(described[other]["endpoints"][socket], places[other][0])
@@ -96,49 +96,15 @@ class Topology:
 
         match spec.role:
             case "weight_store":
-                return {
-                    "root": self.run.shared_memory("published"),
-                    "bind": network.bind,
-                    "port": port("weights", network.weights_port),
-                    "run_dir": self.run.path,
-                    "keys": network.keys,
-                    "deltas": weights.backend == "delta",
-                    "courier": self._courier(),
-                }
+                return self._store(port("weights", network.weights_port))
             case "fetcher":
-                root = self.run.shared_memory("fetched")
-                return {
-                    "store_endpoint": endpoint("weight_store-0", "weights"),
-                    "root": root,
-                    "port": port("fetcher"),
-                    "run_dir": self.run.path,
-                    "index": index,
-                    "keys": network.keys,
-                    "anchor_every": weights.anchor_every if weights.backend == "delta" else 0,
-                    "courier": self._courier(beside_store=spec.node == self.nodes[0]),
-                }
+                return self._fetcher(spec, index, endpoint("weight_store-0", "weights"), port("fetcher"))
             case "reward":
-                return {
-                    "section": self.config.rewards,
-                    "bind": network.bind,
-                    "port": port("rewards"),
-                    "run_dir": self.run.path,
-                    "index": index,
-                    "token": self.reward_token,
-                }
+                section, run_dir, token = self.config.rewards, self.run.path, self.reward_token
+                listening = {"bind": network.bind, "port": port("rewards")}
+                return {"section": section, "run_dir": run_dir, "index": index, "token": token, **listening}
             case "learner":
-                at = {"pairs_port": port("pairs", network.pairs_port)}
-                return {
-                    "config": self.config.model_copy(update={"network": network.model_copy(update=at)}),
-                    "run_dir": self.run.path,
-                    "weights_root": self.run.shared_memory("published"),
-                    "rank": index,
-                    "world_size": self.config.learner.ranks,
-                    "lineage": self.origin.lineage,
-                    "checkpoint": self.origin.checkpoint,
-                    "salvage": self.origin.salvage,
-                    "master": self._meeting(),
-                }
+                return self._learner(index, port("pairs", network.pairs_port))
             case "rollout":
                 return {
                     "config": self.config,
@@ -150,6 +116,45 @@ class Topology:
                     "reward_token": self.reward_token,
                 }
         raise AssertionError(spec.role)
+
+    def _store(self, port: int) -> dict[str, Any]:
+        network = self.config.network
+        return {
+            "root": self.run.shared_memory("published"),
+            "bind": network.bind,
+            "port": port,
+            "run_dir": self.run.path,
+            "keys": network.keys,
+            "deltas": self.config.weights.backend == "delta",
+            "courier": self._courier(),
+        }
+
+    def _fetcher(self, spec: WorkerSpec, index: int, store_endpoint: str, port: int) -> dict[str, Any]:
+        weights = self.config.weights
+        return {
+            "store_endpoint": store_endpoint,
+            "root": self.run.shared_memory("fetched"),
+            "port": port,
+            "run_dir": self.run.path,
+            "index": index,
+            "keys": self.config.network.keys,
+            "anchor_every": weights.anchor_every if weights.backend == "delta" else 0,
+            "courier": self._courier(beside_store=spec.node == self.nodes[0]),
+        }
+
+    def _learner(self, rank: int, pairs_port: int) -> dict[str, Any]:
+        network = self.config.network.model_copy(update={"pairs_port": pairs_port})
+        return {
+            "config": self.config.model_copy(update={"network": network}),
+            "run_dir": self.run.path,
+            "weights_root": self.run.shared_memory("published"),
+            "rank": rank,
+            "world_size": self.config.learner.ranks,
+            "lineage": self.origin.lineage,
+            "checkpoint": self.origin.checkpoint,
+            "salvage": self.origin.salvage,
+            "master": self._meeting(),
+        }
 
     def _courier(self, *, beside_store: bool = False) -> tuple[str, ...]:
         """The command of a process that broadcasts versions; none where they are pulled, as they are beside the weight store by NCCL, which
