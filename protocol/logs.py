@@ -22,12 +22,12 @@ class Lines:
 
     def write(self, text: str) -> None:
         """Of a text stream."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
             self._stream.write(text)
 
     def flush(self) -> None:
         """Of a text stream."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
             self._stream.flush()
 
 
