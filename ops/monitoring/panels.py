@@ -115,6 +115,7 @@ REWARDS = [
     ),
     panel("Reward errors, by kind", "cps", (rate("rba_reward_errors_total", "process, kind"), "{{process}} {{kind}}")),
     panel("Reward queue", "none", gauge("rba_reward_queue_items")),
+    panel("Reward servers as actors see them", "none", (gauge("rba_reward_servers", "process, state"), "{{process}} {{state}}")),
     panel("Reward batches, items", "none", mean("rba_reward_batch_items")),
     panel("Time of a reward batch", "s", mean("rba_reward_batch_seconds")),
     panel("Since the last score", "s", age("rba_reward_last_success_timestamp_seconds")),
