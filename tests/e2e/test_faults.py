@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 def sampled(actor: dict[str, Any]) -> bool:
     """True when an actor has an answer."""
     with urllib.request.urlopen(actor["metrics_url"], timeout=5) as answer:  # noqa: S310
-        return any(line.startswith("rba_completions_total{") for line in answer.read().decode().splitlines())
+        lines = answer.read().decode().splitlines()
+    return any(float(line.rpartition(" ")[2]) for line in lines if line.startswith("rba_completions_total{"))
 
 
 def test_a_spare_takes_over_from_a_killed_actor_which_comes_back_and_so_does_a_killed_learner(

@@ -237,6 +237,8 @@ def connected_to(port: int) -> bool:
 class Broken:
     """A dialogue that fails."""
 
+    unacknowledged: tuple[()] = ()
+
     def handle(self, _event: object) -> None:
         raise ZeroDivisionError("broken on purpose")
 
