@@ -39,12 +39,18 @@ class Holder(msgspec.Struct, frozen=True):
     token: str
     seen_s: float
     """When it was renewed, in seconds since 1970 by its own clock."""
+    purpose: str = ""
+    """What it writes: who comes after a writer that has not ended in order may clear away what another one of its kind has left."""
 
 
 class Claim:
-    """The right to write behind a destination, as a context manager. `left_behind` tells that an earlier writer has not ended in order."""
+    """The right to write behind a destination, as a context manager.
 
-    def __init__(self, destination: Destination, renew_s: float = RENEW_S, stale_s: float = STALE_S) -> None:
+    `left_behind` tells that an earlier writer for the same `purpose` has not ended in order.
+    """
+
+    def __init__(self, destination: Destination, renew_s: float = RENEW_S, stale_s: float = STALE_S, *, purpose: str = "") -> None:
+        self._purpose = purpose
         self._destination, self._renew_s, self._stale_s = destination, renew_s, stale_s
         self._token = secrets.token_hex(8)
         self._over = threading.Event()
@@ -62,7 +68,7 @@ class Claim:
         holder = self._destination.patiently(self._holder)
         if holder is not None and self._lives(holder):
             raise self._refused(holder)
-        self.left_behind = holder is not None
+        self.left_behind = holder is not None and holder.purpose == self._purpose
         if holder is not None:
             self._destination.patiently(lambda: self._destination.remove(NAME))
         self._destination.patiently(lambda: self._destination.create(self._said(), NAME))  # again: an answer may get lost
@@ -87,14 +93,14 @@ class Claim:
 
     def _said(self) -> bytes:
         who = f"process {os.getpid()} on {socket.gethostname()}"
-        return msgspec.json.encode(Holder(who, machine(), os.getpid(), self._token, time.time()))
+        return msgspec.json.encode(Holder(who, machine(), os.getpid(), self._token, time.time(), self._purpose))
 
     def _holder(self) -> Holder | None:
         content = self._destination.content(NAME)
         try:
             return msgspec.json.decode(content, type=Holder) if content is not None else None
         except msgspec.DecodeError:
-            return Holder("somebody", "", 0, "", 0.0)
+            return Holder("somebody", "", 0, "", 0.0, "unknown")
 
     def _lives(self, holder: Holder) -> bool:
         if time.time() - holder.seen_s > self._stale_s:

@@ -60,9 +60,9 @@ def draft(out: Path | str) -> Iterator[Path]:
 def _draft_for(url: str) -> Iterator[Path]:
     there = Destination(url, "OUT")
     there.check()
-    with Claim(there) as claim, tempfile.TemporaryDirectory(prefix="rba-draft-", ignore_cleanup_errors=True) as made:
+    with Claim(there, purpose="draft") as claim, tempfile.TemporaryDirectory(prefix="rba-draft-", ignore_cleanup_errors=True) as made:
         found = [name for name in there.patiently(there.sizes) if name != CLAIM]
-        if found and not claim.left_behind:
+        if found and (not claim.left_behind or NAME in found):  # which is written last: then it is a whole one
             raise _occupied(url)
         _remove(there, found)
         folder, done = Path(made), list[str]()

@@ -77,6 +77,15 @@ def test_what_a_writer_left_that_was_killed_keeps_nobody_out(
 def test_a_damaged_claim_is_nobody_s(there: Destination) -> None:
     there.put_content(b"{", NAME)
     with Claim(there) as claim:
+        assert not claim.left_behind
+
+
+def test_what_another_kind_of_writer_has_left_is_not_taken_for_ones_own(there: Destination) -> None:
+    left(there, machine=machine(), process=ended(), purpose="draft")
+    with Claim(there) as claim:
+        assert not claim.left_behind
+    left(there, machine=machine(), process=ended(), purpose="draft")
+    with Claim(there, purpose="draft") as claim:
         assert claim.left_behind
 
 

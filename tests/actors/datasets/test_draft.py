@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actors.datasets.draft import draft
 from ops import cli
 from protocol import destination
 from protocol.claim import NAME as CLAIM
-from protocol.claim import Claim
+from protocol.claim import Claim, Holder
 from protocol.dataset import DataSet
 from protocol.destination import Destination
 from protocol.errors import UserError
@@ -91,13 +92,29 @@ def test_whatever_moment_it_dies_at_the_next_one_begins_anew(tmp_path: Path, sch
         if stores.FAULTS.changes <= last_breath:
             break
         stores.FAULTS.fails = lambda _: False
-        if there.content("dataset.json") is not None:  # all of it was there
+        whole = there.content("dataset.json") is not None
+        if whole:
             assert {there.content(name) for name in FILES} == {name.encode() for name in FILES}
         if there.content(CLAIM) is not None:
-            there.put_content(b"{}", CLAIM)  # this process still lives
-            write(url)
+            there.put_content(stale("draft"), CLAIM)  # this process still lives
+            with pytest.raises(UserError, match="it is there already") if whole else nullcontext():
+                write(url)
         assert {name for name in there.sizes() if not name.endswith(".partial")} in ({*FILES}, set())
     assert last_breath > 6
+
+
+def stale(purpose: str) -> bytes:
+    """The claim of a writer that was killed long ago."""
+    return msgspec.json.encode(Holder("process 7 on elsewhere", "elsewhere", 7, "token", 0.0, purpose))
+
+
+def test_what_a_killed_synthesis_has_left_is_not_cleared_away() -> None:
+    there = Destination("bucket://far", "OUT")
+    there.put_content(b"speech", "shards/0.tar")
+    there.put_content(stale(""), CLAIM)
+    with pytest.raises(UserError, match="it is there already"):
+        write("bucket://far")
+    assert there.content("shards/0.tar") == b"speech"
 
 
 def test_an_error_leaves_nothing_there(tmp_path: Path) -> None:
