@@ -100,12 +100,11 @@ def _progress(limits: Limits) -> list[Alert]:
 
 
 def _silent(metric: str, limit_s: float) -> str:
-    """Nothing for `limit_s` of a training run; also for one that has trained so long and has never told of any."""
+    """Nothing for `limit_s` in which the run has trained throughout: an evaluation before it is no silence."""
+    limit = duration(limit_s)
     seen = f"max by (run) (max_over_time({metric}[{duration(4 * limit_s)}]))"
-    return (
-        f"(time() - {seen} > {limit_s:g}) and on (run) {TRAINING} == 1\n"
-        f"or ({TRAINING} == 1 and on (run) ({TRAINING} offset {duration(limit_s)}) == 1) unless on (run) {seen}"
-    )
+    trained = f"(min_over_time({TRAINING}[{limit}]) == 1 and on (run) ({TRAINING} offset {limit}) == 1)"
+    return f"(time() - {seen} > {limit_s:g}) and on (run) {trained}\nor {trained} unless on (run) {seen}"
 
 
 def _fleet(limits: Limits) -> list[Alert]:

@@ -22,8 +22,8 @@ class Limits:
     """The same for missing rollout actors, which may need this long to load a large model."""
     stalled_s: float = 1800.0
     """Longest time between two learner steps."""
-    unacked_s: float = 900.0
-    """Longest time between two acknowledged group results."""
+    unacked_s: float = 2700.0
+    """Longest time between two acknowledged group results, which a learner takes between its steps."""
     behind_s: float = 600.0
     """Longest time that a rollout actor may stay at an older policy version."""
     checkpoint_s: float = 4 * 3600.0
@@ -31,7 +31,8 @@ class Limits:
     disk_free_bytes: float = 5 * GIB
     disk_ahead_s: float = 4 * 3600.0
     """The disk may not be full within this time, going on as over `disk_trend_s`."""
-    disk_trend_s: float = 3600.0
+    disk_trend_s: float = 6 * 3600.0
+    """Long enough for the first checkpoints, which are many more than later ones leave, to be no trend."""
     stale_ratio: float = 0.2
     """Most results that may be dropped, for they are too old."""
     reward_error_ratio: float = 0.1

@@ -68,8 +68,8 @@ STORIES: dict[str, list[Story]] = {
         Story({STEP: missing(0, MINUTES + 1, CLOCK)}, 25, 40),  # there has never been a step
     ],
     "NoPairsAcked": [
-        Story({ACKED: stands(60, 120, CLOCK)}, 70, 85, 130),
-        Story({ACKED: missing(0, MINUTES + 1, CLOCK)}, 14, 25),
+        Story({ACKED: stands(60, 150, CLOCK)}, 100, 115, 160),
+        Story({ACKED: missing(0, MINUTES + 1, CLOCK)}, 44, 55),
     ],
     "LedgerMismatch": [
         Story({of("rba_leases_expired_total"): jumps(60, 1, 1, growing(0.5))}, 62, 70),
@@ -110,8 +110,8 @@ STORIES: dict[str, list[Story]] = {
         Story({of("rba_checkpoint_failures_total"): jumps(60, 1, 1, steady(0))}, 59, 68, 80),
     ],
     "JournalDiskLow": [
-        Story({FREE: step(4 * GIB, 500e9)}, 59, 65, 160),  # the trend looks back an hour
-        Story({FREE: during(60, 150, growing(-4e9, 740e9), steady(500e9))}, 62, 130, 300),
+        Story({FREE: step(4 * GIB, 500e9)}, 59, 65, 160),
+        Story({FREE: growing(-2e9, 800e9)}, 150, 190),  # it is full at 400
         Story({of("rba_journal_failed_commits_total"): jumps(60, 100, 20, steady(0))}, 59, 70, 100),
     ],
 }  # fmt: skip
