@@ -97,8 +97,8 @@ class RewardsSection(ScorerSection):
     """Of one try. A server that cannot answer within it says so at once."""
     attempts: PositiveInt = 5
     """Tries per request, with exponential back-off and jitter; then the items end without a score."""
-    deadline_s: PositiveFloat = 120.0
-    """Of a request with all its tries; then the items end without a score."""
+    deadline_s: PositiveFloat | None = None
+    """Of a request with all its tries, four times `timeout_s` by default; then the items end without a score."""
     cpu_threads: NonNegativeInt = 1
     """Threads of one server's model on a CPU."""
     gpus: NonNegativeFloat | None = None
@@ -146,12 +146,27 @@ class RewardsSection(ScorerSection):
         shared = {field: getattr(self, field) for field in RewardsSection.model_fields if field not in PartSection.model_fields}
         part = self.combination[name]
         own = {field: getattr(part, field) for field in ScorerSection.model_fields}
-        return RewardsSection(**{**shared, **own, "combination": {}})
+        return RewardsSection(**{**shared, **own, "combination": {}, "protocol": "native", "urls": []})
 
     @property
     def tokenizes(self) -> bool:
         """True when the client renders conversations by the tokenizer of `model`."""
         return self.protocol in {"classify", "pooling"} or (self.protocol == "openrlhf" and self.model is not None)
+
+    @property
+    def request_limit_s(self) -> float:
+        """How long a request may take with all its tries."""
+        return 4 * self.timeout_s if self.deadline_s is None else self.deadline_s
+
+    @model_validator(mode="after")
+    def a_try_ends_before_the_deadline(self) -> Self:
+        """Refuse a deadline that would hide from the client which server it is that hangs."""
+        if self.request_limit_s <= self.timeout_s:
+            raise ValueError(
+                f"rewards.deadline_s ({self.request_limit_s:g}) must be above rewards.timeout_s ({self.timeout_s:g}), that of one try; "
+                "lengthen the one or shorten the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def protocol_is_possible(self) -> Self:

@@ -73,7 +73,7 @@ class RewardClient:
         self._tell()
 
     async def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
-        """One outcome an item, in order. Takes at most `section.deadline_s`, and a request per `section.batch_items` items."""
+        """One outcome an item, in order. Takes at most `section.request_limit_s`, and a request per `section.batch_items` items."""
         items = [readable(item) for item in items]
         reasons = [self._protocol.unfit(item) for item in items]
         fit = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
@@ -97,7 +97,7 @@ class RewardClient:
         """One request with its retries, until the deadline."""
         body, started_s, last = self._protocol.request(items), time.monotonic(), "every server was busy or set aside"
         try:
-            async with asyncio.timeout(self._section.deadline_s) as deadline:
+            async with asyncio.timeout(self._section.request_limit_s) as deadline:
                 async for attempt in stamina.retry_context(
                     on=self._backoff,
                     attempts=self._section.attempts,
@@ -115,7 +115,7 @@ class RewardClient:
         except RequestFailedError as error:
             return [unscored(item.id, str(error)) for item in items]
         except TimeoutError:
-            return [unscored(item.id, f"deadline: no score within {self._section.deadline_s} s; {last}") for item in items]
+            return [unscored(item.id, f"deadline: no score within {self._section.request_limit_s} s; {last}") for item in items]
         finally:
             if self._metrics:
                 self._metrics.observe("rba_reward_request_seconds", time.monotonic() - started_s)

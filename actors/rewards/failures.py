@@ -7,7 +7,8 @@ from http import HTTPStatus
 
 from actors.rewards import bearer
 
-RETRY_AFTER_MAX_S = 30.0
+RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 0.5, 30.0
+"""A server that asks for no pause gets one all the same: being busy counts for no try."""
 TOKEN_FIX = f"set rewards.token_file or {bearer.VARIABLE} to the token of the server"
 
 
@@ -40,7 +41,7 @@ def raise_for_status(status: int, answer: bytes) -> None:
 def retry_after_s(headers: Mapping[str, str]) -> float:
     """Seconds that the server asks for; a date, or nothing, counts as one second."""
     given = headers.get("Retry-After", "")
-    return min(RETRY_AFTER_MAX_S, float(given)) if given.isdigit() else 1.0
+    return min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, float(given))) if given.isdecimal() else 1.0
 
 
 def start(answer: bytes) -> str:

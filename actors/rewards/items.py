@@ -63,7 +63,8 @@ def unscored(item_id: str, reason: str) -> RewardScore:
 def checked(score: RewardScore) -> RewardScore:
     """`score` itself when its numbers are finite and it is either a score or an error, else an error in its place."""
     if score.error is not None:
-        return score if score.score is None else replace(score, score=None)
+        parts = {name: value for name, value in score.parts.items() if math.isfinite(value)}
+        return score if score.score is None and len(parts) == len(score.parts) else replace(score, score=None, parts=parts)
     if score.score is None:
         return unscored(score.id, "no_score: the scorer gave neither a score nor a reason")
     if not math.isfinite(score.score) or not all(math.isfinite(part) for part in score.parts.values()):

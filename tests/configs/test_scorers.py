@@ -127,3 +127,14 @@ def test_what_a_run_that_goes_on_may_change_of_its_scorers() -> None:
     assert differences(one, moved) == ["rewards.combination.taste.model"]
     fewer = {**one, "combination": {"right": PARTS["right"]}}
     assert differences(one, fewer) == ["rewards.combination"]
+
+
+def test_a_part_has_servers_of_its_own_whatever_the_run_asks():
+    whole = combined(protocol="classify", urls=["http://127.0.0.1:1"], model="m")
+    assert (whole.alone("right").protocol, whole.alone("right").urls) == ("native", [])
+
+
+def test_the_deadline_lets_a_try_end():
+    assert RewardsSection(timeout_s=50).request_limit_s == 200
+    with pytest.raises(ValueError, match=r"deadline_s \(30\) must be above rewards.timeout_s \(30\)"):
+        RewardsSection(timeout_s=30, deadline_s=30)

@@ -138,9 +138,11 @@ def _host(url: str) -> str | None:
 def _authorization(section: JudgeSection, where: str) -> dict[str, str]:
     if section.api_key_env is None:
         return {}
-    if not (key := os.environ.get(section.api_key_env)):
-        fix = f"set {section.api_key_env} to the server's key, where the reward server runs"
+    fix = f"set {section.api_key_env} to the server's key, where the reward server runs"
+    if not (key := os.environ.get(section.api_key_env, "").strip()):
         raise UserError(f"the environment has no {section.api_key_env}", where=f"{where}.api_key_env", fix=fix)
+    if not key.isascii() or not key.isprintable() or " " in key:  # the message never shows it, and HTTP's own errors would
+        raise UserError(f"{section.api_key_env} is no key: it has signs that a header cannot carry", where=f"{where}.api_key_env", fix=fix)
     return {"Authorization": f"Bearer {key}"}
 
 

@@ -97,7 +97,7 @@ def _offer(module: Any, wanted: str) -> str:
 
 def _outcome(item: RewardItem, result: Any) -> RewardScore:
     if isinstance(result, RewardScore):
-        return checked(result) if result.id == item.id else unscored(item.id, f"function: the score is that of the item {result.id}")
+        return _told(item, result)
     if result is None:
         return unscored(item.id, "no_score: the function gives none")
     if not hasattr(result, "__float__"):
@@ -106,6 +106,19 @@ def _outcome(item: RewardItem, result: Any) -> RewardScore:
         return checked(RewardScore(item.id, float(result)))
     except (TypeError, ValueError, OverflowError) as error:
         return unscored(item.id, f"function: {type(error).__name__}: {error}")
+
+
+def _told(item: RewardItem, result: RewardScore) -> RewardScore:
+    """A dataclass checks nothing: what is told may have any type."""
+    if result.id != item.id:
+        return unscored(item.id, f"function: the score is that of the item {result.id}")
+    try:
+        score = None if result.score is None else float(result.score)
+        parts = {str(name): float(value) for name, value in result.parts.items()}
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        return unscored(item.id, f"function: {type(error).__name__}: {error}")
+    reason = None if result.error is None else str(result.error).encode("utf-8", "replace").decode()
+    return checked(RewardScore(item.id, score, parts, reason))
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -127,3 +127,20 @@ def test_the_signature_changes_with_the_file_and_the_settings(tmp_path, monkeypa
     assert signature("scorer_two", "def score(items, k=1):\n    return [1.0 for _ in items]\n") == one
     assert signature("scorer_three", "def score(items, k=1):\n    return [2.0 for _ in items]\n") != one
     assert signature("scorer_four", "def score(items, k=1):\n    return [1.0 for _ in items]\n", k=2) != one
+
+
+def odd(items: Sequence[RewardItem]) -> list[Any]:
+    return [
+        RewardScore("0", "0.5"),  # type: ignore[arg-type]
+        RewardScore("1", "high"),  # type: ignore[arg-type]
+        RewardScore("2", None, {"x": float("nan"), "y": 1.0}, ValueError("mine: no")),  # type: ignore[arg-type]
+        RewardScore("3", None, {}, "mine: \ud800"),
+    ]
+
+
+def test_scores_of_other_types_harm_nobody():
+    first, second, third, fourth = scorer(f"{__name__}:odd").score(ITEMS)
+    assert first.score == 0.5
+    assert second.kind == "function"
+    assert (third.kind, third.parts) == ("mine", {"y": 1.0})
+    assert fourth.error == "mine: ?"

@@ -35,7 +35,7 @@ def test_a_better_answer_scores_higher(judge: Judge):
 
 
 def test_the_request_is_what_the_interface_wants(judge: Judge, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("JUDGE_KEY", "secret")
+    monkeypatch.setenv("JUDGE_KEY", "secret\n")  # as files of secrets end
     one(judge, api_key_env="JUDGE_KEY", extra={"top_p": 0.5, "max_tokens": None})
     body = judge.bodies[-1]
     assert (body["model"], body["temperature"], body["top_p"]) == ("judge-1", 0.0, 0.5)
@@ -160,6 +160,10 @@ def test_settings_that_cannot_be_are_the_users_error(judge: Judge, monkeypatch: 
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="the environment has no JUDGE_KEY"):
         scorer(judge, api_key_env="JUDGE_KEY")
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret\n123")
+    with pytest.raises(UserError, match="JUDGE_KEY is no key") as told:
+        scorer(judge, api_key_env="JUDGE_KEY")
+    assert "secret" not in str(told.value)
     for url in ("localhost:8000", "ftp://host/v1", "http://"):
         with pytest.raises(UserError, match="no HTTP address"):
             scorer(judge, url=url)
