@@ -23,6 +23,8 @@ ABOUT = 0.1
 """Stages whose shares differ by no more than this are about equally busy."""
 SLIGHT = 0.05
 """A smaller share is not worth a word."""
+SATURATED = 0.9
+"""Reward servers that score for this share of their time have no room left."""
 FULL = 0.7
 """Where the busiest stage works less, no stage is full: they wait for each other."""
 
@@ -92,10 +94,12 @@ def limit(load: Load) -> Limit | None:
         return Limit(Stage.GENERATION, f"generation: no rollout actor works, {_learner_waits(load)}")
     if highest == 0:
         return None
+    idle = load.learner_idle or 0.0
     waited = {
         Stage.LEARNER: load.for_leases,
-        Stage.GENERATION: load.learner_idle or 0.0,
-        Stage.REWARD: load.for_rewards,
+        # an actor counts as busy while one answer is under way and many wait for scores, so full servers are what the learner waits for
+        Stage.REWARD: max(load.for_rewards, idle if (load.scoring or 0.0) >= SATURATED else 0.0),
+        Stage.GENERATION: idle,
         Stage.PUSH: shares[Stage.PUSH],
     }
     stage = max((stage for stage in waited if highest - shares[stage] <= ABOUT), key=lambda stage: waited[stage])

@@ -77,7 +77,8 @@ class Overview:
         said = {name: int(each.get("generated_tokens", 0)) for name, each in statuses.items() if name.startswith("rollout-")}
         tokens = self._tokens.saw(said)
         groups, pairs = learner.get("ledger", {}).get("trained", 0), learner.get("pairs", {}).get("trained", 0)
-        self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
+        if learner:  # one that is started again tells the totals of its earlier lives, but not at once
+            self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
         views = self._views()
         answered_s = self._watched[1].fleet.answered_at if self._watched else {}
         for view in views:

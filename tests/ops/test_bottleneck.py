@@ -30,6 +30,11 @@ from ops.bottleneck import ABOUT, Load, Stage, busy, limit
             Stage.REWARD,
             "reward: servers busy 99%, actors wait 45% for scores",
         ),
+        (  # an actor with one answer under way waits for no scores, however many of its groups do
+            Load(actors=8, sampling=0.98, for_rewards=0.02, scoring=1.0, training=0.3, for_pairs=0.7),
+            Stage.REWARD,
+            "reward: servers busy 100%, actors wait 2% for scores",
+        ),
         (  # servers of somebody else, of which nobody tells how busy they are
             Load(actors=2, sampling=0.2, for_rewards=0.8, training=0.2, for_pairs=0.8),
             Stage.REWARD,
