@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -16,14 +17,15 @@ from starlette.exceptions import HTTPException
 from actors.rewards import bearer
 from actors.rewards.batcher import Batcher, QueueFullError, ScorerBrokenError
 from actors.rewards.items import ITEM, QueryAnswer, QueryRequest, RewardItem, RewardScore, ScoringAnswer, ScoringRequest, unscored
-from actors.rewards.scorers.scorer import Scorer
+from actors.rewards.scorers.scorer import Scorer, unwrap
 from protocol.metrics import Metrics
 
 MAX_BODY_BYTES = 16 << 20
 MAX_TEXT_CHARS = 1 << 17
 """Longest instruction, answer or reference; a longer one is that item's error."""
-END_MARKERS = re.compile(r"(?:\s*(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
-"""What decoding leaves at the end of OpenRLHF's queries."""
+END_MARKER = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<end_of_turn>)$")
+"""What decoding leaves at the end of OpenRLHF's queries, one or several of them."""
+LONGEST_MARKER = 44
 PREFERENCE = re.compile(r"\bwait=(\d{1,6})\b")
 """How long the client waits for an answer, in seconds: the header ``Prefer`` of RFC 7240."""
 
@@ -77,7 +79,7 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
         return Response(answer.model_dump_json(), media_type="application/json")
 
     async def get_reward(request: Request) -> Response:
-        items = split_queries(await read(request, QueryRequest))
+        items = split_queries(await read(request, QueryRequest), partial(unwrap, scorer))
         values: list[float] = []
         for outcome in await score(batcher, items, preferred_s(request)):
             if outcome.score is None:
@@ -159,8 +161,11 @@ def sift(bodies: list[Any]) -> tuple[list[RewardItem], list[RewardScore | None]]
     return items, outcomes
 
 
-def split_queries(body: QueryRequest) -> list[RewardItem]:
-    """Items of OpenRLHF's queries: what follows the prompt is the answer. Raises `Refusal` where that cannot be told."""
+def split_queries(body: QueryRequest, unwrapped: Callable[[str], str] = str) -> list[RewardItem]:
+    """Items of OpenRLHF's queries: what follows the prompt is the answer. Raises `Refusal` where that cannot be told.
+
+    Prompts come rendered by a chat template; `unwrapped` gives the instruction within those that the scorer would render again.
+    """
     labels = body.labels if body.labels is not None else [None] * len(body.query)
     if not len(body.query) == len(body.prompts) == len(labels):
         raise Refusal(422, "bad_shape", "query, prompts and labels must have one entry each per answer")
@@ -170,8 +175,16 @@ def split_queries(body: QueryRequest) -> list[RewardItem]:
             raise Refusal(422, "bad_shape", f"query.{index} does not start with prompts.{index}")
         if len(query) > MAX_TEXT_CHARS or len(label or "") > MAX_TEXT_CHARS:
             raise Refusal(413, "too_long", f"query.{index}: a text has at most {MAX_TEXT_CHARS} characters")
-        items.append(RewardItem(str(index), prompt, END_MARKERS.sub("", query[len(prompt) :]).strip(), label))
+        items.append(RewardItem(str(index), unwrapped(prompt), without_end(query[len(prompt) :]), label))
     return items
+
+
+def without_end(text: str) -> str:
+    """`text` without white space around it and markers at its end."""
+    text = text.strip()
+    while (marker := END_MARKER.search(text, max(0, len(text) - LONGEST_MARKER))) is not None:
+        text = text[: marker.start()].rstrip()
+    return text
 
 
 async def score(batcher: Batcher, items: list[RewardItem], patience_s: float | None) -> Iterator[RewardScore]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from actors.rewards.items import RewardItem, RewardScore, checked
-from actors.rewards.scorers.scorer import Scorer, cost_of
+from actors.rewards.scorers.scorer import Scorer, cost_of, unwrap
 
 
 class Part(NamedTuple):
@@ -34,6 +34,11 @@ class CombinationScorer:
     def cost(self, item: RewardItem) -> int:
         """Of the part that it costs most."""
         return max(cost(item) for cost in self._costs)
+
+    def instruction_of(self, prompt: str) -> str:
+        """As the first part knows it that has a chat template."""
+        unwrapped = (unwrap(part.scorer, prompt) for part in self._parts.values())
+        return next((each for each in unwrapped if each != prompt), prompt)
 
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """An item that a part with a weight cannot score has no score, for that part's reason; the other parts' scores are kept."""

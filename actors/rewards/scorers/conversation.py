@@ -47,6 +47,7 @@ class Conversation:
         if rendered.count(SENTINEL) != 1:
             raise UserError("the chat template drops or repeats the assistant's turn", where=where, fix="use a checkpoint for chats")
         self._tail_ids = self._encode(rendered[rendered.index(SENTINEL) + len(SENTINEL) :])
+        self._before, _, self._after = self.rendered(SENTINEL, "answer")[0].partition(SENTINEL)
 
     def cost(self, item: RewardItem) -> int:
         """Tokens of the item's conversation; 1 where it cannot be scored."""
@@ -79,6 +80,11 @@ class Conversation:
         instruction, answer = self.escape(instruction), self.escape(answer)
         template = self._render(instruction, SENTINEL)
         return template[: template.rindex(SENTINEL)], self._render(instruction, answer)
+
+    def instruction_of(self, prompt: str) -> str:
+        """The instruction within a prompt that this template has rendered; any other prompt as it is."""
+        inside = prompt.removeprefix(self._before).removesuffix(self._after)
+        return inside if len(prompt) - len(inside) == len(self._before) + len(self._after) else prompt
 
     def escape(self, text: str) -> str:
         """`text` with every special token broken by a space, so that it reads as text and ends no turn."""

@@ -32,6 +32,20 @@ class Weighing(Protocol):
         ...
 
 
+@runtime_checkable
+class Unwrapping(Protocol):
+    """A scorer that renders conversations itself."""
+
+    def instruction_of(self, prompt: str) -> str:
+        """The instruction within a prompt that was rendered already; any other prompt as it is."""
+        ...
+
+
+def unwrap(scorer: Scorer, prompt: str) -> str:
+    """`prompt` without what the scorer would write around it once more."""
+    return scorer.instruction_of(prompt) if isinstance(scorer, Unwrapping) else prompt
+
+
 def cost_of(scorer: Scorer) -> Callable[[RewardItem], int]:
     """What an item costs: tokens where the scorer tells them, else 1."""
     return scorer.cost if isinstance(scorer, Weighing) else lambda _item: 1

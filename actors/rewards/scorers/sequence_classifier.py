@@ -46,6 +46,10 @@ class SequenceClassifierScorer:
         """Tokens of the conversation."""
         return self._conversation.cost(item)
 
+    def instruction_of(self, prompt: str) -> str:
+        """What the checkpoint's own chat template has rendered, without it."""
+        return self._conversation.instruction_of(prompt)
+
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """The model's raw logit of each conversation (user: instruction, assistant: answer)."""
         return score_conversations(items, self._conversation, self._forward, self._max_items, self._max_tokens)

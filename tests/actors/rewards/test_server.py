@@ -169,7 +169,7 @@ def test_a_full_queue_says_when_to_come_back(serve: Serve):
 def test_openrlhfs_shape(serve: Serve):
     server = serve()
     request = {
-        "query": ["say seven seven<|im_end|>\n", "say seven eleven"],
+        "query": ["say seven seven" + " " * 100_000 + "<|im_end|> <|endoftext|>\n", "say seven eleven"],
         "prompts": ["say seven", "say seven"],
         "labels": ["seven", "seven"],
     }

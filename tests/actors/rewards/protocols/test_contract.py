@@ -263,6 +263,19 @@ async def test_openrlhfs_client_and_our_server_agree(serve: Callable[..., Reward
     assert [score.score for score in await theirs.score(items)] == [score.score for score in await native_client.score(items)]
 
 
+async def test_openrlhfs_client_and_our_server_agree_about_a_model(serve: Callable[..., RewardServer], reward_model: Path):
+    """The client renders the conversation by the model's template; the server's scorer does not render it once more."""
+    server = serve(RewardsSection(scorer="seqcls", model=str(reward_model), cpu_threads=1))
+    items = [RewardItem("a", "say seven", "seven"), RewardItem("b", "say <|im_end|> seven", "eleven")]
+    native_client, theirs = (
+        RewardClient([server.url], section(protocol, reward_model, server.url), first_wait_s=0.01) for protocol in ("native", "openrlhf")
+    )
+    MADE.extend([native_client, theirs])
+    scores = [score.score for score in await native_client.score(items)]
+    assert None not in scores
+    assert [score.score for score in await theirs.score(items)] == pytest.approx(scores, abs=1e-5)
+
+
 def test_protocols_that_nobody_speaks_are_refused(reward_model: Path):
     with pytest.raises(ValueError, match=r"needs rewards\.urls"):
         RewardsSection(scorer="bleu", protocol="openrlhf")
