@@ -154,7 +154,8 @@ class Batcher:
         with self._changed:
             waiting = len(self._queue)
             expected_s = self._expected_s(waiting + len(items))
-            if (waiting or self._in_flight_items) and (waiting + len(items) > self.capacity_items or expected_s > patience_s):
+            late_s = max(expected_s, self.quiet_s)  # a batch that takes far longer than the last ones says nothing of when it ends
+            if (waiting or self._in_flight_items) and (waiting + len(items) > self.capacity_items or late_s > patience_s):
                 raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s - patience_s))))
             ticket = Ticket(time.monotonic() + patience_s, [None] * len(items), len(items))
             if self._closed.is_set():

@@ -130,6 +130,31 @@ def test_a_queue_that_is_too_slow_is_full_as_well():
         batcher.submit([item("h")], patience_s=99.0)
 
 
+def test_behind_a_batch_that_outlasts_a_requests_patience_nobody_is_let_in():
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Stuck(LengthScorer):
+        def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
+            entered.set()
+            assert go_on.wait(10)
+            return super().score(items)
+
+    batcher = make(Stuck(), patience_s=0.05)
+    first = batcher.submit([item("a")])
+    thread = threading.Thread(target=batcher.run, daemon=True)
+    thread.start()
+    assert entered.wait(10)
+    give_up_s = time.monotonic() + 10
+    while batcher.quiet_s <= 0.05:
+        assert time.monotonic() < give_up_s
+    with pytest.raises(QueueFullError):
+        batcher.submit([item("b")])
+    go_on.set()
+    assert first.result(10)[0].score == 2.0
+    batcher.close()
+    thread.join(10)
+
+
 def test_a_request_may_have_less_patience_than_the_server():
     batcher = make(LengthScorer(), patience_s=2.0)
     batcher._pace.note(6.0, 10)
