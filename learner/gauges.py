@@ -15,7 +15,7 @@ from learner.figures import PHASES, StepFigures
 from learner.intake import Batch, Counts, Drop
 from learner.journal.journal import JournalCounts
 from protocol.codec import REFUSALS
-from protocol.ledger import REJECTED
+from protocol.ledger import REJECTED, Ledger
 from protocol.messages import GroupResult, Outcome, PolicyVersion
 from protocol.metrics import Metrics
 
@@ -128,6 +128,12 @@ class Gauges:
         """A held-out evaluation is complete."""
         for name, value in figures.items():
             self._set("rba_evaluation", value, suite=SUITE, metric=name)
+
+    def restored(self, ledger: Ledger, counts: Counts) -> None:
+        """Totals of the run's earlier lives. Before anybody looks, or Prometheus would take them for what has just happened."""
+        ledger.trained, ledger.dropped = counts.trained, Counter(counts.dropped)
+        ledger.queued = ledger.unique - counts.trained - counts.dropped.total()
+        self.accounts(ledger.as_dict(), counts, 0)
 
     def accounts(self, ledger: dict[str, Any], counts: Counts, actors: int) -> None:
         """Bring the ledger's counters up to `ledger` (see `protocol.ledger.Ledger.as_dict`), and the pairs' up to `counts`."""

@@ -79,7 +79,6 @@ class Learner:
         self._train = open_mixture(config.data.train, config.data.mix)
         self._test, self._validation = (self._open(key) for key in ("test", "validation"))
         self._metrics = Metrics("learner", str(rank), bare=rank > 0)
-        self._metrics_url = self._metrics.serve(config.network.bind)
         self._session: Session | None = None
         self._link: LearnerLink | None = None
         self._salvage = salvage
@@ -94,6 +93,7 @@ class Learner:
             life = Life.read(self._checkpoint, lineage) if self._checkpoint is not None else Life(lineage=lineage)
             self._history = self._open_journal(life)
             section, life = config.learner, self._history.life
+            self._gauges.restored(life.ledger(self._history.results), life.counts())
             weights = (1.0, *config.data.mix.values())
             sources = [Source(data.groups, weight) for data, weight in zip(self._train, weights, strict=True)]
             self._frontier = Frontier(sources, config.run.seed, shuffle=config.data.shuffle, state=life.frontier)
@@ -111,6 +111,7 @@ class Learner:
             door = server_door(Keyring(keys), "pairs", self._metrics.refusals("pairs")) if keys is not None else None
             self._link = LearnerLink(config.network.bind, config.network.pairs_port, dialogue, door, self._metrics.messages_refused)
             self._link.start()
+        self._metrics_url = self._metrics.serve(config.network.bind)
 
     def _open_journal(self, life: Life) -> History:
         """What the journal has behind the checkpoint that `life` begins at; this life writes on behind it."""

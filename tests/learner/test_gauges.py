@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from learner.clock import Work, WorkClock
 from learner.gauges import Gauges, free_bytes
+from learner.life import Life
 from protocol.metrics import Metrics
 
 
@@ -62,3 +64,18 @@ def test_an_acknowledgement_leaves_its_time() -> None:
 
 def test_a_rank_that_follows_exports_no_zeros() -> None:
     assert "rba_learner_steps_total" not in Metrics("learner", "1", bare=True).render().decode()
+
+
+def test_totals_of_earlier_lives_are_there_from_the_start_and_add_up() -> None:
+    metrics = Metrics("learner")
+    life = Life(lineage=1, trained=90, dropped=Counter(stale=5), duplicate=2, expired=3)
+    gauges = Gauges(metrics)
+    gauges.restored(life.ledger(results=4), life.counts())
+    assert value(metrics, "rba_results_received_total") == 101
+    assert value(metrics, "rba_results_unique_total") == 99
+    assert value(metrics, "rba_results_trained_total") == 90
+    assert value(metrics, "rba_results_queued") == 4
+    ledger = life.ledger(results=4)
+    ledger.received, ledger.unique, ledger.settled = 102, 100, 100
+    gauges.accounts({**ledger.as_dict(), "queued": 5}, life.counts(), actors=1)
+    assert value(metrics, "rba_results_received_total") == 102
