@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -18,24 +18,35 @@ from protocol.errors import RbaError, UserError
 EVERY_S = 1.0
 STOP_LIMIT_S = 900.0
 """A large model's checkpoint takes minutes."""
-OVER = {"completed", "stopped", "failed", "vanished"}
+VANISHED = "vanished"
+OVER = {"completed", "stopped", "failed", VANISHED}
+MOST_UNANSWERED = 3
+"""Looks in a row at a run that was there, after which it is taken for gone."""
 
 
 def show(run: RunDir, console: Console, *, watch: bool, as_json: bool, prometheus: str | None = None) -> int:
     """Print the status once, or follow it with `watch`; 0 when healthy, 1 when not. `prometheus` is asked for alerts that fire."""
-    seen = look(run, prometheus)
+    seen = first = look(run, prometheus)
     if watch and not as_json and console.is_terminal:
-        with Live(Screen(seen), console=console, screen=True, auto_refresh=False) as display:
-            while seen["state"] not in OVER:
-                time.sleep(EVERY_S)
-                seen = look(run, prometheus)
+        with Live(Screen(first), console=console, screen=True, auto_refresh=False) as display:
+            for seen in _follow(first, run, prometheus, EVERY_S):
                 display.update(Screen(seen), refresh=True)
-    while watch and (as_json or not console.is_terminal) and seen["state"] not in OVER:
-        _print(seen, console, as_json)
-        time.sleep(EVERY_S if as_json else live.PLAIN_EVERY_S)
-        seen = look(run, prometheus)
+    elif watch:
+        for later in _follow(first, run, prometheus, EVERY_S if as_json else live.PLAIN_EVERY_S):
+            _print(seen, console, as_json)
+            seen = later
     _print(seen, console, as_json)
     return 0 if seen["healthy"] else 1
+
+
+def _follow(seen: dict[str, Any], run: RunDir, prometheus: str | None, every_s: float) -> Iterator[dict[str, Any]]:
+    """Statuses, one after the other, until the run is over. A supervisor may be too busy to answer once."""
+    unanswered = 0
+    while seen["state"] not in OVER or 0 < unanswered < MOST_UNANSWERED:
+        time.sleep(every_s)
+        seen = look(run, prometheus)
+        unanswered = unanswered + 1 if seen["state"] == VANISHED else 0
+        yield seen
 
 
 def look(run: RunDir, prometheus: str | None = None) -> dict[str, Any]:

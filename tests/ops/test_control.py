@@ -212,6 +212,21 @@ def test_a_watch_goes_on_until_the_run_ends(supervisor: Scripted, monkeypatch: p
     assert "stopped" in last, "the end stays to be read"
 
 
+@pytest.mark.parametrize(("states", "watched"), [("v r s", "r v r s"), ("v v v v", "r v v v")])
+def test_a_watch_gives_up_on_a_supervisor_that_does_not_answer_several_times(
+    supervisor: Scripted, monkeypatch: pytest.MonkeyPatch, states: str, watched: str
+) -> None:
+    monkeypatch.setattr(watching, "EVERY_S", 0.01)
+    names = {"r": "running", "v": "vanished", "s": "stopped"}
+    first, coming = watching.look(supervisor.run), iter(states.split())
+    told = [{**first, "state": names[each]} for each in ("r", *coming)]
+    monkeypatch.setattr(watching, "look", lambda _run, _prometheus: told.pop(0))
+    console = printed()
+    watching.show(supervisor.run, console, watch=True, as_json=True)
+    shown = [json.loads(line)["state"] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert shown == [names[each] for each in watched.split()]
+
+
 def test_a_prometheus_that_does_not_answer_is_told_beside_the_status(supervisor: Scripted) -> None:
     console = printed()
     assert watching.show(supervisor.run, console, watch=False, as_json=False, prometheus="http://127.0.0.1:9") == 0
