@@ -103,6 +103,7 @@ class Synthesis:
         """What names others goes first, so that nothing is named that is not there."""
         names = [sidecar.NAME, *(f"{split}.jsonl" for split in SPLITS)]
         if self._mirror is not None:
+            self._mirror.renew()
             self._mirror.remove([*names, *(f"stages/{stage}" for stage in reversed(stages))])
         for name in names:
             (self.folder / name).unlink(missing_ok=True)

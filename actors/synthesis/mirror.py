@@ -29,7 +29,7 @@ from protocol.errors import UserError
 Item = TypeVar("Item")
 
 IDENTITY = "stages/identity"
-"""Made once for each synthesis: two of one name are never mixed."""
+"""Made once for each synthesis, and anew when stages are made again: blocks of two are never mixed."""
 SHARDS = {"instructions": "shards/corpus-{:06d}.tar", "speech": "shards/{:06d}.tar"}
 """What stages write beside their blocks."""
 LAST = "dataset"
@@ -101,6 +101,13 @@ class Mirror:
         for name in names:
             self._there.patiently(partial(self._there.remove, name))
 
+    def renew(self) -> None:
+        """To folders of other machines it is another synthesis from now on: the blocks that they have are thrown away."""
+        identity = secrets.token_hex(16).encode()
+        self._check()
+        self._there.patiently(partial(self._there.put_content, identity, IDENTITY))
+        self._write(IDENTITY, identity)
+
     def show(self) -> None:
         """Copy the manifests as far as they have come, and then the blocks that say so."""
         if not (self._folder / sidecar.NAME).is_file():
@@ -136,7 +143,7 @@ class Mirror:
         own = self._read(IDENTITY) if (self._folder / IDENTITY).is_file() else None
         if own != theirs:
             if self._blocks():
-                fix = "give one of them another name or directory"
+                fix = "give one of them another name or directory; after --redo elsewhere, remove the folder here: it is fetched"
                 raise UserError(f"the data set that lies there is not the one in {self._folder}", where=self._there.where, fix=fix)
             self._write(IDENTITY, theirs)
         return True

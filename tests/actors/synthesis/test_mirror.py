@@ -116,6 +116,18 @@ class Looking(Silent):
             self.seen.append(len(list(data.spoken())))
 
 
+def test_blocks_that_another_machine_has_thrown_away_do_not_come_back(tmp_path: Path) -> None:
+    first, other = synthesis(tmp_path / "one", "memory://far"), synthesis(tmp_path / "other", "memory://far")
+    first.run(STAGES, Silent())
+    other.run(BEFORE_SPEECH, Silent(), redo="splits")
+    before = far("memory://far")
+    with pytest.raises(UserError, match="after --redo elsewhere"):
+        synthesis(tmp_path / "one", "memory://far").run(STAGES, Silent())
+    assert far("memory://far") == before
+    synthesis(tmp_path / "new", "memory://far").run(STAGES, Silent())
+    synthesis(tmp_path / "other", "memory://far").run(STAGES, Silent())
+
+
 def test_it_is_read_while_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "SHOW_S", 0.0)
     growing = synthesis(tmp_path, "memory://far")
