@@ -190,8 +190,20 @@ class Destination:
             except OSError:
                 if not self._files.exists(target):
                     raise
-                self._files.rm(target)  # HDFS and SFTP replace nothing
-                self._files.mv(draft, target)
+                self._replace(draft, target)
+
+    def _replace(self, draft: str, target: str) -> None:
+        """Where renaming replaces nothing, as with HDFS and SFTP: the old file goes only when the new one is there."""
+        aside = f"{target}.old{PARTIAL}"
+        if self._files.exists(aside):  # of one that was killed in between
+            self._files.rm(aside)
+        self._files.mv(target, aside)
+        try:
+            self._files.mv(draft, target)
+        except BaseException:
+            self._files.mv(aside, target)
+            raise
+        self._files.rm(aside)
 
     def _make_parent(self, target: str) -> None:
         self._files.makedirs(target.rpartition("/")[0], exist_ok=True)

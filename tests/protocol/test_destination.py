@@ -9,6 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 from fsspec.registry import known_implementations
 
+from protocol import destination
 from protocol.destination import Destination, patiently
 from protocol.errors import RbaError, UserError
 from tests.protocol import stores
@@ -89,6 +90,22 @@ def test_a_file_is_replaced_where_renaming_replaces_nothing(tmp_path: Path, monk
     for content in (b"one", b"other"):
         there.put_content(content, "dataset.json")
         assert there.content("dataset.json") == content
+
+
+def test_a_replacement_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mv = stores.Disk.mv
+
+    def failing(self: stores.Disk, path1: str, path2: str) -> None:
+        if self.exists(path2) or (path1.endswith(destination.PARTIAL) and ".old" not in path1 and path2.endswith("dataset.json")):
+            raise PermissionError(path2)
+        mv(self, path1, path2)
+
+    there = Destination(f"disk://{tmp_path}/far", KEY)
+    there.put_content(b"one", "dataset.json")
+    monkeypatch.setattr(stores.Disk, "mv", failing)
+    with pytest.raises(OSError):
+        there.put_content(b"other", "dataset.json")
+    assert there.content("dataset.json") == b"one"
 
 
 def test_a_library_that_cannot_create_writes_where_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
