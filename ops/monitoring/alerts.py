@@ -114,6 +114,10 @@ def _fleet(limits: Limits) -> list[Alert]:
     ahead = _recent('rba_policy_version{role="learner"}', gap)
     held = f'max by (run, process) (last_over_time(rba_policy_version{{role="rollout"}}[{gap}]))'
     moved = f'max by (run, process) (changes(rba_policy_version{{role="rollout"}}[{behind}]))'
+    long = duration(limits.actors_s + limits.behind_s)
+    there, before = (
+        f'max by (run, process) (min_over_time(up{{job="rba", role="rollout"}}[{gap}]{when})) == 1' for when in ("", f" offset {long}")
+    )
     supervised = f'max by (run) (max_over_time(up{{role="supervisor"}}[{gap}])) == 1'
     return [
         Alert(
@@ -129,7 +133,8 @@ def _fleet(limits: Limits) -> list[Alert]:
             "warning",
             "{{ $labels.process }} of {{ $labels.run }} gets no new weights",
             f"It holds a policy version that is {{{{ $value }}}} steps old, and has applied none for {behind}.",
-            f"({ahead} - on (run) group_right () {held}) > 0\nand on (run, process) {moved} == 0\nand on (run) {TRAINING} == 1",
+            f"({ahead} - on (run) group_right () {held}) > 0\nand on (run, process) {moved} == 0\nand on (run) {TRAINING} == 1\n"
+            f"or ({there} and on (run, process) {before}) unless on (run, process) {held}\nand on (run) {TRAINING} == 1",
             limits.hold_s,
         ),
         Alert(
@@ -200,7 +205,8 @@ def _training(limits: Limits) -> list[Alert]:
 def _disk(limits: Limits) -> list[Alert]:
     gap, window = duration(limits.gap_s), duration(limits.window_s)
     free, trend = "rba_disk_free_bytes", duration(limits.disk_trend_s)
-    age = f"time() - {_recent('rba_checkpoint_last_success_timestamp_seconds', gap)}"
+    saved = _recent("rba_checkpoint_last_success_timestamp_seconds", gap)
+    age = f"time() - {saved}"
     return [
         Alert(
             "CheckpointOld",
@@ -208,7 +214,8 @@ def _disk(limits: Limits) -> list[Alert]:
             "{{ $labels.run }} writes no checkpoint",
             f"The last one is more than {duration(limits.checkpoint_s)} old, or the disk refused the next.",
             f"({age} > {limits.checkpoint_s:g}\nor sum by (run) (increase(rba_checkpoint_failures_total[{window}])) > 0)\n"
-            f"and on (run) {WORKING} == 1",
+            f"and on (run) {WORKING} == 1\n"
+            f"or ({WORKING} == 1 and on (run) ({WORKING} offset {duration(limits.checkpoint_s)}) == 1) unless on (run) {saved}",
             limits.hold_s,
         ),
         Alert(

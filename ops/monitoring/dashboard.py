@@ -39,6 +39,10 @@ def dashboard() -> str:
 
 def _variables() -> Iterator[dict[str, Any]]:
     yield {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": {}, "hide": 0}
+    choices: dict[bool, dict[str, Any]] = {
+        False: {"multi": False, "includeAll": False, "current": {}},  # curves of two runs in one panel would be told apart by nothing
+        True: {"multi": True, "includeAll": True, "allValue": ".+", "current": {"text": ["All"], "value": ["$__all"]}},
+    }
     for name, query in (("run", "label_values(rba_build_info, run)"), ("process", 'label_values(up{run=~"$run"}, process)')):
         yield {
             "name": name,
@@ -49,11 +53,8 @@ def _variables() -> Iterator[dict[str, Any]]:
             "definition": query,
             "refresh": 2,
             "sort": 1,
-            "multi": True,
-            "includeAll": True,
-            "allValue": ".+",
-            "current": {"text": ["All"], "value": ["$__all"]},
             "hide": 0,
+            **choices[name != "run"],
         }
 
 

@@ -84,7 +84,10 @@ STORIES: dict[str, list[Story]] = {
         Story({of("rba_actors"): step(1, 2)}, 70, 80, 95),
         Story({of("rba_actors_wanted", SUPERVISOR): step(4, 1)}, 70, 80, 95),
     ],
-    "WeightsLag": [Story({of("rba_policy_version", ACTOR): stands(60, 120, growing(2, -2))}, 65, 80, 130, {"process": "rollout-0"})],
+    "WeightsLag": [
+        Story({of("rba_policy_version", ACTOR): stands(60, 120, growing(2, -2))}, 65, 80, 130, {"process": "rollout-0"}),
+        Story({of("rba_policy_version", ACTOR): missing(0, MINUTES + 1, CLOCK)}, 24, 40, labels={"process": "rollout-0"}),
+    ],
     "RewardServerErrors": [Story({ERRORS: jumps(60, 3000, 40, growing(1))}, 61, 75, 125)],
     "AuthFailures": [
         Story({REFUSED: missing(0, 61, steady(30))}, 59, 63, 75, {"socket": "pairs"}),
@@ -107,6 +110,7 @@ STORIES: dict[str, list[Story]] = {
     ],
     "CheckpointOld": [
         Story({SAVED: stands(60, 330, CLOCK)}, 295, 310, 335),
+        Story({SAVED: missing(0, MINUTES + 1, CLOCK)}, 230, 250),
         Story({of("rba_checkpoint_failures_total"): jumps(60, 1, 1, steady(0))}, 59, 68, 80),
     ],
     "JournalDiskLow": [
