@@ -43,7 +43,7 @@ class ScriptedRun:
         )
         self.run_id = ""
 
-    def until(self, holds: Callable[[], Any], limit_s: float = 60.0) -> Any:
+    def until(self, holds: Callable[[], Any], limit_s: float = 180.0) -> Any:
         deadline_s = time.monotonic() + limit_s
         while not (found := holds()):
             assert self.process.poll() is None, self.process.communicate()

@@ -106,8 +106,14 @@ def running(pid):
 
 def speaking_processes():
     """By their ids; Python's own resource tracker is none of them."""
-    children = psutil.Process().children()
-    return {child.pid for child in children if any("spawn_main" in word for word in child.cmdline())}
+    return {child.pid for child in psutil.Process().children() if _speaks(child)}
+
+
+def _speaks(child: psutil.Process) -> bool:
+    try:
+        return any("spawn_main" in word for word in child.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 def test_behind_the_end_nobody_starts_a_process():
