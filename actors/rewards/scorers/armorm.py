@@ -13,9 +13,9 @@ import transformers
 from torch.nn.functional import linear, relu, softmax
 from transformers import LlamaModel
 
-from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.scorers import checkpoint
-from actors.rewards.scorers.conversation import Conversation, Judged, UnscorableError, score_conversations
+from actors.rewards.scorers.conversation import Conversation, Judged, UnscorableError
+from actors.rewards.scorers.model_scorer import ModelScorer
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
@@ -63,7 +63,7 @@ class ArmoHeads:
         return (gating * (rewards @ self._transform)).sum(dim=-1), rewards
 
 
-class ArmoScorer:
+class ArmoScorer(ModelScorer):
     """ArmoRM: 19 rewards, mixed by a gating network that reads the prompt alone."""
 
     def __init__(self, section: RewardsSection) -> None:
@@ -81,8 +81,7 @@ class ArmoScorer:
         tokenizer = checkpoint.read_tokenizer(directory)
         max_tokens = checkpoint.max_tokens_of(config)
         self._header = list(tokenizer(ASSISTANT_HEADER, add_special_tokens=False)["input_ids"])
-        self._conversation = GatedConversation(tokenizer, max_tokens, str(directory), self._header)
-        self._max_items, self._max_tokens = section.batch_items, section.batch_tokens
+        conversation = GatedConversation(tokenizer, max_tokens, str(directory), self._header)
         self._pad_id = checkpoint.pad_id_of(tokenizer)
         self._body: Any = checkpoint.read_body(LlamaModel, directory)
         gating_layers = int(getattr(config, "gating_n_hidden", 3)) + 1
@@ -91,24 +90,8 @@ class ArmoScorer:
         objectives = tensors["regression_layer.weight"].shape[0]
         self._attributes = ATTRIBUTES if objectives == len(ATTRIBUTES) else [f"objective-{i}" for i in range(objectives)]
         dtype = str(self._body.dtype).removeprefix("torch.")
-        self._signature = f"ArmoRM|{directory.name}|dtype:{dtype}|max_tokens:{max_tokens}|transformers:{transformers.__version__}"
-
-    @property
-    def signature(self) -> str:
-        """Checkpoint, number format, window and library version."""
-        return self._signature
-
-    def cost(self, item: RewardItem) -> int:
-        """Tokens of the conversation."""
-        return self._conversation.cost(item)
-
-    def instruction_of(self, prompt: str) -> str:
-        """What the checkpoint's own chat template has rendered, without it."""
-        return self._conversation.instruction_of(prompt)
-
-    def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
-        """The gated score of each conversation; its 19 rewards are the parts."""
-        return score_conversations(items, self._conversation, self._forward, self._max_items, self._max_tokens)
+        signature = f"ArmoRM|{directory.name}|dtype:{dtype}|max_tokens:{max_tokens}|transformers:{transformers.__version__}"
+        super().__init__(section, conversation, signature)
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[list[int]]) -> list[Judged]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
 from transformers import AutoModelForSequenceClassification
 
-from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.scorers import checkpoint
-from actors.rewards.scorers.conversation import Conversation, Judged, score_conversations
+from actors.rewards.scorers.conversation import Conversation, Judged
+from actors.rewards.scorers.model_scorer import ModelScorer
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 
-class SequenceClassifierScorer:
+class SequenceClassifierScorer(ModelScorer):
     """Any ``AutoModelForSequenceClassification`` with one label: the logit at the conversation's last token."""
 
     def __init__(self, section: RewardsSection) -> None:
@@ -27,32 +26,15 @@ class SequenceClassifierScorer:
         architecture = _architecture(config, str(directory))
         tokenizer = checkpoint.read_tokenizer(directory)
         max_tokens = checkpoint.max_tokens_of(config)
-        self._conversation = Conversation(tokenizer, max_tokens, where=str(directory))
-        self._max_items, self._max_tokens = section.batch_items, section.batch_tokens
+        conversation = Conversation(tokenizer, max_tokens, where=str(directory))
         self._pad_id = checkpoint.pad_id_of(tokenizer)
         self._model = checkpoint.read_body(AutoModelForSequenceClassification, directory)
         self._head: torch.Tensor | None = None
         if isinstance(getattr(self._model, "score", None), torch.nn.Linear):
             self._head = checkpoint.read_tensors(directory, ["score.weight"])["score.weight"].to(self._model.device)
         dtype = str(self._model.dtype).removeprefix("torch.")
-        self._signature = f"{architecture}|{directory.name}|dtype:{dtype}|max_tokens:{max_tokens}|transformers:{transformers.__version__}"
-
-    @property
-    def signature(self) -> str:
-        """Architecture, checkpoint, number format, window and library version."""
-        return self._signature
-
-    def cost(self, item: RewardItem) -> int:
-        """Tokens of the conversation."""
-        return self._conversation.cost(item)
-
-    def instruction_of(self, prompt: str) -> str:
-        """What the checkpoint's own chat template has rendered, without it."""
-        return self._conversation.instruction_of(prompt)
-
-    def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
-        """The model's raw logit of each conversation (user: instruction, assistant: answer)."""
-        return score_conversations(items, self._conversation, self._forward, self._max_items, self._max_tokens)
+        signature = f"{architecture}|{directory.name}|dtype:{dtype}|max_tokens:{max_tokens}|transformers:{transformers.__version__}"
+        super().__init__(section, conversation, signature)
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[list[int]]) -> list[Judged]:
