@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,8 +53,8 @@ class JudgeScorer:
     A judge favours a place, mostly the first, so that every answer is graded in both, and the mean is the score.
     """
 
-    def __init__(self, section: JudgeSection, where: str, *, first_wait_s: float = FIRST_WAIT_S) -> None:
-        """`where` is the section's key. Raises `UserError` when the judge does not answer."""
+    def __init__(self, section: JudgeSection, where: str, *, limit_s: float = math.inf, first_wait_s: float = FIRST_WAIT_S) -> None:
+        """`where` is the section's key; a batch takes at most `limit_s`. Raises `UserError` when the judge does not answer."""
         if missing := next((key for key in ("url", "model") if not getattr(section, key)), None):
             raise UserError(f"the judge has no {missing}", where=where, fix=f"set {where}.{missing}")
         self._chat = Chat(section, where, first_wait_s=first_wait_s)
@@ -63,7 +64,7 @@ class JudgeScorer:
         except UserError:
             self.close()
             raise
-        self._limit_s = section.timeout_s * section.attempts
+        self._limit_s = min(limit_s, section.timeout_s * section.attempts)
         sampling = {"temperature": section.temperature, "max_tokens": section.max_tokens, **section.extra}
         said = ",".join(f"{name}={value}" for name, value in sorted(sampling.items()) if value is not None)
         self._signature = f"judge|{section.model}|prompt:{PROMPT_VERSION}|orders:both|{said}"
@@ -87,7 +88,7 @@ class JudgeScorer:
         self._loop.close()
 
     async def _judge_all(self, asked: Sequence[tuple[str, str, str]]) -> list[RewardScore]:
-        """A batch takes no longer than one question may, so that a judge that hangs does not look like a server that does."""
+        """A batch takes no longer than one question may, nor than its client waits: one that hangs costs no other item its score."""
         end_s = asyncio.get_running_loop().time() + self._limit_s
         return await together(self._judge(*texts, end_s) for texts in asked)
 
@@ -101,7 +102,7 @@ class JudgeScorer:
         except ChatError as error:
             return unscored("", str(error))
         except TimeoutError:
-            return unscored("", f"timeout: the batch takes longer than {self._limit_s} s")
+            return unscored("", f"timeout: the batch takes longer than {self._limit_s:g} s")
         except UnparsableError as error:
             return unscored("", f"unparsable: the judge gives no grades: {error}")
         shown_first, shown_second = _lead(own, other), _lead(swapped_own, swapped_other)

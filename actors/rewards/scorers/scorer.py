@@ -10,6 +10,10 @@ from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
 
+JUDGING = 0.6
+"""Of the time that a client waits, what a batch of a judge may take; the rest is for the queue and the way."""
+
+
 class Scorer(Protocol):
     """Scores answers; called from one thread."""
 
@@ -72,7 +76,7 @@ def open_scorer(section: RewardsSection) -> Scorer:
         case "judge":
             from actors.rewards.scorers.judge import JudgeScorer
 
-            return JudgeScorer(section.judge, "rewards.judge")
+            return JudgeScorer(section.judge, "rewards.judge", limit_s=JUDGING * section.timeout_s)
         case "python":
             from actors.rewards.scorers.function import FunctionScorer
 
@@ -93,9 +97,11 @@ def _open_combination(section: RewardsSection) -> Scorer:
     from actors.rewards.scorers.combination import CombinationScorer, Part
 
     parts = {}
+    judges = sum(part.scorer == "judge" for part in section.combination.values())
+    share = {"timeout_s": section.timeout_s / max(1, judges)}  # they are asked one after the other
     for name, part in section.combination.items():
         try:
-            parts[name] = Part(open_scorer(section.alone(name)), part.weight)
+            parts[name] = Part(open_scorer(section.alone(name).model_copy(update=share)), part.weight)
         except UserError as error:
             where = error.where.replace("rewards.", f"rewards.combination.{name}.", 1)
             raise UserError(error.what, where=where, fix=error.fix) from error

@@ -5,6 +5,8 @@ import xxhash
 
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.scorers.judge import PROMPT, PROMPT_VERSION, JudgeScorer, UnparsableError, question, read_grades
+from actors.rewards.scorers.scorer import open_scorer
+from configs.sampling import RewardsSection
 from protocol.errors import UserError
 from tests.actors.rewards.scorers.judging import ANSWERS, Judge, Reply, completion, grades
 
@@ -178,6 +180,22 @@ def test_a_batch_takes_no_longer_than_one_question_may(judge: Judge):
     scores = opened.score([RewardItem(str(size), "say", "x" * size, "reference") for size in range(1, 11)])
     assert {score.kind for score in scores} == {"timeout"}
     assert len(judge.questions) < 10  # of 20, tried twice each
+
+
+def test_one_question_that_hangs_costs_no_other_item_its_score(judge: Judge):
+    opened = open_scorer(RewardsSection(scorer="judge", judge=judge.section(), timeout_s=2.0))
+    answered, over = judge.reply, threading.Event()
+
+    def reply(asked: str) -> Reply:
+        if "hang" in asked:
+            over.wait(20)  # longer than the client of the server would wait
+        return answered(asked)
+
+    judge.reply = reply
+    scores = opened.score([RewardItem("1", "say", "seven", "seven"), RewardItem("2", "say", "hang", "seven")])
+    over.set()
+    assert scores[0].score is not None
+    assert scores[1].error == "timeout: the batch takes longer than 1.2 s"
 
 
 def test_the_signature_has_the_version_of_the_prompt_and_the_sampling(judge: Judge):
