@@ -88,8 +88,19 @@ class RewardClient:
         return outcomes
 
     async def check(self) -> list[str]:
-        """The signatures of all servers. Raises `UserError` for one that does not answer, lets nobody in, or scores by something else."""
-        return list(await asyncio.gather(*(self._check(server.url) for server in self._balancer.servers)))
+        """The signatures of all servers. Raises `UserError` for one that does not answer, lets nobody in, or scores by something else, also
+        than the others: their rewards would be compared with each other.
+        """
+        servers = self._balancer.servers
+        signatures = list(await asyncio.gather(*(self._check(server.url) for server in servers)))
+        for server, signature in zip(servers, signatures, strict=True):
+            if signature != signatures[0]:
+                raise UserError(
+                    f"{server.url} scores by {signature}, {servers[0].url} by {signatures[0]}",
+                    where="rewards.urls",
+                    fix="name servers of the same scorer, model and versions",
+                )
+        return signatures
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -231,6 +242,8 @@ class RewardClient:
         except UserError as error:
             raise UserError(f"the reward server {url} is not the right one: {error.what}", where=error.where, fix=error.fix) from None
         except RequestFailedError as error:
+            if error.kind == "busy":
+                return signature  # it scores, for others
             fix = TOKEN_FIX if error.kind == "unauthorised" else fix
             raise UserError(f"the reward server {url} does not score: {error}", where="rewards.urls", fix=fix) from None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:

@@ -9,7 +9,6 @@ from actors.rewards.items import RewardItem, RewardScore
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
 
-
 JUDGING = 0.6
 """Of the time that a client waits, what a batch of a judge may take; the rest is for the queue and the way."""
 

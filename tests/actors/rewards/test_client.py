@@ -1,7 +1,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -305,6 +305,25 @@ async def test_the_metrics_are_in_the_catalogue(scripts: Scripts, client: Client
 async def test_check_accepts_a_server_that_answers(serve: Any, client: Client):
     server: RewardServer = serve()
     assert "eff:yes" in (await client(server.url).check())[0]
+
+
+async def test_check_refuses_servers_that_score_by_different_things(serve: Any, client: Client):
+    class Model:
+        def __init__(self, signature: str) -> None:
+            self.signature = signature
+
+        def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
+            return [RewardScore(item.id, 1.0) for item in items]
+
+    servers = [serve(scorer=Model(signature)) for signature in ("one model", "one model", "another model")]
+    assert await client(*(server.url for server in servers[:2])).check() == ["one model", "one model"]
+    with pytest.raises(UserError, match=f"{servers[2].url} scores by another model"):
+        await client(*(server.url for server in servers)).check()
+
+
+async def test_check_takes_a_busy_server_for_one_that_scores(scripts: Scripts, client: Client):
+    script = scripts((429, {"Retry-After": "30"}))
+    assert await client(script.url, protocol="openrlhf", urls=[script.url]).check() == ["openrlhf"]
 
 
 async def test_check_names_what_is_wrong(serve: Any, scripts: Scripts, client: Client):
