@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from sacrebleu.metrics import BLEU
 
 ORDERS = 4
-KEPT_REFERENCES = 1 << 12
+KEPT_REFERENCES = 1 << 9
+"""Some 50 MB of them at 300 words each."""
 KEPT_PIECES = 1 << 16
 CHINESE = "中"
 """Any character that the tokenizer zh sets apart."""
@@ -103,7 +104,7 @@ def by_word(tokenizer: Any) -> Tokenize:
     parts = lru_cache(maxsize=KEPT_PIECES)(lambda word: tokenizer(word).split())
 
     def tokenize(line: str) -> Sequence[str]:
-        if "-\n" in line:  # 13a joins words that a line break divides
+        if "-\n" in line or "<skipped>" in line:  # 13a joins words that a line break divides, once it has taken this word out
             return tokenizer(line).split()  # type: ignore[no-any-return]
         return [part for word in line.split() for part in parts(word)]
 

