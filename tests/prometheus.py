@@ -90,7 +90,7 @@ class Prometheus:
     def close(self) -> None:
         self._http.close()
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(60)
 
     def __enter__(self) -> Self:
         return self

@@ -43,7 +43,7 @@ def served(checkpoint: Path, settings: Sequence[str], log: Path) -> Iterator[str
         members = [*psutil.Process(server.pid).children(recursive=True), server]
         for process in members:
             process.kill()
-        server.wait(30)
+        server.wait(60)
 
 
 def free_port() -> int:

@@ -51,7 +51,7 @@ def test_the_first_error_ends_the_others(loop: Loop) -> None:
 
     with pytest.raises(TeacherFailedError, match="gone"):
         loop.run(together([for_ever(), fails()]))
-    assert ended.wait(10)
+    assert ended.wait(60)
 
 
 def test_closing_ends_what_runs() -> None:
@@ -63,7 +63,7 @@ def test_closing_ends_what_runs() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(made.run, for_ever())
-        assert started.wait(10)
+        assert started.wait(60)
         made.close()
         with pytest.raises(CancelledError):
             waiting.result(10)
@@ -80,7 +80,7 @@ def test_abandoning_ends_what_is_waited_for_and_nothing_else(loop: Loop) -> None
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(loop.run, for_ever())
-        assert started.wait(10)
+        assert started.wait(60)
         loop.abandon()
         with pytest.raises(CancelledError):
             waiting.result(10)

@@ -34,7 +34,7 @@ def test_what_actors_see_acknowledged_is_in_the_journal(tmp_path: Path) -> None:
     working.start()
     learner.run(lambda: learner.step >= 20 and len(learner.link.status()["actors"]) == 3)
     learner.close()
-    working.join(10)
+    working.join(60)
     ordinals = [record.result.ordinal for _, record in read_all(PosixDisk(tmp_path)).records() if isinstance(record, Received)]
     assert len(set(ordinals)) == len(ordinals) == learner.pairs // 2
     assert 80 <= seen[0].acknowledged <= len(ordinals)

@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_elsewhere_and_sigterm_ends_it_with_a_checkpoint(tm
     try:
         job.wait_until(lambda: job.status(run_dir).get("step", 0) >= 5, 240, "a step after a checkpoint")
         process.kill()
-        process.wait(5)
+        process.wait(60)
     finally:
         job.end(process)
     job.wait_until(lambda: not job.leftovers("e2e-killed"), 60, "the guard's cleaning up")

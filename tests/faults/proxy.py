@@ -70,7 +70,7 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         self._call(self._end.set_result, None)
-        self._thread.join(10)
+        self._thread.join(60)
 
     @property
     def endpoint(self) -> str:

@@ -201,7 +201,7 @@ def test_the_end_of_a_run_waits_for_copies_for_a_while(tmp_path: Path) -> None:
     assert [event["name"] for event in bench.events("copy_failed")][:1] == ["step-1"]
     stores.FAULTS.gate.set()
     assert bench.copies._thread is not None
-    bench.copies._thread.join(20)
+    bench.copies._thread.join(60)
     assert not bench.copies._thread.is_alive()
     assert whole_copies("bucket://copies/run", tmp_path / "back") == {}
     assert len(bench.events("copy_failed")) == 1

@@ -29,7 +29,7 @@ def test_only_processes_of_the_run_are_found_and_ended() -> None:
     try:
         assert guard.processes(run_id) == [mine.pid]
         assert guard.clean_up(run_id, [], settle_s=0.0) == [mine.pid]
-        assert mine.wait(timeout=5) == -signal.SIGKILL
+        assert mine.wait(timeout=60) == -signal.SIGKILL
         assert other.poll() is None
     finally:
         for process in (mine, other):

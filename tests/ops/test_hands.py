@@ -110,7 +110,7 @@ class Search:
 
     def newest(self, run_dir: Path) -> tuple[Path, dict[Path, list[str]]]:
         self.looks += 1
-        assert self.may_end.wait(20)
+        assert self.may_end.wait(60)
         return Path(f"/runs/demo/checkpoints/step-{4 * self.looks}"), {}
 
     def end(self, bench: Bench) -> list[Event]:

@@ -33,7 +33,7 @@ def reward_url() -> Iterator[str]:
     thread.start()
     yield server.url
     server.stop("test ends")
-    thread.join(20)
+    thread.join(60)
 
 
 def configured(tmp_path: Path, *overrides: str) -> RunConfig:

@@ -109,7 +109,7 @@ def test_it_is_renewed_while_it_is_held(there: Destination) -> None:
 
     there.put_content = told  # type: ignore[method-assign]
     with Claim(there, renew_s=0.01) as claim:
-        assert renewed.wait(20)
+        assert renewed.wait(60)
         claim.check()
 
 

@@ -26,7 +26,7 @@ CAP_BYTES = 10_000
 WAIT_MS = 5_000
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
     give_up_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_s, "it did not come to pass"

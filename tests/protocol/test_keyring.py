@@ -174,7 +174,7 @@ def test_the_second_launch_waits_until_the_first_ones_key_is_allowed(tmp_path: P
 
     def slowly(self: Keyring, public: str, name: str) -> None:
         made.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         allow(self, public, name)
 
     monkeypatch.setattr(Keyring, "allow", slowly)
@@ -188,7 +188,7 @@ def test_the_second_launch_waits_until_the_first_ones_key_is_allowed(tmp_path: P
 
     first, second = threading.Thread(target=launch), threading.Thread(target=launch)
     first.start()
-    assert made.wait(10)
+    assert made.wait(60)
     second.start()
     second.join(0.3)  # as long as it waits, it cannot find its key missing from the list
     go_on.set()

@@ -132,6 +132,6 @@ def serve() -> Iterator[Serve]:
     yield start
     for server, thread, failures in running:
         server.stop("test ends")
-        thread.join(timeout=20)
+        thread.join(timeout=60)
         assert not thread.is_alive()
         assert not failures

@@ -41,7 +41,7 @@ def work(batcher: Batcher, until: Callable[[], bool] = lambda: True) -> None:
     thread.start()
     assert until()
     batcher.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -136,14 +136,14 @@ def test_behind_a_batch_that_outlasts_a_requests_patience_nobody_is_let_in():
     class Stuck(LengthScorer):
         def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
             entered.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             return super().score(items)
 
     batcher = make(Stuck(), patience_s=0.05)
     first = batcher.submit([item("a")])
     thread = threading.Thread(target=batcher.run, daemon=True)
     thread.start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     give_up_s = time.monotonic() + 10
     while batcher.quiet_s <= 0.05:
         assert time.monotonic() < give_up_s
@@ -152,7 +152,7 @@ def test_behind_a_batch_that_outlasts_a_requests_patience_nobody_is_let_in():
     go_on.set()
     assert first.result(10)[0].score == 2.0
     batcher.close()
-    thread.join(10)
+    thread.join(60)
 
 
 def test_a_request_may_have_less_patience_than_the_server():

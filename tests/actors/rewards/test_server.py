@@ -37,7 +37,7 @@ class GatedScorer:
     def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         self.batches.append(len(items))
         self.entered.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         return [RewardScore(item.id, float("nan") if item.answer == "nan" else float(len(item.answer))) for item in items]
 
 
@@ -136,7 +136,7 @@ def test_requests_that_come_together_share_a_forward_pass(serve: Serve):
     server = serve(scorer=scorer)
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(post, server, [body("first")])
-        assert scorer.entered.wait(20)
+        assert scorer.entered.wait(60)
         others = [pool.submit(post, server, [body(f"{request}-{index}", "x" * request) for index in range(3)]) for request in range(1, 9)]
         wait_until(lambda: server.status()["queued_items"] == 24)
         scorer.gate.set()
@@ -152,7 +152,7 @@ def test_a_full_queue_says_when_to_come_back(serve: Serve):
     server = serve(RewardsSection(scorer="bleu", batch_items=1), scorer=scorer)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(post, server, [body("first")])
-        assert scorer.entered.wait(20)
+        assert scorer.entered.wait(60)
         second = pool.submit(post, server, [body(str(index)) for index in range(64)])
         wait_until(lambda: server.status()["queued_items"] == 64)
         refused = post(server, [body("one more")])
@@ -251,7 +251,7 @@ def test_a_request_with_less_patience_is_refused_earlier(serve: Serve):
         scorer.gate.clear()
         scorer.entered.clear()
         busy = pool.submit(post, server, [body("busy")])
-        assert scorer.entered.wait(20)
+        assert scorer.entered.wait(60)
         waiting = pool.submit(post, server, [body("waits")])
         wait_until(lambda: server.status()["queued_items"] == 1)
         hasty = httpx.post(f"{server.url}/v1/rewards", json={"items": [body("hasty")]}, headers={"Prefer": "respond-async, wait=1"})
@@ -320,7 +320,7 @@ def test_in_the_foreground_until_a_signal(number: signal.Signals):
         url = process.stdout.readline().split()[-1]
         assert httpx.get(f"{url}/health", timeout=20).json()["scorer"] == "bleu"
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_bleu_server_imports_no_torch():

@@ -153,7 +153,7 @@ def test_no_engine_outlives_a_killed_actor(checkpoint: Path, tmp_path: Path) -> 
     engines = engine_processes(process.pid)
     assert engines
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     gone, alive = psutil.wait_procs(engines, timeout=10)
     for one in alive:
         one.kill()
@@ -166,5 +166,5 @@ def test_an_engine_that_still_starts_can_be_closed(checkpoint: Path, tmp_path: P
     assert process.stdout.readline() == "starting\n"
     engines = engine_processes(process.pid)
     assert engines
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert not any(one.is_running() for one in engines)

@@ -53,7 +53,7 @@ class Links:
     def kill(self, link: LearnerLink | ActorLink) -> None:
         """It ends without a word."""
         link._stop.set()
-        link._thread.join(5)
+        link._thread.join(60)
 
     def close(self) -> None:
         for link in reversed(self._open):
@@ -68,13 +68,13 @@ def port_of(link: LearnerLink) -> int:
     return int(link.endpoint.rpartition(":")[2])
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
 
 
-async def notice(link: ActorLink, kind: type[Any], timeout_s: float = 10.0) -> Any:
+async def notice(link: ActorLink, kind: type[Any], timeout_s: float = 60.0) -> Any:
     """The next notice of that kind."""
     async with asyncio.timeout(timeout_s):
         while True:
@@ -83,7 +83,7 @@ async def notice(link: ActorLink, kind: type[Any], timeout_s: float = 10.0) -> A
                 return found
 
 
-async def intake(link: LearnerLink, timeout_s: float = 10.0) -> Intake:
+async def intake(link: LearnerLink, timeout_s: float = 60.0) -> Intake:
     found = await asyncio.to_thread(link.intakes.get, True, timeout_s)
     assert found is not None
     return found

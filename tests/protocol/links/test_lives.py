@@ -155,7 +155,7 @@ async def test_a_learner_that_finds_the_connection_gone_hears_the_last_words_fir
     def slow(self: LearnerDialogue, event: learning.Event) -> list[learning.Action]:
         if isinstance(event, learning.Published):
             about_to_tell.set()
-            assert gone.wait(10)
+            assert gone.wait(60)
         actions = handle(self, event)
         said.extend(action.event for action in actions if isinstance(action, learning.Log))
         return actions

@@ -25,7 +25,7 @@ def version(step: int) -> PolicyVersion:
     return PolicyVersion(0, step)
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
     give_up_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_s, "it did not come to pass"
@@ -82,7 +82,7 @@ def ask(store: WeightStore, message: Any) -> tuple[Any, list[bytes]]:
         socket = context.socket(zmq.DEALER)
         socket.connect(endpoint(store))
         socket.send_multipart(message if isinstance(message, list) else encode(message))
-        if not socket.poll(2_000):
+        if not socket.poll(20_000):
             return None, []
         answer, payload = WEIGHTS_CODEC.decode(socket.recv_multipart())
         return answer, list(payload)

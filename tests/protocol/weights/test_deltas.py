@@ -86,7 +86,7 @@ def fetcher(running: Running, store: Offering, fetched: Path) -> NodeFetcher:
 
 def same(client: FetcherClient, manifest: Manifest) -> None:
     """The version is fetched, and is the published one bit for bit."""
-    answer = client.fetch(manifest.policy_version, 10)
+    answer = client.fetch(manifest.policy_version, 60)
     with open_version(Path(answer.directory)) as found:
         found.verify()
         assert found.manifest == manifest

@@ -32,7 +32,7 @@ def test_a_fetched_version_is_the_published_one_bit_for_bit(
     manifest = write(published, version(4))
     store = running.start(WeightStore(published, keys=keys))
     fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
-    answer = client_of(fetcher).fetch(version(4), 10)
+    answer = client_of(fetcher).fetch(version(4), 60)
     assert (answer.policy_version, answer.digest, answer.size_bytes) == (version(4), manifest.digest, manifest.size_bytes)
     with open_version(Path(answer.directory)) as found:
         found.verify()
@@ -45,8 +45,8 @@ def test_a_newer_version_is_as_good(running: Running, published: Path, fetched: 
     store = running.start(WeightStore(published))
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
     client = client_of(fetcher)
-    assert client.fetch(version(4), 10).policy_version == version(6)
-    assert client.fetch(version(5), 10).policy_version == version(6)
+    assert client.fetch(version(4), 60).policy_version == version(6)
+    assert client.fetch(version(5), 60).policy_version == version(6)
     assert fetcher.status()["pulls"] == 1
 
 
@@ -56,8 +56,8 @@ def test_an_unpublished_version_is_an_error_that_says_so(running: Running, publi
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
     client = client_of(fetcher)
     with pytest.raises(FetchError, match=r"0\.9"):
-        client.fetch(version(9), 10)
-    assert client.fetch(version(4), 10).policy_version == version(4)
+        client.fetch(version(9), 60)
+    assert client.fetch(version(4), 60).policy_version == version(4)
 
 
 def test_a_version_that_is_gone_before_the_client_looks_is_an_error_that_says_so(
@@ -67,10 +67,10 @@ def test_a_version_that_is_gone_before_the_client_looks_is_an_error_that_says_so
     store = running.start(WeightStore(published))
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
     client = client_of(fetcher)
-    client.fetch(version(4), 10)
+    client.fetch(version(4), 60)
     prune(fetched, 0)
     with pytest.raises(FetchError, match="0-4"):
-        client.fetch(version(4), 10)
+        client.fetch(version(4), 60)
 
 
 def test_without_a_fetcher_the_client_gives_up(client_of: ClientOf, fetched: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_damaged_chunk_is_asked_again(running: Running, published: Path, fetch
     store.damage = {0, 7, 19}
     running.start(store)
     fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
-    with open_version(Path(client_of(fetcher).fetch(version(4), 10).directory)) as found:
+    with open_version(Path(client_of(fetcher).fetch(version(4), 60).directory)) as found:
         found.verify()
     assert not store.damage
     assert "rba_weight_chunk_errors_total 3.0" in httpx.get(fetcher.describe()["metrics_url"]).text
@@ -102,10 +102,10 @@ def test_weights_that_are_damaged_at_their_source_are_refused(
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
     client = client_of(fetcher)
     with pytest.raises(FetchError, match="damaged"):
-        client.fetch(version(4), 10)
+        client.fetch(version(4), 60)
     assert versions(fetched) == []
     write(published, version(5))
-    assert client.fetch(version(5), 10).policy_version == version(5)
+    assert client.fetch(version(5), 60).policy_version == version(5)
     assert [entry.name for entry in fetched.iterdir()] == ["0-5"]
 
 
@@ -118,7 +118,7 @@ def test_two_actors_cause_one_pull(running: Running, published: Path, fetched: P
     answers: list[Any] = [None] * len(clients)
 
     def fetch(number: int) -> None:
-        answers[number] = clients[number].fetch(version(4), 10)
+        answers[number] = clients[number].fetch(version(4), 60)
 
     threads = [threading.Thread(target=fetch, args=(number,)) for number in range(len(clients))]
     for thread in threads:
@@ -152,6 +152,6 @@ def test_the_fetcher_keeps_two_versions(running: Running, published: Path, fetch
     for step in range(4):
         write(published, version(step), seed=step)
         prune(published, 2)
-        assert client.fetch(version(step), 10).policy_version == version(step)
+        assert client.fetch(version(step), 60).policy_version == version(step)
     assert versions(fetched) == [version(2), version(3)]
     assert [entry.name for entry in sorted(fetched.iterdir())] == ["0-2", "0-3"]

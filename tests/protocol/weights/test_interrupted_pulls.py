@@ -39,7 +39,7 @@ def test_a_store_that_restarts_during_a_pull_is_asked_again(
     fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys))
     client = client_of(fetcher)
     answers: list[Any] = []
-    waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 20)))
+    waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 60)))
     waiting.start()
     until(lambda: store.answered(5))
     port = int(endpoint(store).rpartition(":")[2])
@@ -62,7 +62,7 @@ def test_a_version_that_is_pruned_during_its_pull_gives_way_to_the_newest(
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
     client = client_of(fetcher)
     answers: list[Any] = []
-    waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 20)))
+    waiting = threading.Thread(target=lambda: answers.append(client.fetch(version(4), 60)))
     waiting.start()
     until(lambda: store.answered(5))
     newer = write(published, version(5), seed=5)
@@ -116,7 +116,7 @@ def test_a_fetcher_that_is_killed_leaves_its_chunks_to_the_next(
     assert versions(fetched) == []
     store.quiet_after, store.chunks = 1 << 30, []
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
-    answer = client_of(fetcher).fetch(version(4), 20)
+    answer = client_of(fetcher).fetch(version(4), 60)
     assert answer.digest == manifest.digest
     assert sorted(index for _, index in store.chunks) == list(range(11, len(manifest.chunk_checksums)))
     assert [entry.name for entry in fetched.iterdir()] == ["0-4"]
@@ -133,7 +133,7 @@ def test_chunks_that_a_crash_left_wrong_are_pulled_again(running: Running, publi
     stale.mkdir()
     store = running.start(Counting(published))
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
-    assert client_of(fetcher).fetch(version(4), 20).digest == manifest.digest
+    assert client_of(fetcher).fetch(version(4), 60).digest == manifest.digest
     assert sorted(index for _, index in store.chunks) == [1, *range(3, len(manifest.chunk_checksums))]
     assert [entry.name for entry in fetched.iterdir()] == ["0-4"]
 
@@ -150,7 +150,7 @@ def test_two_fetchers_of_one_folder_do_not_harm_each_other(running: Running, pub
     until(lambda: store.answered(5))
     store.quiet_after = 1 << 30
     second = running.start(NodeFetcher(endpoint(store), fetched, index=1))
-    assert client_of(second).fetch(version(4), 20).digest == manifest.digest
+    assert client_of(second).fetch(version(4), 60).digest == manifest.digest
     waiting.join()
     assert (first.status()["pulls"], second.status()["pulls"]) == (1, 1)
     with open_version(directory_of(fetched, version(4))) as found:

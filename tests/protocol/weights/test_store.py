@@ -86,7 +86,7 @@ def test_both_roles_say_where_they_are_and_export_metrics(running: Running, publ
     manifest = write(published, version(4))
     store = running.start(WeightStore(published))
     fetcher = running.start(NodeFetcher(endpoint(store), fetched))
-    client_of(fetcher).fetch(version(4), 10)
+    client_of(fetcher).fetch(version(4), 60)
     for role in (store, fetcher):
         described = role.describe()
         assert described["id"].startswith(described["role"])

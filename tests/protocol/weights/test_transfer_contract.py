@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocol.messages import Fetched, Manifest, PolicyVersion
+from protocol.messages import Fetched, Manifest
 from protocol.weights import fetcher, pull, rounds
 from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
 from protocol.weights.files import MANIFEST, WEIGHTS, TensorBytes, directory_of, newest, open_version
@@ -125,7 +125,7 @@ def test_each_version_arrives_bit_for_bit(subject: Subject) -> None:
     for step in range(1, 6):
         subject.settle()
         manifest = subject.publish(step)
-        whole(receiver.fetch(version(step), 10), manifest)
+        whole(receiver.fetch(version(step), 60), manifest)
     assert subject.nodes[0].status()["deltas"] == (4 if subject.backend == "delta" else 0)
     if subject.in_group:
         assert subject.nodes[0].status()["broadcasts"] == 5
@@ -138,47 +138,47 @@ def test_a_version_is_published_whole_or_not_at_all(subject: Subject) -> None:
 
     def half() -> Iterator[TensorBytes]:
         yield subject.tensors(2)[0]
-        whole(receiver.fetch(version(1), 10), first)
+        whole(receiver.fetch(version(1), 60), first)
         raise RuntimeError("the learner died")
 
     with pytest.raises(RuntimeError, match="the learner died"):
         subject.publisher.publish(version(2), half())
     with pytest.raises(FetchError):
         receiver.fetch(version(2), 1)
-    whole(receiver.fetch(version(1), 10), first)
+    whole(receiver.fetch(version(1), 60), first)
 
 
 @pytest.mark.parametrize("wrong", ["bytes", "digest"])
 def test_what_is_wrong_is_refused_while_the_old_version_stays(subject: Subject, wrong: str) -> None:
     first = subject.publish(1)
     receiver = subject.receiver()
-    old = receiver.fetch(version(1), 10)
+    old = receiver.fetch(version(1), 60)
     subject.publish_wrong(2, wrong)
     with pytest.raises(FetchError):
-        receiver.fetch(version(2), 10)
+        receiver.fetch(version(2), 60)
     whole(old, first)
     third = subject.publish(3)
-    whole(receiver.fetch(version(2), 10), third)
+    whole(receiver.fetch(version(2), 60), third)
 
 
 def test_who_joins_late_gets_the_newest(subject: Subject) -> None:
     early = subject.receiver()
     for step in range(1, 5):
         manifest = subject.publish(step)
-        early.fetch(version(step), 10)
-    whole(subject.receiver(node=1).fetch(version(1), 10), manifest)
+        early.fetch(version(step), 60)
+    whole(subject.receiver(node=1).fetch(version(1), 60), manifest)
 
 
 def test_the_newest_wins_and_two_are_kept(subject: Subject) -> None:
     receiver = subject.receiver()
     first = subject.publish(1)
-    held = receiver.fetch(version(1), 10)
+    held = receiver.fetch(version(1), 60)
     second = subject.publish(2)
-    whole(receiver.fetch(version(2), 10), second)
+    whole(receiver.fetch(version(2), 60), second)
     whole(held, first)
     subject.publish(3)
     fourth = subject.publish(4)
-    whole(receiver.fetch(version(3), 10), fourth)
+    whole(receiver.fetch(version(3), 60), fourth)
     assert newest(subject.published) == version(4)
 
 
@@ -187,7 +187,7 @@ def test_a_version_that_goes_while_it_is_pulled_gives_way_to_a_newer_one(subject
     receiver = subject.receiver()
     subject.publish(1)
     subject.store.quiet_after = 4
-    thread, answers = in_thread(lambda: receiver.fetch(version(1), 20))
+    thread, answers = in_thread(lambda: receiver.fetch(version(1), 60))
     until(lambda: subject.store.answered(4))
     for step in (2, 3):
         last = subject.publish(step)
@@ -203,14 +203,14 @@ def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who:
     receiver = subject.receiver()
     manifest = subject.publish(1)
     subject.store.quiet_after = 5
-    thread, answers = in_thread(lambda: fetch(receiver))
+    thread, answers = in_thread(lambda: fetch(receiver, 6 if who == "the node" else 60))
     until(lambda: subject.store.answered(5))
     if who == "the node":
         subject.crash(0)
         subject.store.quiet_after, subject.store.chunks = 1 << 30, []
         thread.join()
         store = subject.store
-        answers = [subject.receiver().fetch(version(1), 10)]
+        answers = [subject.receiver().fetch(version(1), 60)]
     else:
         running.stop(subject.store)
         port = int(endpoint(subject.store).rpartition(":")[2])
@@ -220,8 +220,8 @@ def test_a_crash_half_way_loses_nothing(subject: Subject, running: Running, who:
     assert len({index for _, index in store.chunks}) == len(manifest.chunk_checksums) - 5
 
 
-def fetch(receiver: Receiver) -> Fetched | None:
+def fetch(receiver: Receiver, patience_s: float) -> Fetched | None:
     try:
-        return receiver.fetch(PolicyVersion(0, 1), 6)
+        return receiver.fetch(version(1), patience_s)
     except FetchError:
         return None

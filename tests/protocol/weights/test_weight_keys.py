@@ -53,7 +53,7 @@ def test_a_revoked_key_gets_no_further_chunk(running: Running, published: Path, 
     store = running.start(WeightStore(published, keys=keys.folder))
     fetcher = running.start(NodeFetcher(endpoint(store), fetched, keys=keys.folder))
     client = FetcherClient(fetcher.describe()["endpoints"]["fetcher"], keys.neighbour())
-    assert client.fetch(version(4), 10).policy_version == version(4)
+    assert client.fetch(version(4), 60).policy_version == version(4)
     keys.revoke("actor")
     until(lambda: store._gate._door.name_of(keys.public("actor")) is None)
     served = store.status()["served_bytes"]

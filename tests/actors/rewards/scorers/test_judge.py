@@ -97,7 +97,7 @@ def test_as_many_questions_at_once_as_configured(judge: Judge):
         assert judge.changed.wait_for(lambda: judge.running == 3, timeout=20)
     assert opened._chat._room.locked()  # who else asks has to wait
     judge.gate.set()
-    asking.join(timeout=20)
+    asking.join(timeout=60)
     assert len(scores) == 8
     assert all(score.error is None for score in scores)
     assert judge.most_running == 3

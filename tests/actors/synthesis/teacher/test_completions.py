@@ -189,7 +189,7 @@ def test_a_server_that_goes_and_comes_back_loses_nothing() -> None:
         asked.__enter__()
         worker = threading.Thread(target=lambda: answers.extend(asked.sample([raw(seed) for seed in range(20)])))
         worker.start()
-        assert second.wait(30)
+        assert second.wait(60)
     with Server(port=gone.port) as back:
         worker.join(60)
         assert back.bodies
@@ -237,7 +237,7 @@ def test_a_user_that_leaves_by_an_error_waits_for_nobody() -> None:
     with Server(late) as server, ThreadPoolExecutor(1) as pool, teacher(server.url) as kept:
         kept.__enter__()
         waiting = pool.submit(kept.sample, [raw(100)])
-        assert asked_for.wait(30)
+        assert asked_for.wait(60)
         kept.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
         with pytest.raises(CancelledError):
             waiting.result(30)

@@ -68,7 +68,7 @@ class Hanging(ScriptedTeacher):
 
     def sample(self, requests: Sequence[Request]) -> list[Generation]:
         self.asked.set()
-        assert self.let_go.wait(30)
+        assert self.let_go.wait(60)
         raise CancelledError
 
     def _abandon(self) -> None:
@@ -87,7 +87,7 @@ class Asking(Stage):
     def run(self, number: int, drafts: Sequence[Draft]) -> Sequence[Draft]:
         if number:
             self._teacher.sample(ASKED)
-        assert self._hanging.asked.wait(30)
+        assert self._hanging.asked.wait(60)
         raise KeyboardInterrupt
 
     def __enter__(self) -> Asking:
