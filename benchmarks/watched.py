@@ -140,6 +140,7 @@ class Watched:
             spares=[],
             restarted=dict.fromkeys(self.roles, 0),
             hung={},
+            vacant=lambda _role: 0,
             wanted={"rollout": actors, "reward": rewards, "spare": 0},
         )
         specs = [SimpleNamespace(id=name, role=role) for name, role in self.roles.items()]

@@ -136,7 +136,6 @@ class Supervisor:
         self._log = logs.get_logger("supervisor")
         self._signals = signals
         self._progress = Progress(console)
-        self._ray_exporters: list[str] = []
         self._metrics = Metrics("supervisor", "supervisor-0")
         self.overview = Overview(run, planned.config, self._metrics, started_s)
         self._control = self._open_control()
@@ -192,7 +191,6 @@ class Supervisor:
             if now_s - asked_at_s >= ASK_EVERY_S:
                 asked_at_s = now_s
                 fleet.ask()
-                self._ray_exporters = fleet.exporters()
                 self.overview.measure(now_s)
                 verdicts = self._hangs.look(now_s, self.overview.seen())
                 actions += [action for hung in verdicts for action in self.supervision.handle(hung, now_s)]
@@ -242,7 +240,7 @@ class Supervisor:
             scale=self._scale,
             metrics=self._metrics.render,
             beat=lambda: os.utime(self.run.control),
-            ray=lambda: self._ray_exporters,
+            ray=self.overview.ray_exporters,
             port=self.config.network.control_port,
         )
         self.overview.control_url = control.url

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -37,6 +39,10 @@ class Overview:
         self._counted: Counter[tuple[str, str]] = Counter()
         self._pace, self._recent, self._trends = Pace(), Recent(), Trends()
         self._measured, self._tokens = Measured(), Total()
+        self._turned_s = math.inf
+        """When the main loop last turned; not yet, at first."""
+        self._asking_ray = threading.Lock()
+        self._ray_exporters: list[str] = []
 
     def watch(self, supervision: Supervision, hands: Hands) -> None:
         """The processes exist."""
@@ -63,7 +69,17 @@ class Overview:
             wanted=self._wanted(),
             measured=self._measured,
             trends=self._trends.points(),
+            unattended_s=max(0.0, time.monotonic() - self._turned_s),
         )
+
+    def ray_exporters(self) -> list[str]:
+        """Where Ray's agents serve their metrics. A Ray that does not answer keeps one thread waiting; the others get the last answer."""
+        if self._watched is not None and self._asking_ray.acquire(blocking=False):
+            try:
+                self._ray_exporters = self._watched[1].fleet.exporters()
+            finally:
+                self._asking_ray.release()
+        return self._ray_exporters
 
     @property
     def running_actors(self) -> int:
@@ -107,12 +123,14 @@ class Overview:
         }
 
     def count(self) -> None:
-        """Export how the processes are."""
+        """Export how the processes are, and that the main loop turns."""
+        self._turned_s = time.monotonic()
+        self._metrics.succeeded("rba_supervisor_last_success_timestamp_seconds")
         views = self._views()
         for role in topology.FACTORIES:
             ours = [view for view in views if view.role == role]
             self._metrics.set("rba_processes", sum(view.phase in ANSWERING for view in ours), role=role)
-            self._metrics.set("rba_quarantined", sum(view.phase is Phase.QUARANTINED for view in ours), role=role)
+            self._metrics.set("rba_quarantined", self._watched[0].vacant(role) if self._watched else 0, role=role)
         state = self._watched[0].state if self._watched else State.STARTING
         phase = run_phase(state, str(self.statuses.get("learner-0", {}).get("state", "")))
         for each in RUN_PHASES:

@@ -20,10 +20,11 @@ _TOLD = {
 }
 
 
-def problems(processes: Sequence[ProcessView], learner: Mapping[str, Any]) -> list[str]:
-    """All of them; `learner` is the status of rank 0."""
+def problems(processes: Sequence[ProcessView], learner: Mapping[str, Any], unattended_s: float = 0.0) -> list[str]:
+    """All of them; `learner` is the status of rank 0. The supervisor has not looked after its processes for `unattended_s`."""
     own = (problem for each in processes if (problem := problem_of(each)))
-    return [*own, *_ledger(learner), *_sampler(learner), *_journal(learner)]
+    left_alone = [f"the supervisor has not looked after its processes for {unattended_s:.0f} s"] if unattended_s > SILENT_S else []
+    return [*left_alone, *own, *_ledger(learner), *_sampler(learner), *_journal(learner)]
 
 
 def problem_of(view: ProcessView) -> str:

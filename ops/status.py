@@ -47,14 +47,16 @@ def assemble(
     wanted: Mapping[str, int],
     measured: Measured = NOTHING,
     trends: Mapping[str, Any] = {},
+    unattended_s: float = 0.0,
 ) -> dict[str, Any]:
     """Everything that `rba status --json` prints. `wanted`: how many there are to be of each role, "spare" being one of them.
 
     The learner's rank 0 says how far the run is, `pace` (see `ops.pace`) how fast, `measured` (see `ops.recent`) what its processes do, and
-    `trends` (see `ops.trends`) how that went; figures that nobody has yet are left out or None.
+    `trends` (see `ops.trends`) how that went; figures that nobody has yet are left out or None. For so long as `unattended_s` the
+    supervisor has not looked after its processes.
     """
     learner: Mapping[str, Any] = next((each.status for each in processes if each.id == "learner-0"), {})
-    wrong = [*([reason] if state is State.FAILED else []), *problems(processes, learner)]
+    wrong = [*([reason] if state is State.FAILED else []), *problems(processes, learner, unattended_s)]
     step = int(learner.get("step", 0))
     return {
         "run": run,

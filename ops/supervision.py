@@ -109,6 +109,15 @@ class Supervision:
         """The reward servers that may be asked: those that run, or come back."""
         return self._processes.members("reward")
 
+    def vacant(self, role: str) -> int:
+        """Quarantined processes of a role whose place nobody has taken, be it a spare or one that `rba scale` asked for."""
+        phases, wanted = [each.phase for _, each in self._processes.role(role)], self.wanted
+        quarantined = phases.count(Phase.QUARANTINED)
+        if role not in wanted:
+            return quarantined
+        present = len(self._processes.members(role)) + (len(self.spares) if role == "rollout" else 0)
+        return min(quarantined, max(0, wanted[role] + (wanted["spare"] if role == "rollout" else 0) - present))
+
     @property
     def phases(self) -> dict[str, Phase]:
         """Phase of each process."""

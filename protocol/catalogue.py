@@ -193,7 +193,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rba_spare_actors", "gauge", "Warm spares among the rollout actors that run.", (SUPERVISOR,)),
     Metric("rba_restarts_total", "counter", "Processes that were started again after a failure.", (SUPERVISOR,), ("role",)),
     Metric("rba_hangs_total", "counter", "Processes that were ended since they lived and did no work.", (SUPERVISOR,), ("role",)),
-    Metric("rba_quarantined", "gauge", "Processes that failed too often and do not come back.", (SUPERVISOR,), ("role",)),
+    Metric("rba_quarantined", "gauge", "Processes that failed too often, and whose place nobody has taken.", (SUPERVISOR,), ("role",)),
+    Metric("rba_supervisor_last_success_timestamp_seconds", "gauge", "When the supervisor last looked after its processes.", (SUPERVISOR,)),
 )
 
 SECTIONS = {

@@ -151,18 +151,19 @@ def _fleet(limits: Limits) -> list[Alert]:
             "warning",
             "Strangers knock at {{ $labels.run }}'s socket {{ $labels.socket }}",
             f"{{{{ $value }}}} handshakes or messages without an allowed key within {window}.",
-            _grown("rba_authentication_failures_total", "run, socket", window) + f" > {limits.refusals:g}",
+            _grown("rba_authentication_failures_total", "run, socket", limits) + f" > {limits.refusals:g}",
             0.0,
         ),
         Alert(
             "TargetDown",
             "warning",
             "{{ $labels.role }} {{ $labels.process }} of {{ $labels.run }} does not answer",
-            f"It has not answered for {duration(limits.hold_s)}, or has failed too often and does not come back.",
+            f"It has not answered for {duration(limits.hold_s)}, has failed too often and nobody stands in for it, or supervises no more.",
             f'(max by (run, role, process) (up{{job="rba", role!="supervisor"}}) == 0 and on (run) {supervised})\n'
             f'or (max by (run, role, process) (up{{job="rba", role="supervisor"}}) == 0 '
             f'and on (run) max by (run) (up{{job="rba", role!="supervisor"}}) == 1)\n'
-            f"or max by (run, role) (last_over_time(rba_quarantined[{gap}])) > 0",
+            f"or max by (run, role) (last_over_time(rba_quarantined[{gap}])) > 0\n"
+            f"or (time() - max by (run, role, process) (rba_supervisor_last_success_timestamp_seconds)) > {limits.gap_s:g}",
             limits.hold_s,
         ),
     ]
@@ -173,10 +174,11 @@ def _recent(series: str, gap: str) -> str:
     return f"max by (run) (last_over_time({series}[{gap}]))"
 
 
-def _grown(counter: str, by: str, window: str) -> str:
-    """By how much a counter has grown; one that was not there before has grown by all of it, which `increase` does not see."""
-    now = f"sum by ({by}) ({counter})"
-    return f"({now} - (sum by ({by}) ({counter} offset {window}) or 0 * {now}))"
+def _grown(counter: str, by: str, limits: Limits) -> str:
+    """By how much a counter has grown; one that was never there before has grown by all of it, which `increase` does not see."""
+    window = duration(limits.window_s)
+    new = f"{counter} unless last_over_time({counter}[{duration(limits.known_s)}] offset {window})"
+    return f"sum by ({by}) (({new})\nor increase({counter}[{window}]))"
 
 
 def _training(limits: Limits) -> list[Alert]:

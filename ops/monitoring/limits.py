@@ -16,6 +16,8 @@ class Limits:
     """A figure counts for this long after the scrape that brought it: some scrapes may fail."""
     window_s: float = 600.0
     """Rates and increases are looked at over this time."""
+    known_s: float = 24 * 3600.0
+    """A series that was there within this time is not a new one."""
     hold_s: float = 300.0
     """A condition has to hold this long."""
     actors_s: float = 900.0

@@ -217,6 +217,7 @@ PROCESSES = [
         (gauge("rba_hangs_total", "role", "sum"), "{{role}} hung"),
         (gauge("rba_quarantined", "role"), "{{role}} quarantined"),
     ),
+    panel("Since the supervisor looked after them", "s", (age("rba_supervisor_last_success_timestamp_seconds", "run"), "{{run}}")),
     panel("Answers Prometheus", "none", f"up{{{PROCESS}}}", top=1.0),
     panel("Processor", "percentunit", f"sum by (process) (rate(process_cpu_seconds_total{{{PROCESS}}}[{RATE}]))"),
     panel("Memory", "bytes", f"sum by (process) (process_resident_memory_bytes{{{PROCESS}}})"),

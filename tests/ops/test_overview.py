@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
@@ -55,3 +56,37 @@ def test_what_is_wrong_with_a_process_is_said_at_its_row_too() -> None:
     status = watched.overview.status()
     assert [each["problem"] for each in status["processes"] if each["problem"]] == status["problems"]
     assert not status["healthy"]
+
+
+def test_a_main_loop_that_hangs_is_told() -> None:
+    watched = Watched(actors=2)
+    run_for(watched, 10)
+    before_s = time.time()
+    watched.overview.count()
+    assert value(watched, "rba_supervisor_last_success_timestamp_seconds") == pytest.approx(before_s, abs=60)
+    assert watched.overview.status()["healthy"]
+    watched.overview._turned_s -= 45
+    status = watched.overview.status()
+    assert (status["healthy"], len(status["problems"])) == (False, 1)
+    assert "the supervisor has not looked after its processes for 4" in status["problems"][0]
+
+
+def test_a_ray_that_does_not_answer_keeps_nobody_waiting() -> None:
+    watched = Watched(actors=1)
+    asked, go_on = threading.Event(), threading.Event()
+    answers = ["10.0.0.1:8085"]
+
+    def exporters() -> list[str]:
+        asked.set()
+        assert go_on.wait(60)
+        return answers
+
+    fleet = watched.overview._watched[1].fleet  # type: ignore[index]
+    fleet.exporters = exporters  # type: ignore[method-assign]
+    waiting = threading.Thread(target=watched.overview.ray_exporters)
+    waiting.start()
+    assert asked.wait(60)
+    assert watched.overview.ray_exporters() == []
+    go_on.set()
+    waiting.join(60)
+    assert watched.overview.ray_exporters() == answers

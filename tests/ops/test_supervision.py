@@ -362,6 +362,22 @@ def test_a_spare_takes_the_place_of_one_that_is_quarantined_and_leaves_none_behi
     assert machine.state is State.STOPPING, "a spare that is quarantined takes no place"
 
 
+def test_the_place_of_one_that_is_quarantined_is_vacant_until_another_has_it() -> None:
+    machine = started(two_of_each(), FleetSection(restarts=0))
+    feed(machine, Failed("rollout-0", "killed"), Failed("reward-1", "killed"))
+    assert (machine.vacant("rollout"), machine.vacant("reward"), machine.vacant("fetcher")) == (1, 1, 0)
+    feed(machine, Scale(2, 1))
+    assert (machine.vacant("rollout"), machine.vacant("reward")) == (0, 0), "another one is asked for, and one is enough"
+    feed(machine, Failed("rollout-2", "no memory"))
+    assert machine.vacant("rollout") == 1
+
+
+def test_a_spare_that_is_quarantined_is_missed() -> None:
+    machine = with_spare(restarts=0)
+    feed(machine, Failed(machine.spares[0], "no memory"))
+    assert machine.vacant("rollout") == 1
+
+
 def test_a_spare_that_is_quarantined_leaves_no_work_behind() -> None:
     machine = started(two_of_each(), FleetSection(spare_actors=2, restarts=0))
     for name in ("rollout-2", "rollout-3"):

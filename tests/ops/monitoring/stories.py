@@ -28,6 +28,7 @@ def of(name: str, who: str = LEARNER, more: str = "") -> str:
 
 STEP, ACKED = of("rba_learner_last_step_timestamp_seconds"), of("rba_results_last_success_timestamp_seconds")
 SAVED, FREE = of("rba_checkpoint_last_success_timestamp_seconds"), of("rba_disk_free_bytes")
+TURNED = of("rba_supervisor_last_success_timestamp_seconds", SUPERVISOR)
 STALE = of("rba_results_dropped_total", more=', reason="stale"')
 
 
@@ -71,6 +72,7 @@ HEALTHY: Run = {
     STEP: CLOCK,
     ACKED: CLOCK,
     SAVED: CLOCK,
+    TURNED: CLOCK,
     FREE: growing(-1e6, 500e9),
     of("rba_leases_granted_total"): growing(11),
     of("rba_leases_settled_total"): growing(10),
@@ -162,5 +164,7 @@ QUIET: dict[str, Run] = {
     "no rewards": {name: values for name, values in HEALTHY.items() if "rba_reward" not in name and 'role="reward"' not in name},
     "a scrape fails now and then": {name: values if name.startswith("up{") else _with_gaps(values) for name, values in HEALTHY.items()},
     "the learner starts again": restarted(60),
+    "refused ones of long ago behind a gap": {**HEALTHY, REFUSED: missing(60, 85, growing(0.5))},
+    "refused ones of a learner's earlier life": {**HEALTHY, REFUSED: lambda minute: 0.5 * minute if minute < 60 else 5.0},
 }
 """Runs of which no alert may tell."""

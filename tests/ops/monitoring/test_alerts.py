@@ -31,6 +31,7 @@ from tests.ops.monitoring.stories import (
     STALE,
     STEP,
     SUPERVISOR,
+    TURNED,
     Run,
     Value,
     during,
@@ -92,11 +93,13 @@ STORIES: dict[str, list[Story]] = {
     "AuthFailures": [
         Story({REFUSED: missing(0, 61, steady(30))}, 59, 63, 75, {"socket": "pairs"}),
         Story({REFUSED: jumps(60, 50, 5, steady(3))}, 59, 68, 90, {"socket": "pairs"}),
+        Story({REFUSED: lambda minute: 500 if minute < 60 else 20 * (minute - 59)}, 59, 63, labels={"socket": "pairs"}),  # by a new life
     ],
     "TargetDown": [
         Story({up(REWARD): step(0, 1)}, 62, 70, 95, {"role": "reward", "process": "reward-0"}),
         Story({up(SUPERVISOR): step(0, 1)}, 62, 70, 95, {"role": "supervisor", "process": "supervisor-0"}),
         Story({QUARANTINED: step(1, 0)}, 62, 70, 95, {"role": "reward"}),
+        Story({TURNED: stands(60, 120, CLOCK)}, 63, 75, 125, {"role": "supervisor", "process": "supervisor-0"}),  # its main loop hangs
     ],
     "NonFiniteSteps": [Story({of("rba_nonfinite_steps_total"): jumps(60, 1, 1, steady(0))}, 59, 62, 75)],
     "RewardCollapse": [
