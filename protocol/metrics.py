@@ -20,6 +20,8 @@ from protocol.errors import RbaError, UserError
 # A second series beside each counter and histogram, which nobody reads.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
+MOST_SERIES = 1000
+"""Of one metric, whose labels may have values from elsewhere; all others count together, as `other`."""
 _BY_NAME = {metric.name: metric for metric in CATALOGUE}
 
 
@@ -46,6 +48,7 @@ class Metrics:
         }
         self._unset = {name: each for name, each in self._collectors.items() if isinstance(each, Gauge) and not _BY_NAME[name].labels}
         self._server: WSGIServer | None = None
+        self._series: dict[str, set[tuple[str, ...]]] = {}
         self.set("rba_build_info", 1, version=_version(), python=platform.python_version())
 
     def inc(self, name: str, value: float = 1.0, **labels: str) -> None:
@@ -133,7 +136,13 @@ class Metrics:
         unset = self._unset.pop(name, None)
         if unset is not None:
             self.registry.register(unset)
-        return found.labels(**labels) if expected else found
+        if not expected:
+            return found
+        values, known = tuple(labels[label] for label in expected), self._series.setdefault(name, set())
+        if values not in known and len(known) >= MOST_SERIES:
+            values = ("other",) * len(values)
+        known.add(values)
+        return found.labels(*values)
 
 
 class _Beside(Collector):

@@ -21,6 +21,8 @@ from actors.rewards.scorers.scorer import Scorer, unwrap
 from protocol.metrics import Metrics
 
 MAX_BODY_BYTES = 16 << 20
+MAX_ARRIVING_BYTES = 16 * MAX_BODY_BYTES
+"""Of all bodies that are on their way in."""
 MAX_TEXT_CHARS = 1 << 17
 """Longest instruction, answer or reference; a longer one is that item's error."""
 END_MARKER = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<end_of_turn>)$")
@@ -48,6 +50,7 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
     want it as ``Authorization: Bearer``; the others tell figures alone, to Prometheus and to load balancers, which have no token.
     """
     app = FastAPI(title="rba rewards", docs_url=None, redoc_url=None, openapi_url=None)
+    arrivals = Arrivals(patience_s)
 
     @app.exception_handler(Refusal)
     async def refuse(_request: Request, refusal: Refusal) -> Response:
@@ -64,7 +67,7 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
             metrics.inc("rba_authentication_failures_total", socket="rewards", reason=reason)
             headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
             raise Refusal(401, reason, "send the server's token as `Authorization: Bearer …`", headers)
-        return await read_body(request, shape, patience_s)
+        return checked_shape(await arrivals.body(request), shape)
 
     async def rewards(request: Request) -> Response:
         bodies = (await read(request, ScoringRequest)).items
@@ -109,21 +112,43 @@ def preferred_s(request: Request) -> float | None:
     return float(found[1]) if found else None
 
 
-async def read_body(request: Request, shape: type[Body], patience_s: float) -> Body:
-    """The request's body, checked. Raises `Refusal` for what is too large, too slow, no JSON, or of another shape."""
-    announced = request.headers.get("Content-Length", "")
-    _check_size(int(announced) if announced.isdigit() else 0)
-    chunks, size = [], 0
+class Arrivals:
+    """The bodies that are on their way in, of all requests. Lives in one event loop."""
+
+    def __init__(self, patience_s: float) -> None:
+        """`patience_s`: how long a body may take."""
+        self._patience_s = patience_s
+        self._bytes = 0
+
+    async def body(self, request: Request) -> bytes:
+        """The request's body. Raises `Refusal` for what is too large or too slow, and where there is no room for it now."""
+        announced = request.headers.get("Content-Length", "")
+        _check_size(int(announced) if announced.isdigit() else 0)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._patience_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    self._bytes += len(chunk)
+                    _check_size(size)
+                    self._check_room()
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise Refusal(408, "too_slow", f"the body took longer than {self._patience_s} s", {"Connection": "close"}) from None
+        finally:
+            self._bytes -= size
+        return b"".join(chunks)
+
+    def _check_room(self) -> None:
+        if self._bytes > MAX_ARRIVING_BYTES:
+            raise Refusal(429, "queue_full", "too many bytes arrive at once", {"Retry-After": "1", "Connection": "close"})
+
+
+def checked_shape(body: bytes, shape: type[Body]) -> Body:
+    """A body, read. Raises `Refusal` for what is no JSON, or of another shape."""
     try:
-        async with asyncio.timeout(patience_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                _check_size(size)
-                chunks.append(chunk)
-    except TimeoutError:
-        raise Refusal(408, "too_slow", f"the body took longer than {patience_s} s", {"Connection": "close"}) from None
-    try:
-        return shape.model_validate_json(b"".join(chunks))
+        return shape.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if first["type"] == "json_invalid":

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from protocol import metrics
 from protocol.catalogue import ALL, CATALOGUE
 from protocol.errors import UserError
 from protocol.metrics import Metrics, UnknownMetricError
@@ -107,6 +108,17 @@ def test_what_the_catalogue_lacks_is_an_error() -> None:
         metrics.set("rba_grad_norm", 1, rank="0")
     with pytest.raises(UnknownMetricError, match="counter"):
         metrics.set("rba_learner_steps_total", 1)
+
+
+def test_values_from_elsewhere_make_only_so_many_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_SERIES", 3)
+    exporter = Metrics("reward")
+    for kind in ("a", "b", "c", "d", "e", "a"):
+        exporter.inc("rba_reward_errors_total", kind=kind)
+    found = [line for line in exporter.render().decode().splitlines() if line.startswith("rba_reward_errors_total{")]
+    assert sorted(found) == [
+        f'rba_reward_errors_total{{kind="{kind}"}} {count}' for kind, count in (("a", 2.0), ("b", 1.0), ("c", 1.0), ("other", 2.0))
+    ]
 
 
 def test_a_gauge_is_exported_once_it_is_set() -> None:

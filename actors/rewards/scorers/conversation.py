@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from actors.rewards.items import RewardItem, RewardScore, unscored
+from actors.rewards.scorers.memo import Memo
 from protocol.errors import UserError
 
 SENTINEL = "rba-sentinel"
-REMEMBERED = 4096
-"""Conversations whose token ids are kept from the question what an item costs until it is scored."""
+KEPT_BYTES, TOKEN_BYTES = 64 << 20, 40
+"""Of conversations whose token ids are kept from the question what an item costs until it is scored."""
 
 
 class UnscorableError(ValueError):
@@ -40,7 +40,7 @@ class Conversation:
             )
         self._tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.token_ids = lru_cache(REMEMBERED)(self._token_ids)
+        self.token_ids = Memo(self._token_ids, KEPT_BYTES, lambda ids: TOKEN_BYTES * len(ids))
         added = tokenizer.added_tokens_decoder.values()
         self._special = sorted({*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}, key=len, reverse=True)
         rendered = self._render("instruction", SENTINEL)

@@ -10,14 +10,15 @@ import re
 import string
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
 
 from actors.rewards.items import RewardItem, RewardScore
+from actors.rewards.scorers.memo import Memo
 from actors.rewards.scorers.references import missing_reference
 from configs.scorers import QaSection
 
 UNSPACED = frozenset({"zh", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "lao", "my", "mya", "km", "khm"})
 """Languages without spaces between words: each letter is one, or a short answer would never be found in a sentence."""
+KEPT_BYTES, WORD_BYTES = 16 << 20, 64
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -43,16 +44,15 @@ class QaScorer:
         if not accepted:
             return missing_reference(item, "qa")
         unspaced = re.split(r"[-_]", item.language.strip().lower(), maxsplit=1)[0] in UNSPACED
-        said = words(item.answer, unspaced=unspaced)
+        said = words(item.answer, unspaced)
         parts = {
-            "containment": float(any(contains(said, words(text, unspaced=unspaced)) for text in accepted)),
+            "containment": float(any(contains(said, words(text, unspaced)) for text in accepted)),
             "exact": float(normalise(item.answer) in {normalise(text) for text in accepted}),
         }
         return RewardScore(item.id, parts[self._which], parts)
 
 
-@lru_cache(maxsize=1 << 12)
-def words(text: str, *, unspaced: bool) -> tuple[str, ...]:
+def split(text: str, unspaced: bool) -> tuple[str, ...]:
     """Runs of letters, digits and marks, in lower case, and every other character but space as a word of its own; decomposed (NFD).
 
     `unspaced`: letters of scripts without case, such as Han, kana and Thai, are words of their own, with the marks on them.
@@ -71,6 +71,10 @@ def words(text: str, *, unspaced: bool) -> tuple[str, ...]:
             pieces.append(character)
             grows = "M" if alone else "LNM" if category[0] in "LNM" else ""
     return tuple(piece.lower() for piece in pieces)
+
+
+words = Memo(split, KEPT_BYTES, lambda found: WORD_BYTES * len(found))
+"""`split`, which is asked about the same reference for each voice's answer."""
 
 
 def contains(said: Sequence[str], wanted: Sequence[str]) -> bool:

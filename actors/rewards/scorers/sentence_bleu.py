@@ -19,10 +19,14 @@ from typing import Any, NamedTuple
 
 from sacrebleu.metrics import BLEU
 
+from actors.rewards.scorers.memo import Memo
+
 ORDERS = 4
-KEPT_REFERENCES = 1 << 9
-"""Some 50 MB of them at 300 words each."""
+KEPT_BYTES, WORD_BYTES = 48 << 20, 400
+"""Of references; a word with its n-grams takes so much."""
 KEPT_PIECES = 1 << 16
+LONGEST_PIECE = 64
+"""Longer ones, in characters, are no words that come again."""
 CHINESE = "中"
 """Any character that the tokenizer zh sets apart."""
 
@@ -54,7 +58,7 @@ class SentenceBleu:
         """RuntimeError when the package of the tokenizer is missing."""
         self.metric: Any = BLEU(tokenize=tokenizer, effective_order=True)
         self._words = {"13a": by_word, "zh": by_character}.get(tokenizer, whole)(self.metric.tokenizer)
-        self._counted = lru_cache(maxsize=KEPT_REFERENCES)(self._count)
+        self._counted = Memo(self._count, KEPT_BYTES, lambda counted: WORD_BYTES * counted.words)
 
     def __call__(self, answer: str, reference: str) -> Any:
         """The `BLEUScore` that sacrebleu gives, from 0 to 100."""
@@ -101,12 +105,16 @@ def whole(tokenizer: Any) -> Tokenize:
 
 def by_word(tokenizer: Any) -> Tokenize:
     """Ask 13a word by word."""
-    parts = lru_cache(maxsize=KEPT_PIECES)(lambda word: tokenizer(word).split())
+
+    def ask(word: str) -> Sequence[str]:
+        return tokenizer(word).split()  # type: ignore[no-any-return]
+
+    parts = lru_cache(maxsize=KEPT_PIECES)(ask)
 
     def tokenize(line: str) -> Sequence[str]:
         if "-\n" in line or "<skipped>" in line:  # 13a joins words that a line break divides, once it has taken this word out
             return tokenizer(line).split()  # type: ignore[no-any-return]
-        return [part for word in line.split() for part in parts(word)]
+        return [part for word in line.split() for part in (parts if len(word) <= LONGEST_PIECE else ask)(word)]
 
     return tokenize
 
@@ -117,16 +125,19 @@ def by_character(tokenizer: Any) -> Tokenize:
     pieces = re.compile(f"[{chinese}]|[^{chinese}]+")
     is_chinese = frozenset(chinese)
 
-    @lru_cache(maxsize=KEPT_PIECES)
-    def between(piece: str, before: str, after: str) -> Sequence[str]:
+    def ask(piece: str, before: str, after: str) -> Sequence[str]:
         words = tokenizer(f"{before}{piece}{after}").split()
         return words[bool(before) : len(words) - bool(after)]  # type: ignore[no-any-return]
+
+    between = lru_cache(maxsize=KEPT_PIECES)(ask)
 
     def tokenize(line: str) -> Sequence[str]:
         found, words = pieces.findall(line.strip()), list[str]()
         for place, piece in enumerate(found):
             if piece not in is_chinese:
-                words += between(piece, CHINESE if place else "", CHINESE if place + 1 < len(found) else "")
+                words += (between if len(piece) <= LONGEST_PIECE else ask)(
+                    piece, CHINESE if place else "", CHINESE if place + 1 < len(found) else ""
+                )
             elif not piece.isspace():
                 words.append(piece)
         return words

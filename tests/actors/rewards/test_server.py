@@ -1,5 +1,6 @@
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -239,6 +240,23 @@ def test_a_body_that_is_announced_as_too_large_is_not_read(serve: Serve):
     with socket.create_connection((host, int(port)), timeout=20) as opened:
         opened.sendall(f"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: {app.MAX_BODY_BYTES + 1}\r\n\r\n".encode())
         assert opened.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_bodies_that_arrive_at_once_share_one_bound(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app, "MAX_ARRIVING_BYTES", 5000)
+    server = serve()
+    host, port = server.url.removeprefix("http://").split(":")
+    head = b"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n"
+    with (
+        socket.create_connection((host, int(port)), timeout=60) as first,
+        socket.create_connection((host, int(port)), timeout=60) as second,
+    ):
+        first.sendall(head + b" " * 3000)
+        second.sendall(head + b" " * 3000)
+        refused = second.recv(4096) if select.select([first, second], [], [], 60)[0] == [second] else first.recv(4096)
+        assert refused.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: 1" in refused.lower()
+    wait_until(lambda: post(server, [body("a")]).status_code == 200)
 
 
 def test_a_request_with_less_patience_is_refused_earlier(serve: Serve):

@@ -69,8 +69,8 @@ def test_words_are_those_of_dense_passage_retrieval(text: str):
     pattern = regex.compile(r"([\p{L}\p{N}\p{M}]+)|([^\p{Z}\p{C}])", regex.UNICODE)
     known = "".join(character for character in text if unicodedata.category(character) != "Cn")  # regex may know a later Unicode
     expected = [match.group().lower() for match in pattern.finditer(unicodedata.normalize("NFD", known))]
-    assert list(words(known, unspaced=False)) == expected
-    assert "".join(words(known, unspaced=True)) == "".join(expected)
+    assert list(words(known, False)) == expected
+    assert "".join(words(known, True)) == "".join(expected)
 
 
 @given(TEXTS)
