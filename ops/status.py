@@ -27,7 +27,10 @@ _NOBODY: Mapping[str, Any] = {
     "journal": {},
     "disk_free_bytes": None,
     "processes": [],
-    "endpoints": {"pairs": None, "weights": None, "control": None, "metrics": []},
+    "actors": count([], "rollout", 0, spare=False),
+    "spares": count([], "rollout", 0, spare=True),
+    "rewards": count([], "reward", 0, spare=False),
+    "endpoints": {**endpoints([], ""), "control": None},
 }
 """What a status has of a run without processes."""
 ENDED = {State.COMPLETED, State.STOPPED, State.FAILED}
@@ -108,14 +111,14 @@ def figures_of(learner: Mapping[str, Any]) -> dict[str, float]:
 def read(run: RunDir) -> dict[str, Any]:
     """The status of a run: from its supervisor, from ``summary.json`` when it has ended, or what can be said when it vanished."""
     if run.summary.is_file():
-        return from_summary(run.path, json.loads(run.summary.read_text()))
+        return from_summary(run, json.loads(run.summary.read_text()))
     if not run.control.is_file():
         return _vanished(run, "the supervisor has not opened its control server")
     try:
         return ask(run, "GET", "/v1/status")
     except RbaError as error:
         if run.summary.is_file():  # it ended between the two looks
-            return from_summary(run.path, json.loads(run.summary.read_text()))
+            return from_summary(run, json.loads(run.summary.read_text()))
         return _vanished(run, str(error))
 
 
@@ -180,11 +183,12 @@ def ask(run: RunDir, method: str, path: str, content: Mapping[str, Any] | None =
     return told
 
 
-def from_summary(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def from_summary(run: RunDir, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The status of a run that has ended, from its ``summary.json``."""
     failed = summary["status"] == State.FAILED
     return {
-        "run": path.name,
+        "run": run.path.name,
+        "run_id": run.run_id,
         "state": summary["status"],
         "reason": summary.get("reason", ""),
         "healthy": not failed,
@@ -205,6 +209,7 @@ def _vanished(run: RunDir, reason: str) -> dict[str, Any]:
     problem = f"{reason}; nothing is known of how the run ended, its logs are in {run.logs}"
     return {
         "run": run.path.name,
+        "run_id": run.run_id,
         "state": "vanished",
         "reason": reason,
         "healthy": False,

@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -30,12 +31,18 @@ def read(token_file: str | None, environment: Mapping[str, str]) -> str | None:
 
 
 def keep(path: Path) -> str:
-    """The token in the file, which is made (mode 0600) when it is not there."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-    except FileExistsError:
-        pass
+    """The token in the file, which is made (mode 0600), whole or not at all, when it is not there."""
+    if not path.exists():
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        try:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(32))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # somebody else was faster: theirs holds
+                os.link(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     return _read(path)
 
 

@@ -64,7 +64,8 @@ class RewardClient:
         self._news = asyncio.Event()
         headers = {"Content-Type": "application/json", **bearer.header(token)}
         # of many connections httpx looks at each one at every request; proxies of the environment would only stand in between
-        pool = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=IDLE_CONNECTION_S)
+        pool = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
+        self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         unlimited = aiohttp.ClientTimeout(total=None)
         self._http = aiohttp.ClientSession(connector=pool, headers=headers, timeout=unlimited, cookie_jar=aiohttp.DummyCookieJar())
         self._tell()
@@ -148,10 +149,11 @@ class RewardClient:
     async def _try(self, body: bytes, items: Sequence[RewardItem], deadline_s: float) -> list[RewardScore]:
         """One try at one server; a busy one is left alone for as long as it asks, which counts for no try. Raises `RequestFailedError`."""
         while True:
-            server = await self._admitted()
-            patience_s = min(self._section.timeout_s, deadline_s - asyncio.get_running_loop().time())
             try:
-                return await self._ask_in_turn(server, body, items, patience_s)
+                async with self._places:  # here, so that a request that waits for its turn is not held against a server
+                    server = await self._admitted()
+                    patience_s = min(self._section.timeout_s, deadline_s - asyncio.get_running_loop().time())
+                    return await self._ask_in_turn(server, body, items, patience_s)
             except RequestFailedError as error:
                 self._count([f"try_{error.kind}"])
                 if error.kind != "busy":

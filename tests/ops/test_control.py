@@ -265,10 +265,13 @@ def test_rba_scale_asks_and_tells_what_runs(supervisor: Scripted) -> None:
 
 
 def test_a_supervisor_that_is_gone_is_told_as_such(supervisor: Scripted) -> None:
+    running = statuses.read(supervisor.run)
     supervisor.server.close()
     console = printed()
     assert watching.show(supervisor.run, console, watch=False, as_json=True) == 1
-    assert json.loads(console.file.getvalue())["state"] == "vanished"  # type: ignore[attr-defined]
+    seen = json.loads(console.file.getvalue())  # type: ignore[attr-defined]
+    assert seen["state"] == "vanished"
+    assert seen.keys() == running.keys()
     with pytest.raises(RbaError, match="does not answer"):
         statuses.ask(supervisor.run, "GET", "/v1/status")
 
@@ -287,7 +290,8 @@ def test_an_ended_run_is_read_from_its_summary(run: RunDir) -> None:
     console = printed()
     assert watching.show(run, console, watch=False, as_json=True) == 0
     seen = json.loads(console.file.getvalue())  # type: ignore[attr-defined]
-    assert (seen["state"], seen["step"]) == ("completed", 100)
+    assert (seen["state"], seen["step"], seen["run_id"]) == ("completed", 100, run.run_id)
+    assert (seen["actors"], seen["endpoints"]["rewards"]) == ({"wanted": 0, "running": 0}, [])
     run.summary.write_text(json.dumps(summary | {"status": "failed", "reason": "rollout-0: out of memory"}))
     assert watching.show(run, printed(), watch=False, as_json=True) == 1
 

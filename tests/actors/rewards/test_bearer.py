@@ -58,3 +58,16 @@ def test_who_is_let_in():
     for wrong in (f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer ä"):
         assert bearer.refused(TOKEN, wrong) == "wrong_token"
     assert bearer.header(None) == {}
+
+
+def test_a_crash_while_it_is_written_leaves_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def crash(_descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", crash)
+        with pytest.raises(KeyboardInterrupt):
+            bearer.keep(tmp_path / "token")
+    assert list(tmp_path.iterdir()) == []
+    assert len(bearer.keep(tmp_path / "token")) >= bearer.SHORTEST
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]

@@ -126,6 +126,27 @@ async def test_a_stall_ends_at_the_deadline(scripts: Scripts, client: Client):
     assert [kind for _, _, kind in recorder.counted] == ["try_timeout", "try_timeout", "timeout"]
 
 
+async def test_the_time_of_a_request_begins_with_its_turn(scripts: Scripts, client: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("actors.rewards.client.MAX_CONNECTIONS", 1)
+    script, begun, go_on = scripts(), [], asyncio.Event()
+    asking = client(script.url)
+    ask = asking._ask
+
+    async def held(*request: Any) -> list[RewardScore]:
+        begun.append(request)
+        await go_on.wait()
+        return await ask(*request)
+
+    monkeypatch.setattr(asking, "_ask", held)
+    answers = [asyncio.create_task(asking.score(ITEMS)) for _ in range(3)]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(begun) == 1
+    go_on.set()
+    assert [[score.score for score in answer] for answer in await asyncio.gather(*answers)] == [[0.5, 0.5]] * 3
+    assert (len(begun), len(script.peers)) == (3, 1)
+
+
 async def test_a_server_that_stalls_once_is_asked_again(scripts: Scripts, client: Client):
     scores = await client(scripts("stall").url, timeout_s=0.2, deadline_s=30).score(ITEMS)
     assert [score.score for score in scores] == [0.5, 0.5]
