@@ -115,8 +115,8 @@ class RewardsSection(ScorerSection):
 
     @model_validator(mode="after")
     def combinations_weigh_something(self) -> Self:
-        """Refuse a combination without parts, and one whose score is always 0."""
-        if self.scorer == "combination" and not any(part.weight for part in self.combination.values()):
+        """Refuse a combination without parts, and one whose score is always 0. Servers that run already have their own parts."""
+        if self.scorer == "combination" and not self.urls and not any(part.weight for part in self.combination.values()):
             raise ValueError(
                 "rewards.scorer=combination needs parts of a weight; set rewards.combination.NAME.scorer (and .weight) for each of them"
             )

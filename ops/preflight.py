@@ -42,7 +42,7 @@ def check(config: RunConfig, say: Say) -> RunConfig:
     _check_cluster(config)
     _check_token(config, os.environ)
     _check_reward_servers(config, os.environ, say)
-    _check_scorers(config)
+    _check_scorers(config, os.environ, say)
     _check_copies(config, say)
     resolved = assets.resolve(config, say)
     _check_keys(resolved, say)
@@ -161,15 +161,18 @@ def _check_reward_servers(config: RunConfig, environment: Mapping[str, str], say
     asyncio.run(check())
 
 
-def _check_scorers(config: RunConfig) -> None:
-    """That the user's functions are there, and that the judges answer."""
+def _check_scorers(config: RunConfig, environment: Mapping[str, str], say: Say = lambda _: None) -> None:
+    """That the user's functions are there, and that the judges answer; a judge's key may be known on a cluster's machines alone."""
     from actors.rewards.scorers.function import FunctionScorer
     from actors.rewards.scorers.judge import JudgeScorer
 
     for key, part in (config.rewards.parts if config.serves_rewards else {}).items():
         if part.scorer == "python":
             FunctionScorer(part.python, f"{key}.python")
-        if part.scorer == "judge":
+        key_of = part.judge.api_key_env
+        if part.scorer == "judge" and config.ray.address and key_of and not environment.get(key_of):
+            say(f"{key}.judge is asked by the reward servers alone: {key_of} is not set here")
+        elif part.scorer == "judge":
             JudgeScorer(part.judge, f"{key}.judge").close()
 
 

@@ -74,6 +74,10 @@ def test_a_part_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
         loader.load(recipe, schema=ServingConfig)
 
 
+def test_servers_that_run_already_know_the_parts_of_their_combination() -> None:
+    assert RewardsSection.model_validate({"scorer": "combination", "urls": ["http://127.0.0.1:1"]}).parts == {}
+
+
 def test_free_keys_stay_free() -> None:
     section = serving(*JUDGE, "rewards.judge.extra.top_p=0.5", "rewards.python.settings.limit=3")
     assert (section.judge.extra, section.python.settings) == ({"top_p": 0.5}, {"limit": 3})

@@ -129,14 +129,23 @@ def test_a_data_set_without_references_is_named(tmp_path: Path) -> None:
 def test_a_function_that_is_not_there_and_a_judge_that_is_away_are_told_before_anything_starts(
     tmp_path: Path, unused_tcp_port: int
 ) -> None:
-    preflight._check_scorers(configured(tmp_path, "rewards.scorer=python", "rewards.python.function=statistics:mean"))
+    preflight._check_scorers(configured(tmp_path, "rewards.scorer=python", "rewards.python.function=statistics:mean"), {})
     with pytest.raises(UserError, match=r"rewards\.python\.function: .*did you mean mean\?"):
-        preflight._check_scorers(configured(tmp_path, "rewards.scorer=python", "rewards.python.function=statistics:meen"))
+        preflight._check_scorers(configured(tmp_path, "rewards.scorer=python", "rewards.python.function=statistics:meen"), {})
     judge = ["scorer=judge", f"judge.url=http://127.0.0.1:{unused_tcp_port}/v1", "judge.model=m", "judge.attempts=1"]
     combined = ["rewards.scorer=combination", *(f"rewards.combination.taste.{key}" for key in judge)]
     with pytest.raises(UserError, match=r"rewards\.combination\.taste\.judge\.url: .*does not answer"):
-        preflight._check_scorers(configured(tmp_path, *combined))
-    preflight._check_scorers(configured(tmp_path, *combined, "strategy=single", "rewards.urls=[http://127.0.0.1:1]"))
+        preflight._check_scorers(configured(tmp_path, *combined), {})
+    preflight._check_scorers(configured(tmp_path, *combined, "strategy=single", "rewards.urls=[http://127.0.0.1:1]"), {})
+
+
+def test_a_judges_key_may_be_known_on_the_clusters_machines_alone(tmp_path: Path) -> None:
+    judge = ["judge.url=http://127.0.0.1:9/v1", "judge.model=m", "judge.api_key_env=JUDGE_KEY_OF_NOBODY"]
+    judged, said = ["rewards.scorer=judge", *(f"rewards.{key}" for key in judge)], list[str]()
+    with pytest.raises(UserError, match="the environment has no JUDGE_KEY_OF_NOBODY"):
+        preflight._check_scorers(configured(tmp_path, *judged), {}, said.append)
+    preflight._check_scorers(configured(tmp_path, *judged, "ray.address=10.0.0.1:6379"), {}, said.append)
+    assert said == ["rewards.judge is asked by the reward servers alone: JUDGE_KEY_OF_NOBODY is not set here"]
 
 
 def test_a_damaged_manifest_is_named_with_its_line(tmp_path: Path) -> None:

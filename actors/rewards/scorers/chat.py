@@ -73,7 +73,7 @@ class Chat:
             raise UserError(
                 f"the judge does not answer: {error.detail}",
                 where=f"{self._where}.url: {self._section.url}",
-                fix=f"start the server, or correct {self._where}: url, model and api_key_env",
+                fix=f"start the server, or correct {self._where}: url, model, api_key_env and max_tokens",
             ) from None
 
     async def close(self) -> None:
@@ -117,11 +117,14 @@ class Chat:
 
 
 def read_answer(answer: bytes) -> str:
-    """The text of the first choice. Raises `ChatError` for anything else."""
+    """The text of the first choice. Raises `ChatError` for anything else, and for a text that is cut off: its last number may be half."""
     try:
-        text = msgspec.json.decode(answer)["choices"][0]["message"]["content"]
-    except (msgspec.DecodeError, LookupError, TypeError):
-        text = None
+        choice = msgspec.json.decode(answer)["choices"][0]
+        text, ended = choice["message"]["content"], choice.get("finish_reason")
+    except (msgspec.DecodeError, LookupError, TypeError, AttributeError):
+        text, ended = None, None
+    if ended == "length":
+        raise ChatError("truncated", "the judge's answer is cut off; raise judge.max_tokens")
     if not isinstance(text, str):
         raise ChatError("bad_answer", f"no chat completion: {answer[:200].decode('utf-8', 'replace')}", retry=True)
     return text

@@ -142,6 +142,16 @@ def test_an_answer_of_another_interface_is_the_items_error(judge: Judge, answer:
     assert opened.score([ASKED])[0].kind == "bad_answer"
 
 
+def test_an_answer_that_is_cut_off_is_no_verdict(judge: Judge):
+    opened = scorer(judge)
+    cut = completion("GRADES A=7 B=1")[2].replace(b'"stop"', b'"length"')
+    judge.reply = lambda asked: (200, {}, cut)
+    score = opened.score([ASKED])[0]
+    assert (score.score, score.kind) == (None, "truncated")
+    with pytest.raises(UserError, match=r"raise judge\.max_tokens"):
+        scorer(judge)
+
+
 def test_a_judge_that_goes_away_is_the_items_error(judge: Judge):
     opened = scorer(judge, attempts=2, timeout_s=0.2)
     judge.gate.clear()
