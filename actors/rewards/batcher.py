@@ -23,6 +23,8 @@ BROKEN_AFTER = 3
 RETRY_AFTER_MAX_S = 30
 LOOK_AHEAD = 4
 """Batches' worth of the oldest items among which those of like cost are looked for."""
+HEADROOM = 0.9
+"""Of the server's patience, what may be promised by its pace, which is a mean. A client that tells its own has seen to that itself."""
 REMEMBER = 0.8
 """What the last batch's pace keeps of its weight when the next one comes."""
 
@@ -181,15 +183,16 @@ class Batcher:
         Raises `QueueFullError` when they do not fit, or would not be scored within the patience of a request, which may have less than
         the server. One that comes to an idle scorer is always taken.
         """
-        patience_s = self._patience_s if patience_s is None else min(patience_s, self._patience_s)
+        patience_s = min(math.inf if patience_s is None else patience_s, self._patience_s)
+        room_s = min(patience_s, HEADROOM * self._patience_s)
         characters = sum(item.characters for item in items)
         with self._changed:
             waiting = len(self._queue)
             expected_s = self._expected_s(waiting + len(items))
             late_s = max(expected_s, self.quiet_s)  # a batch that takes far longer than the last ones says nothing of when it ends
             full = waiting + len(items) > self.capacity_items or self._queue.characters + characters > self._capacity_characters
-            if (waiting or self._in_flight_items) and (full or late_s > patience_s):
-                raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s - patience_s))))
+            if (waiting or self._in_flight_items) and (full or late_s > room_s):
+                raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s - room_s))))
             ticket = Ticket(time.monotonic() + patience_s, [None] * len(items), len(items))
             if self._closed.is_set():
                 ticket.answer.set_exception(ScorerBrokenError("the reward server is stopping"))

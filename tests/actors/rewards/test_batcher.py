@@ -145,6 +145,14 @@ def test_a_queue_that_is_too_slow_is_full_as_well():
         batcher.submit([item("h")], patience_s=99.0)
 
 
+def test_the_pace_is_a_mean_so_that_not_all_of_the_patience_is_promised():
+    batcher = make(LengthScorer(), patience_s=2.0)
+    batcher._pace.note(5.0, 10)
+    batcher.submit([item("a"), item("b"), item("c")])
+    with pytest.raises(QueueFullError):
+        batcher.submit([item("d")])
+
+
 def test_behind_a_batch_that_outlasts_a_requests_patience_nobody_is_let_in():
     entered, go_on = threading.Event(), threading.Event()
 
