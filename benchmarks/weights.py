@@ -26,7 +26,8 @@ import numpy as np
 from benchmarks.command import command
 from benchmarks.rows import row
 from protocol.messages import PolicyVersion
-from protocol.weights.fetcher import FetcherClient, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient
 from protocol.weights.files import WEIGHTS, directory_of
 from protocol.weights.store import WeightStore
 from protocol.weights.transfer import FolderPublisher

@@ -26,7 +26,7 @@ from protocol.dialogue.actor_events import Ended, Granted, Registered, VersionKn
 from protocol.errors import RbaError
 from protocol.logs import get_logger
 from protocol.messages import Fetched, GroupResult, LeasedGroup, PolicyVersion
-from protocol.weights.fetcher import FetchError
+from protocol.weights.fetching import FetchError
 
 REPORT_S = 0.5
 RETRY_S = 0.5

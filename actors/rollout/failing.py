@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol.messages import PolicyVersion
-from protocol.weights.fetcher import FetchError
+from protocol.weights.fetching import FetchError
 
 GIVE_UP_FETCH_S = 1800.0
 """An actor that gets no version for so long, while the learner publishes newer ones or the weight store cannot be reached, ends. A learner

@@ -33,7 +33,7 @@ from protocol.links.actor import ActorLink
 from protocol.messages import Fetched, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
-from protocol.weights.fetcher import FetcherClient
+from protocol.weights.fetching import FetcherClient
 from protocol.weights.transfer import Receiver
 
 FETCH_SLICE_S = 5.0

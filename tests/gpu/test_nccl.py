@@ -10,7 +10,8 @@ import torch
 
 from protocol.weights import fetcher, rounds
 from protocol.weights.courier import Courier, Done, Join, Joined, Listening, Moved, Ready, Report, Send
-from protocol.weights.fetcher import FetcherClient, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient
 from protocol.weights.files import open_version
 from tests.protocol.weights.roles import Counting, Running, endpoint, until, version
 from tests.protocol.weights.tensors import write

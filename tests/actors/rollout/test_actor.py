@@ -18,7 +18,7 @@ from protocol.dialogue.actor_events import Ended, Granted, Notice, Registered, V
 from protocol.errors import RbaError
 from protocol.messages import Fetched, GroupResult, Lease, Outcome, PolicyVersion, Purpose, Welcome
 from protocol.metrics import Metrics
-from protocol.weights.fetcher import FetchError
+from protocol.weights.fetching import FetchError
 from protocol.weights.files import directory_of, write_version
 from tests.actors.rollout.scripted import Letters, ScriptedEngine, Tones, config, leased
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from protocol.keyring import Keyring
-from protocol.weights.fetcher import FetcherClient, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient
 from tests.protocol.weights.roles import Running
 
 

@@ -15,7 +15,8 @@ import zmq
 from protocol.codec import WEIGHTS_CODEC, encode
 from protocol.messages import Chunk, ChunkRequest, Manifest, NotServed, PolicyVersion
 from protocol.weights import pull
-from protocol.weights.fetcher import FetcherClient, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient
 from protocol.weights.store import WeightStore
 
 both_ways = pytest.mark.parametrize("keys", [False, True], ids=["plain", "keys"], indirect=True)

@@ -14,7 +14,8 @@ import pytest
 from protocol.errors import UserError
 from protocol.weights import fetcher, rounds, seat
 from protocol.weights.broadcasts import Broadcasts
-from protocol.weights.fetcher import FetcherClient, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient
 from protocol.weights.files import open_version
 from tests.protocol.weights.roles import Counting, Running, endpoint, until, version
 from tests.protocol.weights.tensors import write

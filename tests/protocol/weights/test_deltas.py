@@ -12,7 +12,8 @@ import pytest
 from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
 from protocol.weights import pull
 from protocol.weights.deltas import SHARE
-from protocol.weights.fetcher import FetcherClient, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient
 from protocol.weights.files import WEIGHTS, directory_of, open_version
 from protocol.weights.partial import PartialVersion
 from protocol.weights.store import WeightStore

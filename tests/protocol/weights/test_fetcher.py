@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from protocol.weights import pull
-from protocol.weights.fetcher import FetchError, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetchError
 from protocol.weights.files import directory_of, open_version, prune, versions
 from protocol.weights.store import WeightStore
 from tests.protocol.weights.roles import (

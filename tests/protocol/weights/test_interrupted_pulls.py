@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from protocol.weights import pull
-from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient, FetchError
 from protocol.weights.files import WEIGHTS, directory_of, open_version, prune, sweep, versions
 from protocol.weights.partial import PartialVersion, folder_of
 from tests.protocol.weights.roles import (

@@ -13,7 +13,8 @@ import pytest
 
 from protocol.messages import Fetched, Manifest
 from protocol.weights import fetcher, pull, rounds
-from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient, FetchError
 from protocol.weights.files import MANIFEST, WEIGHTS, TensorBytes, directory_of, newest, open_version
 from protocol.weights.store import WeightStore
 from protocol.weights.transfer import FolderPublisher, Publisher, Receiver

@@ -11,7 +11,8 @@ import pytest
 
 from protocol import sockets
 from protocol.keyring import Keyring
-from protocol.weights.fetcher import FetcherClient, FetchError, NodeFetcher
+from protocol.weights.fetcher import NodeFetcher
+from protocol.weights.fetching import FetcherClient, FetchError
 from protocol.weights.store import WeightStore
 from tests.protocol.weights.roles import (
     Running,
