@@ -41,7 +41,7 @@ quickstart: install
 	$(BIN)/rba launch configs/quickstart.yaml
 
 test: develop prometheus
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --reruns 1 --rerun-show-tracebacks -raR
 
 soak: develop
 	$(BIN)/python -m tests.protocol.fuzz --frames 1000000
