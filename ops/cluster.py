@@ -8,6 +8,9 @@ import secrets
 import shutil
 import time
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from ops.tokens import environment_of
 from protocol.errors import RbaError, UserError
@@ -34,7 +37,8 @@ class Cluster:
         started_s = time.monotonic()
         own = {"num_cpus": num_cpus, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": str(self.folder)} if self.folder else {}
         try:
-            ray.init(
+            _start(
+                self.folder,
                 address=address or "local",
                 include_dashboard=False if self.folder else None,
                 configure_logging=True,
@@ -49,7 +53,7 @@ class Cluster:
                 "or leave ray.address out to have one started on this machine"
             )
             raise UserError(f"no Ray cluster answers: {error}", where=f"ray.address: {address}", fix=fix) from error
-        except Exception as error:  # Ray raises this very class when its processes take longer than half a minute
+        except Exception as error:
             ray.shutdown()
             raise RbaError(f"Ray could not be started; is the machine overloaded? {error}") from error
         self.start_seconds = time.monotonic() - started_s
@@ -80,3 +84,26 @@ class Cluster:
             with contextlib.suppress(OSError):
                 shutil.copytree(logs, keep_logs_in, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _start(folder: Path | None, **options: Any) -> None:
+    """`ray.init`; one that starts its processes in `folder` has a second try where the machine is too busy for the first."""
+    import ray
+
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if folder is None or type(error) is not Exception:
+            raise
+        # Ray raises this very class when its processes take longer than half a minute, which it lets nobody set.
+        ray.shutdown()
+        _kill_what_names(folder)
+        ray.init(**options)
+
+
+def _kill_what_names(folder: Path) -> None:
+    """End this process's children whose command lines name `folder`: of a Ray that did not come up."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(str(folder) in word for word in child.cmdline()):
+                child.kill()
