@@ -35,6 +35,20 @@ class OneJobAtATime(LoadScopeScheduling):  # type: ignore[misc]
         file = nodeid.split("::")[0]
         return shared(self._root / file) or file
 
+    # xdist 3.8 waits for ever once a process has crashed: for work that is done (pytest-xdist#1378), and for a second piece of it (#1327).
+
+    def remove_node(self, node: Any) -> str | None:
+        work = self.assigned_work[node]
+        for scope in [scope for scope, tests in work.items() if all(tests.values())]:
+            del work[scope]
+        found: str | None = super().remove_node(node)
+        return found
+
+    def _reschedule(self, node: Any) -> None:
+        super()._reschedule(node)
+        if not self.workqueue and not node.shutting_down:
+            node.shutdown()  # it ends when it has done what it has
+
 
 @functools.cache
 def shared(path: Path) -> str:
