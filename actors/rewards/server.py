@@ -181,8 +181,13 @@ def serve(section: RewardsSection, bind: str = "127.0.0.1", port: int = 0, *, in
         )
     logs.configure(None, "reward-0")
     server = RewardServer(section, bind, port, token=token)
+
+    def receive(number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        threading.Thread(target=server.stop, args=(name,), daemon=True).start()  # a handler must not wait for a lock
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: server.stop(signal.Signals(received).name))
+        signal.signal(number, receive)
     print(f"reward server ({section.scorer}) at {server.url}", flush=True)
     server.run()
 

@@ -90,6 +90,9 @@ def _stopper(role: Any, recorder: Recorder) -> Callable[[str], None]:
         asked.append(reason)
         if len(asked) > 1:
             os._exit(1)
+        threading.Thread(target=ask, args=(reason,), daemon=True).start()  # a handler must not wait for a lock
+
+    def ask(reason: str) -> None:
         recorder.write("stopping", reason=reason)
         role.stop(reason)
 

@@ -15,7 +15,7 @@ from protocol.errors import UserError
 from protocol.weights import fetcher, rounds, seat
 from protocol.weights.broadcasts import Broadcasts
 from protocol.weights.fetcher import NodeFetcher
-from protocol.weights.fetching import FetcherClient
+from protocol.weights.fetching import FetcherClient, FetchError
 from protocol.weights.files import open_version
 from tests.protocol.weights.roles import Counting, Running, endpoint, until, version
 from tests.protocol.weights.tensors import write
@@ -163,7 +163,7 @@ def client_of_node(node: NodeFetcher) -> FetcherClient:
 def ended(client: FetcherClient) -> None:
     try:
         client.fetch(version(1), 2)
-    except fetcher.FetchError:
+    except FetchError:
         pass
     finally:
         client.close()
