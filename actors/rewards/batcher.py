@@ -5,6 +5,7 @@ Which items go together is decided in `actors.rewards.packing`.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -22,7 +23,7 @@ BROKEN_AFTER = 3
 """Batches in a row in which the scorer raised for every single item; then the scorer, not the items, is at fault."""
 RETRY_AFTER_MAX_S = 30
 LOOK_AHEAD = 4
-"""Batches' worth of the oldest items among which those of like cost are looked for."""
+"""Batches' worth of the oldest items, of which those of like cost go together."""
 HEADROOM = 0.9
 """Of the server's patience, what may be promised by its pace, which is a mean. A client that tells its own has seen to that itself."""
 REMEMBER = 0.8
@@ -158,6 +159,8 @@ class Batcher:
         self._on_error = on_error
         self._on_batch = on_batch
         self._queue = Waitlist()
+        self._planned: deque[list[Waiting]] = deque()
+        """Batches of items that have left the queue, in their order."""
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._pace = Pace()
@@ -175,7 +178,7 @@ class Batcher:
     @property
     def waiting_items(self) -> int:
         """Items that no batch has taken yet."""
-        return len(self._queue)
+        return len(self._queue) + sum(map(len, self._planned))
 
     def submit(self, items: Sequence[RewardItem], patience_s: float | None = None) -> Future[list[RewardScore]]:
         """Queues `items` (at least one, at most `capacity_items`); the future holds their scores in order.
@@ -187,7 +190,7 @@ class Batcher:
         room_s = min(patience_s, HEADROOM * self._patience_s)
         characters = sum(item.characters for item in items)
         with self._changed:
-            waiting = len(self._queue)
+            waiting = self.waiting_items
             expected_s = self._expected_s(waiting + len(items))
             late_s = max(expected_s, self.quiet_s)  # a batch that takes far longer than the last ones says nothing of when it ends
             full = waiting + len(items) > self.capacity_items or self._queue.characters + characters > self._capacity_characters
@@ -229,7 +232,8 @@ class Batcher:
         """Ends `run` after its current batch; what still waits ends with an exception."""
         with self._changed:
             self._closed.set()
-            left = [self._queue.take() for _ in range(len(self._queue))]
+            left = [*itertools.chain.from_iterable(self._planned), *(self._queue.take() for _ in range(len(self._queue)))]
+            self._planned.clear()
             self._changed.notify_all()
         for waiting in left:
             with suppress(InvalidStateError):  # several items share one answer
@@ -239,37 +243,45 @@ class Batcher:
         """The next batch, across requests; empty once closed. What nobody waits for any more is left out."""
         while True:
             with self._changed:
-                self._busy_since_s = None
-                self._changed.wait_for(lambda: self._queue or self._closed.is_set())
+                if not (self._queue or self._planned):
+                    self._busy_since_s = None
+                self._changed.wait_for(lambda: self._queue or self._planned or self._closed.is_set())
                 if self._closed.is_set():
                     return []
-                self._busy_since_s = time.monotonic()
+                if self._busy_since_s is None:
+                    self._busy_since_s = time.monotonic()
+                if self._planned:
+                    batch = self._awaited(self._planned.popleft())
+                    self._in_flight_items = len(batch)
+                    if batch:
+                        return batch
+                    continue
                 ahead = self._look_ahead()
             for waiting in ahead:
                 waiting.cost = waiting.cost or self._cost(waiting.item)  # outside of the lock: tokenising takes its time
-            chosen = set(pack([waiting.cost for waiting in ahead], self._batch_items, self._batch_tokens))
+            batches = pack([waiting.cost for waiting in ahead], self._batch_items, self._batch_tokens)
             with self._changed:
                 if self._closed.is_set():
                     return []
                 for _ in ahead:
                     self._queue.take()
-                self._queue.put_back([waiting for index, waiting in enumerate(ahead) if index not in chosen])
-                if chosen:
-                    self._in_flight_items = len(chosen)
-                    return [ahead[index] for index in sorted(chosen)]
+                self._planned.extend([ahead[index] for index in batch] for batch in batches)
 
     def _look_ahead(self) -> list[Waiting]:
-        """The oldest items, left in the queue; before them and among them nothing that nobody waits for."""
-        now_s = time.monotonic()
+        """The oldest items, left in the queue. They go before any newer one: nobody waits for longer than for his turn and these."""
         kept: list[Waiting] = []
         while self._queue and len(kept) < LOOK_AHEAD * self._batch_items:
-            waiting = self._queue.take()
-            if waiting.ticket.deadline_s < now_s:
-                waiting.ticket.settle(waiting.slot, unscored(waiting.item.id, "expired: the queue is too long"))
-            elif not waiting.ticket.answer.done():
-                kept.append(waiting)
+            kept += self._awaited([self._queue.take()])
         self._queue.put_back(kept)
         return kept
+
+    def _awaited(self, waitings: Sequence[Waiting]) -> list[Waiting]:
+        """Those that somebody still waits for."""
+        now_s = time.monotonic()
+        for waiting in waitings:
+            if waiting.ticket.deadline_s < now_s:
+                waiting.ticket.settle(waiting.slot, unscored(waiting.item.id, "expired: the queue is too long"))
+        return [waiting for waiting in waitings if waiting.ticket.deadline_s >= now_s and not waiting.ticket.answer.done()]
 
     def _cost(self, item: RewardItem) -> int:
         """At least 1. A scorer that raises is asked again when the item is scored, and its answer is the item's outcome."""

@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def pack(costs: Sequence[int], max_items: int, max_cost: int) -> list[int]:
-    """Indices into `costs` (what waits, oldest first) of the next batch, in ascending order; none when nothing waits.
+def pack(costs: Sequence[int], max_items: int, max_cost: int) -> list[list[int]]:
+    """All indices into `costs` (what waits, oldest first) in batches, each in ascending order; the batch with the oldest item comes first.
 
-    A batch costs as much as its most expensive item times the number of its items, since short conversations are padded to the longest.
-    It has at most `max_items` and costs at most `max_cost`; an item that is beyond that alone goes alone. The oldest item always goes, so
-    that whoever waits gets one place nearer with each batch; what goes with it is of like cost, as many as there is room for.
+    A batch costs as much as its most expensive item times the number of its items, since short conversations are padded to the longest, so
+    that like goes with like. It has at most `max_items` and costs at most `max_cost`; an item that is beyond that alone goes alone.
     """
-    if not costs:
-        return []
-    order = sorted(range(len(costs)), key=lambda index: (costs[index], index))
-    oldest = order.index(0)
-    best = (oldest, oldest + 1)
-    start = 0
-    for end in range(oldest + 1, len(order) + 1):
-        start = max(start, end - max_items)
-        while start < oldest and max(1, costs[order[end - 1]]) * (end - start) > max_cost:
-            start += 1
-        if start > oldest or max(1, costs[order[end - 1]]) * (end - start) > max_cost:
-            break
-        if end - start > best[1] - best[0]:
-            best = (start, end)
-    return sorted(order[slice(*best)])
+    batches: list[list[int]] = []
+    most = 0
+    for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
+        if not batches or len(batches[-1]) == max_items or most * (len(batches[-1]) + 1) > max_cost:
+            batches.append([])
+            most = max(1, costs[index])
+        batches[-1].append(index)
+    return sorted(sorted(batch) for batch in batches)

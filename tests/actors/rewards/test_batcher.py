@@ -1,3 +1,4 @@
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -240,6 +241,25 @@ def test_a_batch_is_bounded_by_padded_tokens_and_like_goes_with_like():
     work(batcher, answers(*futures))
     assert scorer.batches == [["a", "c", "f", "g"], ["b", "d"], ["e"]]
     assert [future.result()[0].score for future in futures] == [float(length) for length in lengths.values()]
+
+
+def test_newer_ones_do_not_go_before_older_ones_that_are_unlike_the_others():
+    scorer, more = WeighingScorer(), 60
+    batcher = make(scorer, batch_items=4, batch_tokens=4000)
+
+    def score(items: Sequence[RewardItem]) -> list[RewardScore]:
+        nonlocal more
+        if more:
+            more -= 1
+            futures.append(batcher.submit([item(f"new-{more}-{number}", "x" * 5) for number in range(4)]))
+        return LengthScorer.score(scorer, items)
+
+    scorer.score = score  # type: ignore[method-assign]
+    unlike = [f"old-{length}" for length in (900, 100, 500, 5, 5, 5, 5)]
+    futures = [batcher.submit([item(name, "x" * int(name[4:])) for name in unlike])]
+    work(batcher, answers(futures[0]))
+    order = list(itertools.chain.from_iterable(scorer.batches))
+    assert set(order[: len(unlike)]) == set(unlike)
 
 
 def test_what_cannot_be_weighed_is_scored_all_the_same():

@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,44 +9,31 @@ COSTS = st.lists(st.integers(0, 60), max_size=40)
 
 
 @given(COSTS, st.integers(1, 12), st.integers(1, 200))
-def test_a_batch_keeps_its_bounds_and_takes_the_oldest(costs: list[int], max_items: int, max_cost: int):
-    batch = pack(costs, max_items, max_cost)
-    assert batch == sorted(set(batch))
-    assert bool(batch) == bool(costs)
-    if len(batch) > 1:
-        assert len(batch) <= max_items
-        assert max(costs[index] for index in batch) * len(batch) <= max_cost
-    if costs:
-        assert batch[0] == 0
+def test_everything_goes_once_within_the_bounds_and_the_oldest_first(costs: list[int], max_items: int, max_cost: int):
+    batches = pack(costs, max_items, max_cost)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(costs)))
+    assert batches == sorted(batches)
+    for batch in batches:
+        assert batch == sorted(batch)
+        assert len(batch) == 1 or (len(batch) <= max_items and max(costs[index] for index in batch) * len(batch) <= max_cost)
 
 
-@given(COSTS.filter(bool), st.integers(1, 12), st.integers(1, 200))
-def test_no_batch_with_the_oldest_has_more_items(costs: list[int], max_items: int, max_cost: int):
-    """Slow reference: for each longest item, everything that is no longer."""
-    most = 1
-    for longest in {max(1, cost) for cost in costs if cost >= costs[0]} | {max(1, costs[0])}:
-        fitting = sum(cost <= longest for cost in costs)
-        most = max(most, min(fitting, max_items, max_cost // longest))
-    assert len(pack(costs, max_items, max_cost)) == most
+@given(COSTS, st.integers(1, 12), st.integers(1, 200))
+def test_like_goes_with_like(costs: list[int], max_items: int, max_cost: int):
+    """No item has a cost between those of another batch, and what a batch has no room for could not have gone with it."""
+    batches = sorted((sorted((costs[index] for index in batch), reverse=True) for batch in pack(costs, max_items, max_cost)), reverse=True)
+    for dear, cheap in itertools.pairwise(batches):
+        assert dear[-1] >= cheap[0]
+        assert len(dear) == max_items or max(1, dear[0]) * (len(dear) + 1) > max_cost
 
 
-@given(COSTS, st.integers(1, 12), st.integers(1, 200), st.integers(0, 60))
-def test_nobody_starves(costs: list[int], max_items: int, max_cost: int, newcomer: int):
-    """However many cheaper ones keep coming, an item goes after at most as many batches as were before it."""
-    waiting = [(cost, number) for number, cost in enumerate(costs)]
-    for batches in range(len(costs)):
-        taken = pack([cost for cost, _ in waiting], max_items, max_cost)
-        waiting = [item for index, item in enumerate(waiting) if index not in taken] + [(newcomer, 1000)] * max_items
-        assert all(number > batches for _, number in waiting)
-
-
-def test_like_goes_with_like():
-    assert pack([10, 500, 11, 490, 12, 9], 8, 1000) == [0, 2, 4, 5]
+def test_the_batch_of_the_oldest_comes_first():
+    assert pack([10, 500, 11, 490, 12, 9], 8, 1000) == [[0, 2, 4, 5], [1, 3]]
 
 
 def test_equal_costs_go_in_turn():
-    assert pack([1] * 10, 4, 1000) == [0, 1, 2, 3]
+    assert pack([1] * 6, 4, 1000) == [[0, 1, 2, 3], [4, 5]]
 
 
 def test_an_item_beyond_the_budget_goes_alone():
-    assert pack([900, 5, 5], 8, 100) == [0]
+    assert pack([900, 5, 5], 8, 100) == [[0], [1, 2]]
