@@ -24,7 +24,7 @@ BROKEN_AFTER = 3
 RETRY_AFTER_MAX_S = 30
 LOOK_AHEAD = 4
 """Batches' worth of the oldest items, of which those of like cost go together."""
-HEADROOM = 0.9
+HEADROOM = 0.8
 """Of the server's patience, what may be promised by its pace, which is a mean. A client that tells its own has seen to that itself."""
 REMEMBER = 0.8
 """What the last batch's pace keeps of its weight when the next one comes."""

@@ -135,13 +135,13 @@ def test_a_queue_is_full_of_text_too():
 
 
 def test_a_queue_that_is_too_slow_is_full_as_well():
-    batcher = make(LengthScorer(), patience_s=2.0)
+    batcher = make(LengthScorer(), patience_s=2.4)
     batcher._pace.note(6.0, 10)
     batcher.submit([item("a"), item("b")])
     batcher.submit([item("c")])
     with pytest.raises(QueueFullError) as refused:
         batcher.submit([item("d"), item("e"), item("f"), item("g")])
-    assert refused.value.retry_after_s == 3, "4.2 s of work, and 2 s of patience"
+    assert refused.value.retry_after_s == 3, "4.2 s of work, and 1.92 s of the patience"
     with pytest.raises(QueueFullError):
         batcher.submit([item("h")], patience_s=99.0)
 
