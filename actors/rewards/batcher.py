@@ -178,7 +178,7 @@ class Batcher:
     @property
     def waiting_items(self) -> int:
         """Items that no batch has taken yet."""
-        return len(self._queue) + sum(map(len, self._planned))
+        return len(self._queue) + sum(map(len, list(self._planned)))  # a copy: the threads of requests ask too
 
     def submit(self, items: Sequence[RewardItem], patience_s: float | None = None) -> Future[list[RewardScore]]:
         """Queues `items` (at least one, at most `capacity_items`); the future holds their scores in order.
@@ -250,12 +250,11 @@ class Batcher:
                     return []
                 if self._busy_since_s is None:
                     self._busy_since_s = time.monotonic()
+                # Of all that is planned, not of the next batch alone: who is to hear that it is too late hears it now.
+                self._planned = deque(batch for planned in self._planned if (batch := self._awaited(planned)))
                 if self._planned:
-                    batch = self._awaited(self._planned.popleft())
-                    self._in_flight_items = len(batch)
-                    if batch:
-                        return batch
-                    continue
+                    self._in_flight_items = len(self._planned[0])
+                    return self._planned.popleft()
                 ahead = self._look_ahead()
             for waiting in ahead:
                 waiting.cost = waiting.cost or self._cost(waiting.item)  # outside of the lock: tokenising takes its time
