@@ -90,6 +90,7 @@ def _start(folder: Path | None, **options: Any) -> None:
     """`ray.init`; one that starts its processes in `folder` has a second try where the machine is too busy for the first."""
     import ray
 
+    before = {child.pid for child in psutil.Process().children(recursive=True)}  # the run's guard names the folder, too
     try:
         ray.init(**options)
     except Exception as error:
@@ -97,13 +98,13 @@ def _start(folder: Path | None, **options: Any) -> None:
             raise
         # Ray raises this very class when its processes take longer than half a minute, which it lets nobody set.
         ray.shutdown()
-        _kill_what_names(folder)
+        _kill_what_names(folder, before)
         ray.init(**options)
 
 
-def _kill_what_names(folder: Path) -> None:
+def _kill_what_names(folder: Path, spared: set[int]) -> None:
     """End this process's children whose command lines name `folder`: of a Ray that did not come up."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if any(str(folder) in word for word in child.cmdline()):
+            if child.pid not in spared and any(str(folder) in word for word in child.cmdline()):
                 child.kill()
