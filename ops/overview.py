@@ -21,6 +21,7 @@ from ops.status import ENDED, assemble, figures_of
 from ops.supervision import Supervision
 from ops.trends import Trends
 from ops.views import ProcessView, of_actors
+from protocol import logs
 from protocol.metrics import Metrics
 
 RUN_PHASES = ("starting", "training", "evaluating", "stopping")
@@ -69,7 +70,7 @@ class Overview:
             wanted=self._wanted(),
             measured=self._measured,
             trends=self._trends.points(),
-            unattended_s=max(0.0, time.monotonic() - self._turned_s),
+            unattended_s=0.0 if state in ENDED else max(0.0, time.monotonic() - self._turned_s),
         )
 
     def ray_exporters(self) -> list[str]:
@@ -77,6 +78,8 @@ class Overview:
         if self._watched is not None and self._asking_ray.acquire(blocking=False):
             try:
                 self._ray_exporters = self._watched[1].fleet.exporters()
+            except Exception as error:  # noqa: BLE001 - a Ray that ends; the run's own targets are told all the same
+                logs.get_logger("supervisor").warning("Ray does not tell its exporters", error=f"{type(error).__name__}: {error}")
             finally:
                 self._asking_ray.release()
         return self._ray_exporters

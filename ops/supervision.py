@@ -115,8 +115,7 @@ class Supervision:
         quarantined = phases.count(Phase.QUARANTINED)
         if role not in wanted:
             return quarantined
-        present = len(self._processes.members(role)) + (len(self.spares) if role == "rollout" else 0)
-        return min(quarantined, max(0, wanted[role] + (wanted["spare"] if role == "rollout" else 0) - present))
+        return min(quarantined, max(0, wanted[role] - len(self._processes.members(role))))
 
     @property
     def phases(self) -> dict[str, Phase]:

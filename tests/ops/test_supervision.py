@@ -372,10 +372,10 @@ def test_the_place_of_one_that_is_quarantined_is_vacant_until_another_has_it() -
     assert machine.vacant("rollout") == 1
 
 
-def test_a_spare_that_is_quarantined_is_missed() -> None:
+def test_a_place_that_a_spare_has_taken_is_not_vacant() -> None:
     machine = with_spare(restarts=0)
-    feed(machine, Failed(machine.spares[0], "no memory"))
-    assert machine.vacant("rollout") == 1
+    feed(machine, Failed("rollout-0", "killed"))
+    assert (machine.vacant("rollout"), machine.present_actors) == (0, 2)
 
 
 def test_a_spare_that_is_quarantined_leaves_no_work_behind() -> None:

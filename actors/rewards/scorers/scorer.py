@@ -95,6 +95,9 @@ def open_scorer(section: RewardsSection) -> Scorer:
 def _open_combination(section: RewardsSection) -> Scorer:
     from actors.rewards.scorers.combination import CombinationScorer, Part
 
+    if not any(part.weight for part in section.combination.values()):
+        fix = "set rewards.combination.NAME.scorer (and .weight) for each part"
+        raise UserError("the combination has no parts of a weight", where="rewards.combination", fix=fix)
     parts = {}
     judges = sum(part.scorer == "judge" for part in section.combination.values())
     share = {"timeout_s": section.timeout_s / max(1, judges)}  # they are asked one after the other
