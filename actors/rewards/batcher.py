@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,34 +72,6 @@ class Waiting:
     """As the scorer tells it; 0 until it is asked."""
 
 
-class Waitlist:
-    """Items in the order of their coming, and how much text they hold."""
-
-    def __init__(self) -> None:
-        self._items: deque[Waiting] = deque()
-        self.characters = 0
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def add(self, waitings: Iterable[Waiting]) -> None:
-        """At the end."""
-        for waiting in waitings:
-            self._items.append(waiting)
-            self.characters += waiting.item.characters
-
-    def take(self) -> Waiting:
-        """The oldest one; there is one."""
-        waiting = self._items.popleft()
-        self.characters -= waiting.item.characters
-        return waiting
-
-    def put_back(self, waitings: Sequence[Waiting]) -> None:
-        """At the start, in their order."""
-        self._items.extendleft(reversed(waitings))
-        self.characters += sum(waiting.item.characters for waiting in waitings)
-
-
 @dataclass(slots=True)
 class Pace:
     """Seconds an item, of recent batches; large batches count for more, since that is what a queue is worked off in."""
@@ -140,25 +112,22 @@ class Batcher:
         batch_items: int,
         batch_tokens: int,
         capacity_items: int,
-        capacity_characters: int = 1 << 40,
         patience_s: float,
         on_error: Callable[[Exception], None] = lambda _: None,
         on_batch: Callable[[list[RewardScore], float], None] = lambda _scores, _seconds: None,
     ) -> None:
-        """`batch_tokens` bounds a batch by what the scorer says that items cost, padding included; `capacity_characters` what the texts in
-        the queue take. `patience_s`: how long a request waits for its scores. `on_error` hears what the scorer raises, `on_batch` scores
-        and seconds.
+        """`batch_tokens` bounds a batch by what the scorer says that items cost, padding included. `patience_s`: how long a request waits for
+        its scores. `on_error` hears what the scorer raises, `on_batch` scores and seconds.
         """
         self._scorer = scorer
         self._cost_of = cost_of(scorer)
         self._batch_items = batch_items
         self._batch_tokens = batch_tokens
         self.capacity_items = capacity_items
-        self._capacity_characters = capacity_characters
         self._patience_s = patience_s
         self._on_error = on_error
         self._on_batch = on_batch
-        self._queue = Waitlist()
+        self._queue: deque[Waiting] = deque()
         self._planned: deque[list[Waiting]] = deque()
         """Batches of items that have left the queue, in their order."""
         self._changed = threading.Condition()
@@ -188,19 +157,18 @@ class Batcher:
         """
         patience_s = min(math.inf if patience_s is None else patience_s, self._patience_s)
         room_s = min(patience_s, HEADROOM * self._patience_s)
-        characters = sum(item.characters for item in items)
         with self._changed:
             waiting = self.waiting_items
             expected_s = self._expected_s(waiting + len(items))
             late_s = max(expected_s, self.quiet_s)  # a batch that takes far longer than the last ones says nothing of when it ends
-            full = waiting + len(items) > self.capacity_items or self._queue.characters + characters > self._capacity_characters
+            full = waiting + len(items) > self.capacity_items
             if (waiting or self._in_flight_items) and (full or late_s > room_s):
                 raise QueueFullError(waiting, min(RETRY_AFTER_MAX_S, max(1, math.ceil(expected_s - room_s))))
             ticket = Ticket(time.monotonic() + patience_s, [None] * len(items), len(items))
             if self._closed.is_set():
                 ticket.answer.set_exception(ScorerBrokenError("the reward server is stopping"))
                 return ticket.answer
-            self._queue.add(Waiting(ticket, slot, item) for slot, item in enumerate(items))
+            self._queue.extend(Waiting(ticket, slot, item) for slot, item in enumerate(items))
             self._changed.notify()
         return ticket.answer
 
@@ -232,8 +200,9 @@ class Batcher:
         """Ends `run` after its current batch; what still waits ends with an exception."""
         with self._changed:
             self._closed.set()
-            left = [*itertools.chain.from_iterable(self._planned), *(self._queue.take() for _ in range(len(self._queue)))]
+            left = [*itertools.chain.from_iterable(self._planned), *self._queue]
             self._planned.clear()
+            self._queue.clear()
             self._changed.notify_all()
         for waiting in left:
             with suppress(InvalidStateError):  # several items share one answer
@@ -263,15 +232,15 @@ class Batcher:
                 if self._closed.is_set():
                     return []
                 for _ in ahead:
-                    self._queue.take()
+                    self._queue.popleft()
                 self._planned.extend([ahead[index] for index in batch] for batch in batches)
 
     def _look_ahead(self) -> list[Waiting]:
         """The oldest items, left in the queue. They go before any newer one: nobody waits for longer than for his turn and these."""
         kept: list[Waiting] = []
         while self._queue and len(kept) < LOOK_AHEAD * self._batch_items:
-            kept += self._awaited([self._queue.take()])
-        self._queue.put_back(kept)
+            kept += self._awaited([self._queue.popleft()])
+        self._queue.extendleft(reversed(kept))
         return kept
 
     def _awaited(self, waitings: Sequence[Waiting]) -> list[Waiting]:

@@ -33,11 +33,6 @@ class RewardItem:
     answers: tuple[str, ...] = ()
     """Further acceptable answers, which `qa` counts like the reference."""
 
-    @property
-    def characters(self) -> int:
-        """Of all its texts."""
-        return len(self.id) + len(self.instruction) + len(self.answer) + len(self.reference or "") + sum(map(len, self.answers))
-
 
 @dataclass(frozen=True, slots=True)
 class RewardScore:

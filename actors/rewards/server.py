@@ -27,8 +27,6 @@ from protocol.role import RoleDescription
 
 CAPACITY_BATCHES = 64
 """Bound of the queue, in batches; beyond it requests are told to come back."""
-CAPACITY_CHARACTERS = 64 << 20
-"""The same, in what the texts take."""
 GOODBYE_S = 5
 """How long a stopping server waits for answers that are under way."""
 
@@ -63,7 +61,6 @@ class RewardServer:
             batch_items=section.batch_items,
             batch_tokens=section.batch_tokens,
             capacity_items=CAPACITY_BATCHES * section.batch_items,
-            capacity_characters=CAPACITY_CHARACTERS,
             patience_s=section.timeout_s,
             on_error=self._scorer_raised,
             on_batch=self._batch_scored,

@@ -150,7 +150,7 @@ def _fleet(limits: Limits) -> list[Alert]:
             "AuthFailures",
             "warning",
             "Strangers knock at {{ $labels.run }}'s socket {{ $labels.socket }}",
-            f"{{{{ $value }}}} handshakes or messages without an allowed key within {window}.",
+            f"{{{{ $value | humanize }}}} handshakes or messages without an allowed key within {window}, or since it was last looked at.",
             _grown("rba_authentication_failures_total", "run, socket", limits) + f" > {limits.refusals:g}",
             0.0,
         ),
@@ -175,10 +175,13 @@ def _recent(series: str, gap: str) -> str:
 
 
 def _grown(counter: str, by: str, limits: Limits) -> str:
-    """By how much a counter has grown; one that was never there before has grown by all of it, which `increase` does not see."""
+    """By how much a counter has grown. `increase` does not see the first value of a series, nor what happens while scrapes fail; what is
+    more than the last value before the window does not see what a process counted before it was started anew. The larger one holds.
+    """
     window = duration(limits.window_s)
-    new = f"{counter} unless last_over_time({counter}[{duration(limits.known_s)}] offset {window})"
-    return f"sum by ({by}) (({new})\nor increase({counter}[{window}]))"
+    rise = f"increase({counter}[{window}])"
+    since = f"({counter} - last_over_time({counter}[{duration(limits.known_s)}] offset {window}) >= 0 or {counter})"
+    return f"sum by ({by}) ({since} > {rise}\nor {rise}\nor {since})"
 
 
 def _training(limits: Limits) -> list[Alert]:

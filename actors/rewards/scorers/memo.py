@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 from cachetools import LRUCache
 
 Answer = TypeVar("Answer")
+ENTRY_BYTES = 384
+"""Of what is kept besides texts and answer: tuples, and a place in three tables."""
 
 
 class Memo(Generic[Answer]):
@@ -29,7 +31,7 @@ class Memo(Generic[Answer]):
         if kept is not None:
             return kept[1]
         answer = self._function(*texts)
-        size_bytes = sum(map(sys.getsizeof, texts)) + self._size_bytes(answer)
+        size_bytes = ENTRY_BYTES + sum(map(sys.getsizeof, texts)) + self._size_bytes(answer)
         with self._lock, suppress(ValueError):  # larger than all that may be kept
             self._kept[texts] = size_bytes, answer
         return answer

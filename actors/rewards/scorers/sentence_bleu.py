@@ -22,7 +22,7 @@ from sacrebleu.metrics import BLEU
 from actors.rewards.scorers.memo import Memo
 
 ORDERS = 4
-KEPT_BYTES, WORD_BYTES = 48 << 20, 400
+KEPT_BYTES, REFERENCE_BYTES, WORD_BYTES = 48 << 20, 1200, 520
 """Of references; a word with its n-grams takes so much."""
 KEPT_PIECES = 1 << 16
 LONGEST_PIECE = 64
@@ -58,7 +58,7 @@ class SentenceBleu:
         """RuntimeError when the package of the tokenizer is missing."""
         self.metric: Any = BLEU(tokenize=tokenizer, effective_order=True)
         self._words = {"13a": by_word, "zh": by_character}.get(tokenizer, whole)(self.metric.tokenizer)
-        self._counted = Memo(self._count, KEPT_BYTES, lambda counted: WORD_BYTES * counted.words)
+        self._counted = Memo(self._count, KEPT_BYTES, lambda counted: REFERENCE_BYTES + WORD_BYTES * counted.words)
 
     def __call__(self, answer: str, reference: str) -> Any:
         """The `BLEUScore` that sacrebleu gives, from 0 to 100."""

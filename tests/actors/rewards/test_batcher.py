@@ -119,21 +119,6 @@ def test_a_queue_without_room_says_when_to_come_back():
     assert batcher.waiting_items == 5
 
 
-def test_a_queue_is_full_of_text_too():
-    scorer = LengthScorer()
-    batcher = make(scorer, capacity_characters=100, batch_items=2)
-    first = batcher.submit([item("a", "x" * 500)])  # comes to an idle scorer
-    with pytest.raises(QueueFullError):
-        batcher.submit([item("b")])
-    thread = threading.Thread(target=batcher.run, daemon=True)
-    thread.start()
-    assert [score.score for score in first.result(60)] == [500.0]
-    for _ in range(40):
-        assert [score.score for score in batcher.submit([item("c", "x" * 40), item("d", "x" * 40)]).result(60)] == [40.0, 40.0]
-    batcher.close()
-    thread.join(60)
-
-
 def test_a_queue_that_is_too_slow_is_full_as_well():
     batcher = make(LengthScorer(), patience_s=2.4)
     batcher._pace.note(6.0, 10)

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import select
@@ -6,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ import httpx
 import pytest
 import sacrebleu
 
-from actors.rewards import app
+from actors.rewards import admission, app
 from actors.rewards.items import RewardItem, RewardScore
 from actors.rewards.server import RewardServer
 from actors.rewards.server import serve as serve_in_foreground
@@ -91,6 +93,7 @@ def test_a_bad_item_harms_no_other(serve: Serve):
     scorer.gate.set()
     server = serve(scorer=scorer)
     bad = [body("number", 7), {"id": "empty"}, body("long", "x" * (app.MAX_TEXT_CHARS + 1)), body("nan", "nan")]
+    bad += [{**body("tongue"), "language": "x" * (app.MAX_TEXT_CHARS + 1)}, {**body("many"), "answers": [""] * (app.MAX_ANSWERS + 1)}]
     answer = post(server, [body("good"), *bad, body("better")])
     assert "NaN" not in answer.text
     outcomes = {item["id"]: item for item in answer.json()["items"]}
@@ -99,6 +102,8 @@ def test_a_bad_item_harms_no_other(serve: Serve):
     assert outcomes["number"]["error"].startswith("bad_item: answer")
     assert outcomes["empty"]["error"].startswith("bad_item: instruction")
     assert outcomes["long"]["error"].startswith("too_long")
+    assert outcomes["tongue"]["error"].startswith("too_long")
+    assert outcomes["many"]["error"].startswith("too_long: at most")
     assert outcomes["nan"]["error"].startswith("non_finite")
     assert scorer.batches == [3]
 
@@ -112,8 +117,9 @@ def test_a_bad_item_harms_no_other(serve: Serve):
         (b'{"items": []}', 422, "bad_shape"),
         (b'{"items": [{"answer": "no id"}]}', 422, "bad_shape"),
         (b'{"items": [3]}', 422, "bad_shape"),
-        (b" " * (app.MAX_BODY_BYTES + 1), 413, "too_large"),
-        (json.dumps({"items": [{"id": "x"}] * 5000}).encode(), 200, None),
+        (b" " * (admission.MAX_BODY_BYTES + 1), 413, "too_large"),
+        (json.dumps({"items": [{"id": "x"}] * 5000}).encode(), 413, "too_many_items"),
+        (json.dumps({"items": [{"id": "x"}] * 500}).encode(), 200, None),
         (json.dumps({"items": [body("x")] * 5000}).encode(), 413, "too_many_items"),
     ],
 )
@@ -238,12 +244,12 @@ def test_a_body_that_says_nothing_of_its_size_is_bounded_too(serve: Serve):
 def test_a_body_that_is_announced_as_too_large_is_not_read(serve: Serve):
     host, port = serve().url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as opened:
-        opened.sendall(f"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: {app.MAX_BODY_BYTES + 1}\r\n\r\n".encode())
+        opened.sendall(f"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: {admission.MAX_BODY_BYTES + 1}\r\n\r\n".encode())
         assert opened.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
 def test_bodies_that_arrive_at_once_share_one_bound(serve: Serve, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(app, "MAX_ARRIVING_BYTES", 5000)
+    monkeypatch.setattr(admission, "MAX_ROOM_BYTES", 5000)
     server = serve()
     host, port = server.url.removeprefix("http://").split(":")
     head = b"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n"
@@ -257,6 +263,39 @@ def test_bodies_that_arrive_at_once_share_one_bound(serve: Serve, monkeypatch: p
         assert refused.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 1" in refused.lower()
     wait_until(lambda: post(server, [body("a")]).status_code == 200)
+
+
+def test_requests_that_wait_for_their_scores_take_room(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(admission, "MAX_ROOM_BYTES", 5000)
+    scorer = GatedScorer()
+    server = serve(scorer=scorer)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post, server, [{**body("a"), "beside": "x" * 4000}])
+        assert scorer.entered.wait(60)
+        refused = post(server, [{**body("b"), "language": "x" * 2000}])
+        assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "queue_full")
+        scorer.gate.set()
+        assert waiting.result().status_code == 200
+    wait_until(lambda: post(server, [{**body("b"), "language": "x" * 2000}]).status_code == 200)
+
+
+def test_of_a_body_that_waits_only_its_items_are_kept(serve: Serve):
+    scorer = GatedScorer()
+    server = serve(scorer=scorer)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as opened:
+        tracemalloc.start()
+        try:
+            content = json.dumps({"items": [{**body("a"), "beside": "x" * (8 << 20)}]}).encode()
+            opened.sendall(b"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
+            del content
+            assert scorer.entered.wait(60)
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 4 << 20
+        finally:
+            tracemalloc.stop()
+        scorer.gate.set()
+        assert opened.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_request_with_less_patience_is_refused_earlier(serve: Serve):

@@ -164,7 +164,7 @@ QUIET: dict[str, Run] = {
     "no rewards": {name: values for name, values in HEALTHY.items() if "rba_reward" not in name and 'role="reward"' not in name},
     "a scrape fails now and then": {name: values if name.startswith("up{") else _with_gaps(values) for name, values in HEALTHY.items()},
     "the learner starts again": restarted(60),
-    "refused ones of long ago behind a gap": {**HEALTHY, REFUSED: missing(60, 85, growing(0.5))},
+    "refused ones of long ago behind a gap": {**HEALTHY, REFUSED: missing(60, 85, growing(0.2))},
     "refused ones of a learner's earlier life": {**HEALTHY, REFUSED: lambda minute: 0.5 * minute if minute < 60 else 5.0},
 }
 """Runs of which no alert may tell."""

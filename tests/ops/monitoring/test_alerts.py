@@ -94,6 +94,9 @@ STORIES: dict[str, list[Story]] = {
         Story({REFUSED: missing(0, 61, steady(30))}, 59, 63, 75, {"socket": "pairs"}),
         Story({REFUSED: jumps(60, 50, 5, steady(3))}, 59, 68, 90, {"socket": "pairs"}),
         Story({REFUSED: lambda minute: 500 if minute < 60 else 20 * (minute - 59)}, 59, 63, labels={"socket": "pairs"}),  # by a new life
+        Story({REFUSED: lambda minute: 3 if minute < 60 else None if minute < 80 else 53}, 59, 83, 95, {"socket": "pairs"}),  # unseen
+        Story({REFUSED: lambda minute: 500 if minute < 60 else None if minute < 80 else 53}, 59, 83, 95, {"socket": "pairs"}),
+        Story({REFUSED: lambda minute: 500 + 30 * (minute > 57) if minute < 60 else 3}, 57, 62, 75, {"socket": "pairs"}),
     ],
     "TargetDown": [
         Story({up(REWARD): step(0, 1)}, 62, 70, 95, {"role": "reward", "process": "reward-0"}),
