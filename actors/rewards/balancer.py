@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from actors.rewards.breaker import COOLDOWN_S, Breaker, State
+from protocol.errors import UserError
 
 
 @dataclass(slots=True, eq=False)
@@ -66,3 +68,21 @@ class Balancer:
         counted = Counter({str(state): 0 for state in State})
         counted.update(str(server.breaker.state(now_s)) for server in self.servers)
         return counted
+
+
+def addresses(urls: Sequence[str]) -> list[str]:
+    """Where servers are, in one spelling. Raises `UserError` for none, and for what is no HTTP address."""
+    if not urls:
+        raise UserError("no reward server is known", where="rewards.urls", fix="name one, or let the run start its own")
+    for url in urls:
+        if not _is_http(url):
+            raise UserError(f"{url} is no HTTP address", where="rewards.urls", fix="write it as http://host:port")
+    return [url.rstrip("/") for url in urls]
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parsed = urlsplit(url)
+        return parsed.scheme in {"http", "https"} and bool(parsed.hostname) and parsed.port != 0
+    except ValueError:
+        return False

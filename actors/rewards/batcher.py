@@ -116,8 +116,8 @@ class Batcher:
         on_error: Callable[[Exception], None] = lambda _: None,
         on_batch: Callable[[list[RewardScore], float], None] = lambda _scores, _seconds: None,
     ) -> None:
-        """`batch_tokens` bounds a batch by what the scorer says that items cost, padding included. `patience_s`: how long a request waits for
-        its scores. `on_error` hears what the scorer raises, `on_batch` scores and seconds.
+        """`batch_tokens` bounds a batch by what the scorer says that items cost, padding included. `patience_s`: how long a request waits
+        for its scores. `on_error` hears what the scorer raises, `on_batch` scores and seconds.
         """
         self._scorer = scorer
         self._cost_of = cost_of(scorer)

@@ -9,7 +9,6 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +30,7 @@ def read(token_file: str | None, environment: Mapping[str, str]) -> str | None:
 
 
 def keep(path: Path) -> str:
-    """The token in the file, which is made (mode 0600), whole or not at all, when it is not there."""
+    """The token in the file, which is made (mode 0600), whole or not at all, when it is not there. For a run's one supervisor."""
     if not path.exists():
         draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         try:
@@ -39,8 +38,7 @@ def keep(path: Path) -> str:
                 file.write(secrets.token_urlsafe(32))
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(FileExistsError):  # somebody else was faster: theirs holds
-                os.link(draft, path)
+            draft.replace(path)  # and no hard link, which not every file system of a cluster has
         finally:
             draft.unlink(missing_ok=True)
     return _read(path)

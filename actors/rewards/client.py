@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import stamina
 
 from actors.rewards import bearer
-from actors.rewards.balancer import Balancer, Server
+from actors.rewards.balancer import Balancer, Server, addresses
 from actors.rewards.failures import TOKEN_FIX, RequestFailedError, raise_for_status, retry_after_s, start
-from actors.rewards.items import RewardItem, RewardScore, checked, unscored
+from actors.rewards.items import RewardItem, RewardScore, checked, readable, unscored
 from actors.rewards.protocols.protocol import BadAnswerError, open_protocol
 from configs.sampling import RewardsSection
 from protocol.errors import UserError
@@ -35,9 +33,30 @@ CHECK_ATTEMPTS = 5
 HEALTH_S = 10.0
 MARGIN = 0.8
 """Of the time that the client waits, what it tells the server: that goes by its pace, which is a guess, and the way takes time, too."""
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 PROBE = RewardItem("probe", "Say yes.", "yes", "yes")
 """Asked for when a server is looked at; its score, or its error, does not matter."""
+
+
+@dataclass(slots=True)
+class Errand:
+    """One request on its way to a score, over all its tries."""
+
+    body: bytes
+    items: Sequence[RewardItem]
+    deadline_s: float
+    """On the loop's clock."""
+    obstacle: str = "it waited for its turn"
+    """Why there is no score so far: the last failure, where there was one."""
+    has_failed: bool = False
+
+    def reached(self, place: str) -> None:
+        """It waits there now."""
+        if not self.has_failed:
+            self.obstacle = place
+
+    def failed(self, failure: RequestFailedError) -> None:
+        """A try brought no scores."""
+        self.obstacle, self.has_failed = str(failure), True
 
 
 class RewardClient:
@@ -56,7 +75,7 @@ class RewardClient:
 
         `first_wait_s`: the first back-off, which doubles with every try, so that five tries outlast the restart of a server.
         """
-        self._balancer = Balancer(_addresses(urls), 2 * first_wait_s)
+        self._balancer = Balancer(addresses(urls), 2 * first_wait_s)
         self._section = section
         self._protocol = open_protocol(section)
         self._metrics = metrics
@@ -72,7 +91,7 @@ class RewardClient:
 
     def use(self, urls: Sequence[str]) -> None:
         """Ask these servers from the next try on. Raises `UserError` as the constructor does."""
-        self._balancer.use(_addresses(urls))
+        self._balancer.use(addresses(urls))
         self._tell()
 
     async def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
@@ -109,9 +128,10 @@ class RewardClient:
 
     async def _score_chunk(self, items: Sequence[RewardItem]) -> list[RewardScore]:
         """One request with its retries, until the deadline."""
-        body, started_s, last = self._protocol.request(items), time.monotonic(), "every server was busy or set aside"
+        started_s, limit_s = time.monotonic(), self._section.request_limit_s
+        errand = Errand(self._protocol.request(items), items, asyncio.get_running_loop().time() + limit_s)
         try:
-            async with asyncio.timeout(self._section.request_limit_s) as deadline:
+            async with asyncio.timeout_at(errand.deadline_s):
                 async for attempt in stamina.retry_context(
                     on=self._backoff,
                     attempts=self._section.attempts,
@@ -121,15 +141,11 @@ class RewardClient:
                     wait_jitter=self._first_wait_s,
                 ):
                     with attempt:
-                        try:
-                            return await self._try(body, items, deadline.when() or 0.0)
-                        except RequestFailedError as error:
-                            last = str(error)
-                            raise
+                        return await self._try(errand)
         except RequestFailedError as error:
             return [unscored(item.id, str(error)) for item in items]
         except TimeoutError:
-            return [unscored(item.id, f"deadline: no score within {self._section.request_limit_s} s; {last}") for item in items]
+            return [unscored(item.id, f"deadline: no score within {limit_s} s; {errand.obstacle}") for item in items]
         finally:
             if self._metrics:
                 self._metrics.observe("rba_reward_request_seconds", time.monotonic() - started_s)
@@ -146,18 +162,23 @@ class RewardClient:
         well = any(server.admits(now_s) and not server.breaker.failures for server in self._balancer.servers)
         return 0.0 if well or self._balancer.pause_s(now_s) != 0 else True
 
-    async def _try(self, body: bytes, items: Sequence[RewardItem], deadline_s: float) -> list[RewardScore]:
+    async def _try(self, errand: Errand) -> list[RewardScore]:
         """One try at one server; a busy one is left alone for as long as it asks, which counts for no try. Raises `RequestFailedError`."""
         while True:
             try:
                 async with self._places:  # here, so that a request that waits for its turn is not held against a server
+                    errand.reached("every server was busy or set aside")
                     server = await self._admitted()
-                    patience_s = min(self._section.timeout_s, deadline_s - asyncio.get_running_loop().time())
-                    return await self._ask_in_turn(server, body, items, patience_s)
+                    errand.reached(f"{server.url} had been asked")
+                    patience_s = min(self._section.timeout_s, errand.deadline_s - asyncio.get_running_loop().time())
+                    return await self._ask_in_turn(server, errand.body, errand.items, patience_s)
             except RequestFailedError as error:
                 self._count([f"try_{error.kind}"])
                 if error.kind != "busy":
-                    raise RequestFailedError(error.kind, f"{server.url}: {error.detail}", retry=error.retry) from None
+                    failure = RequestFailedError(error.kind, f"{server.url}: {error.detail}", retry=error.retry)
+                    errand.failed(failure)
+                    raise failure from None
+                errand.reached("every server was busy or set aside")
 
     async def _ask_in_turn(self, server: Server, body: bytes, items: Sequence[RewardItem], patience_s: float) -> list[RewardScore]:
         """`_ask`, and what it says about the server."""
@@ -269,33 +290,3 @@ class RewardClient:
                     response.raise_for_status()
                     return await response.json(content_type=None)
         raise AssertionError("retry_context ends by returning or raising")
-
-
-def readable(item: RewardItem) -> RewardItem:
-    """`item` with question marks for lone surrogates, which neither UTF-8 nor tokenizers know."""
-    texts = {field.name: getattr(item, field.name) for field in fields(item) if field.name != "id"}
-    told = {name: _readable(text) for name, text in texts.items()}
-    return replace(item, **told) if told != texts else item
-
-
-def _readable(text: Any) -> Any:
-    if isinstance(text, tuple):
-        return tuple(_readable(each) for each in text)
-    return text.encode("utf-8", "replace").decode() if isinstance(text, str) and _SURROGATE.search(text) else text
-
-
-def _addresses(urls: Sequence[str]) -> list[str]:
-    if not urls:
-        raise UserError("no reward server is known", where="rewards.urls", fix="name one, or let the run start its own")
-    for url in urls:
-        if not _is_http(url):
-            raise UserError(f"{url} is no HTTP address", where="rewards.urls", fix="write it as http://host:port")
-    return [url.rstrip("/") for url in urls]
-
-
-def _is_http(url: str) -> bool:
-    try:
-        parsed = urlsplit(url)
-        return parsed.scheme in {"http", "https"} and bool(parsed.hostname) and parsed.port != 0
-    except ValueError:
-        return False

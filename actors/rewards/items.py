@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
 KIND = re.compile(r"[a-z_]{1,24}")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,19 @@ def checked(score: RewardScore) -> RewardScore:
     if not math.isfinite(score.score) or not all(math.isfinite(part) for part in score.parts.values()):
         return unscored(score.id, f"non_finite: the scorer gave {score.score} with parts {score.parts}")
     return score
+
+
+def readable(item: RewardItem) -> RewardItem:
+    """`item` with question marks for lone surrogates, which neither UTF-8 nor tokenizers know."""
+    texts = {each.name: getattr(item, each.name) for each in fields(item) if each.name != "id"}
+    told = {name: _readable(text) for name, text in texts.items()}
+    return replace(item, **told) if told != texts else item
+
+
+def _readable(text: Any) -> Any:
+    if isinstance(text, tuple):
+        return tuple(_readable(each) for each in text)
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) and _SURROGATE.search(text) else text
 
 
 # --- HTTP ---------------------------------------------------------------------------------------------------

@@ -71,3 +71,11 @@ def test_a_crash_while_it_is_written_leaves_no_token(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
     assert len(bearer.keep(tmp_path / "token")) >= bearer.SHORTEST
     assert [path.name for path in tmp_path.iterdir()] == ["token"]
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError("operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert bearer.keep(tmp_path / "token") == bearer.keep(tmp_path / "token")

@@ -147,6 +147,20 @@ async def test_the_time_of_a_request_begins_with_its_turn(scripts: Scripts, clie
     assert (len(begun), len(script.peers)) == (3, 1)
 
 
+async def test_what_a_request_waited_for_when_its_time_was_over(scripts: Scripts, client: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("actors.rewards.client.MAX_CONNECTIONS", 1)
+    asking = client(scripts().url, timeout_s=0.2, deadline_s=0.3)
+
+    async def held(*_request: Any) -> list[RewardScore]:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody unblocks it")
+
+    monkeypatch.setattr(asking, "_ask", held)
+    [[asked], [waited]] = await asyncio.gather(asking.score(ITEMS[:1]), asking.score(ITEMS[:1]))
+    assert asked.error == f"deadline: no score within 0.3 s; {asking._balancer.servers[0].url} had been asked"
+    assert waited.error == "deadline: no score within 0.3 s; it waited for its turn"
+
+
 async def test_a_server_that_stalls_once_is_asked_again(scripts: Scripts, client: Client):
     scores = await client(scripts("stall").url, timeout_s=0.2, deadline_s=30).score(ITEMS)
     assert [score.score for score in scores] == [0.5, 0.5]
