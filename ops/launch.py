@@ -168,6 +168,7 @@ class Supervisor:
             (self.run.logs / "supervisor.err").write_text(traceback.format_exc())
             finish = Finish(State.FAILED, f"the supervisor: {type(error).__name__}: {error}")
         finally:
+            self.overview.over()
             if cluster is not None:
                 cluster.close(self.run.logs / "ray" if finish.state is State.FAILED else None)
             guard.clean_up(self.run.run_id, folders, SETTLE_S)

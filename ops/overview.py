@@ -42,12 +42,19 @@ class Overview:
         self._measured, self._tokens = Measured(), Total()
         self._turned_s = math.inf
         """When the main loop last turned; not yet, at first."""
+        self._over = False
         self._asking_ray = threading.Lock()
         self._ray_exporters: list[str] = []
 
     def watch(self, supervision: Supervision, hands: Hands) -> None:
         """The processes exist."""
         self._watched = supervision, hands
+
+    def over(self) -> None:
+        """The main loop has ended, be it by an exception; what is left is to clean up, where nobody looks after processes."""
+        self._over = True
+        for role in topology.FACTORIES:
+            self._metrics.set("rba_quarantined", 0, role=role)
 
     @property
     def statuses(self) -> Mapping[str, dict[str, Any]]:
@@ -60,7 +67,7 @@ class Overview:
         return assemble(
             run=self._run.path.name,
             run_id=self._run.run_id,
-            state=State.STOPPING if state in ENDED else state,  # over is over when the summary is there
+            state=State.STOPPING if self._over or state in ENDED else state,  # over is over when the summary is there
             reason=self._watched[0].reason if self._watched else "",
             elapsed_s=time.monotonic() - self._started_s,
             steps=self._config.learner.steps,
@@ -70,7 +77,7 @@ class Overview:
             wanted=self._wanted(),
             measured=self._measured,
             trends=self._trends.points(),
-            unattended_s=0.0 if state in ENDED else max(0.0, time.monotonic() - self._turned_s),
+            unattended_s=0.0 if self._over else max(0.0, time.monotonic() - self._turned_s),
         )
 
     def ray_exporters(self) -> list[str]:

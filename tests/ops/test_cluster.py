@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from ops.cluster import Cluster
+from ops.guard import Guard
 from protocol.errors import RbaError, UserError
 
 SLOW = Exception("The current node timed out during startup.")
@@ -58,6 +59,17 @@ def test_a_ray_that_is_too_slow_to_start_has_a_second_try_and_leaves_nothing(sta
     assert (seen.outcomes, seen.shut_down) == ([], 1)
     assert seen.left[0].wait(60) < 0, "it was killed"
     assert seen.left[1].poll() is None
+
+
+def test_a_second_try_spares_the_runs_guard(starts: Any, tmp_path: Path) -> None:
+    seen, guard = starts(SLOW, None), Guard("no-such-run", [tmp_path / "ray"])
+    try:
+        Cluster(None, 1, tmp_path)
+        assert seen.left[0].wait(60) < 0
+        assert guard._process.poll() is None
+    finally:
+        guard.dismiss()
+    assert guard._process.returncode == 0
 
 
 def test_two_slow_starts_fail_the_run(starts: Any, tmp_path: Path) -> None:

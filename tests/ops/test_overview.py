@@ -90,3 +90,29 @@ def test_a_ray_that_does_not_answer_keeps_nobody_waiting() -> None:
     go_on.set()
     waiting.join(60)
     assert watched.overview.ray_exporters() == answers
+
+
+def test_a_ray_that_fails_to_answer_costs_no_other_target() -> None:
+    watched = Watched(actors=1)
+    fleet = watched.overview._watched[1].fleet  # type: ignore[index]
+    fleet.exporters = lambda: ["10.0.0.1:8085"]  # type: ignore[method-assign]
+    assert watched.overview.ray_exporters() == ["10.0.0.1:8085"]
+
+    def gone() -> list[str]:
+        raise ConnectionError("Ray has ended")
+
+    fleet.exporters = gone  # type: ignore[method-assign]
+    for _ in range(2):  # and the next one may ask again
+        assert watched.overview.ray_exporters() == ["10.0.0.1:8085"]
+
+
+def test_a_run_that_cleans_up_is_not_one_that_hangs() -> None:
+    watched = Watched(actors=2)
+    run_for(watched, 10)
+    watched.overview.count()
+    watched.metrics.set("rba_quarantined", 1, role="rollout")
+    watched.overview.over()
+    watched.overview._turned_s -= 45
+    status = watched.overview.status()
+    assert (status["state"], [each for each in status["problems"] if "looked after" in each]) == ("stopping", [])
+    assert value(watched, "rba_quarantined", role="rollout") == 0
