@@ -110,6 +110,8 @@ def test_a_run_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (["--scorer", "qa", "-o", "rewards.qa.skore=exact"], "did you mean `rewards.qa.score`?"),
         (["--scorer", "python", "-o", "rewards.python.function=statistics:meen"], "did you mean mean?"),
         (["quickstart", "--scorer", "armorm", "-o", "rewards.model=null"], "rewards.scorer=armorm needs rewards.model"),
+        (["--scorer", "combination"], "rewards.scorer=combination needs parts of a weight"),
+        (["--scorer", "combination", "-o", "rewards.urls=[http://127.0.0.1:1]"], "the combination has no parts of a weight"),
         (["--scorer", "bleu", "--batch-items", "0"], "--batch-items 0: `rewards.batch_items` is 0"),
     ],
 )
