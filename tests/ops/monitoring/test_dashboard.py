@@ -8,6 +8,10 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import prometheus, stat, timeseries
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from ops.monitoring.dashboard import dashboard, names
 from ops.monitoring.panels import ROWS
@@ -45,6 +49,28 @@ def test_it_is_one_that_grafana_takes() -> None:
             assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
             assert [target["refId"] for target in panel["targets"]] == [chr(65 + index) for index in range(len(panel["targets"]))]
             assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
+
+
+def lost(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Where something of ours is not in theirs, or is something else; what theirs has besides are defaults."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        missing = [f"{path}.{key}" for key in ours.keys() - theirs.keys()]
+        return missing + [each for key in ours.keys() & theirs.keys() for each in lost(ours[key], theirs[key], f"{path}.{key}")]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        return [each for index, pair in enumerate(zip(ours, theirs, strict=True)) for each in lost(*pair, f"{path}.{index}")]
+    return [] if ours == theirs else [path]
+
+
+def test_grafanas_own_models_read_all_of_it() -> None:
+    plugins.register_default_plugins()
+    read = Dashboard.from_json(CONTENT)
+    # `definition` is what Grafana's editor shows of a variable's query, which they have as `query`
+    assert [each for each in lost(CONTENT, json.loads(JSONEncoder().encode(read))) if not each.endswith(".definition")] == []
+    options: dict[str, type] = {"stat": stat.Options, "timeseries": timeseries.Options}
+    for panel in read.panels or []:
+        if isinstance(panel, Panel):
+            assert isinstance(panel.options, options.get(panel.type_val, object))
+            assert all(isinstance(target, prometheus.Dataquery) for target in panel.targets or [])
 
 
 def test_every_metric_is_shown_and_every_panel_says_what_it_shows() -> None:
