@@ -12,7 +12,15 @@ import numpy as np
 
 from actors.rollout.gauges import VOICES, Gauges
 from protocol.catalogue import CATALOGUE
-from protocol.messages import Completion, GroupResult, InstructionGroup, LeasedGroup, Outcome, Purpose, Utterance
+from protocol.messages import (
+    Completion,
+    GroupResult,
+    InstructionGroup,
+    LeasedGroup,
+    Outcome,
+    Purpose,
+    Utterance,
+)
 from protocol.metrics import Metrics
 
 GROUPS_PER_S = 20

@@ -46,9 +46,10 @@ from ops.assets import resolve
 from policies.adapter import Processing, adapter
 from protocol.dataset import DataSet
 from protocol.links.actor import ActorLink
-from protocol.messages import Fetched, InstructionGroup, PolicyVersion
+from protocol.messages import InstructionGroup, PolicyVersion
 from protocol.metrics import Metrics
 from protocol.weights.files import directory_of, write_version
+from protocol.weights.messages import Fetched
 
 RECIPE = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 VERSION = PolicyVersion(0, 0)

@@ -15,7 +15,16 @@ from torch import nn
 from learner.collate import TrainingGroup
 from policies.adapter import Samples
 from policies.qwen2_audio import released_names, save_model
-from protocol.messages import Completion, GroupResult, InstructionGroup, Outcome, PolicyVersion, PreferencePair, Utterance, VersionSpan
+from protocol.messages import (
+    Completion,
+    GroupResult,
+    InstructionGroup,
+    Outcome,
+    PolicyVersion,
+    PreferencePair,
+    Utterance,
+    VersionSpan,
+)
 
 VOICES = 4
 SAMPLING_RATE_HZ = 16_000

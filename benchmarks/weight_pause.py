@@ -23,8 +23,9 @@ from benchmarks.command import command
 from benchmarks.rows import row
 from configs.sampling import RolloutSection
 from policies.adapter import adapter
-from protocol.messages import Fetched, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import directory_of
+from protocol.weights.messages import Fetched
 from protocol.weights.transfer import FolderPublisher
 from quickstart.assets import provide
 

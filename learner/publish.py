@@ -12,7 +12,8 @@ from torch import Tensor
 
 from learner.engine import Engine
 from protocol.errors import RbaError
-from protocol.messages import Manifest, PolicyVersion
+from protocol.messages import PolicyVersion
+from protocol.weights.messages import Manifest
 from protocol.weights.transfer import FolderPublisher, Publisher
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}

@@ -19,7 +19,8 @@ from learner.intake import Batch
 from learner.life import Life
 from learner.progress import Progress
 from learner.recovery import Rollback
-from protocol.messages import Manifest, PolicyVersion
+from protocol.messages import PolicyVersion
+from protocol.weights.messages import Manifest
 
 
 def version_step(event: dict[str, Any]) -> int:

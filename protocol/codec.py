@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from protocol.errors import ProtocolError
-from protocol.messages import ActorMessage, LearnerMessage, WeightMessage
+from protocol.messages import ActorMessage, LearnerMessage
+from protocol.weights.messages import WeightMessage
 
 PROTOCOL = (1, 1)
 """Version of the protocol that this code speaks: (major, minor)."""

@@ -25,8 +25,9 @@ from actors.rollout.neighbours import Fetch, Link
 from protocol.dialogue.actor_events import Ended, Granted, Registered, VersionKnown
 from protocol.errors import RbaError
 from protocol.logs import get_logger
-from protocol.messages import Fetched, GroupResult, LeasedGroup, PolicyVersion
+from protocol.messages import GroupResult, LeasedGroup, PolicyVersion
 from protocol.weights.fetching import FetchError
+from protocol.weights.messages import Fetched
 
 REPORT_S = 0.5
 RETRY_S = 0.5

@@ -40,8 +40,9 @@ from actors.vllm import (
 )
 from configs.sampling import EngineSection, RolloutSection, SamplingSection
 from protocol.errors import UserError
-from protocol.messages import Fetched, PolicyVersion, VersionSpan
+from protocol.messages import PolicyVersion, VersionSpan
 from protocol.weights.files import DamagedVersionError, open_version
+from protocol.weights.messages import Fetched
 
 OWN_ENGINE_ARGUMENTS = {"model", "tokenizer", "weight_transfer_config", "generation_config"}
 OWN_SAMPLING = {"n", "stop", "stop_token_ids", "ignore_eos", "logprobs", "detokenize", "output_kind", "seed", "skip_special_tokens"}

@@ -9,7 +9,15 @@ from itertools import combinations
 
 from actors.rollout.idle import Idle, IdleClock
 from actors.rollout.pairing import same_text
-from protocol.messages import FINISH_REASONS, Completion, GroupResult, LeasedGroup, Outcome, PolicyVersion, Purpose
+from protocol.messages import (
+    FINISH_REASONS,
+    Completion,
+    GroupResult,
+    LeasedGroup,
+    Outcome,
+    PolicyVersion,
+    Purpose,
+)
 from protocol.metrics import Metrics
 
 MEMORY = 0.98

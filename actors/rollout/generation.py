@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import RbaError
-from protocol.messages import Fetched, FinishReason, PolicyVersion, VersionSpan
+from protocol.messages import FinishReason, PolicyVersion, VersionSpan
+from protocol.weights.messages import Fetched
 
 
 class UnusableInputError(RbaError):

@@ -30,10 +30,11 @@ from protocol import logs
 from protocol.dataset import DataSet
 from protocol.keyring import ClientKeys, Keyring
 from protocol.links.actor import ActorLink
-from protocol.messages import Fetched, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 from protocol.weights.fetching import FetcherClient
+from protocol.weights.messages import Fetched
 from protocol.weights.transfer import Receiver
 
 FETCH_SLICE_S = 5.0

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from protocol.dialogue.actor_events import Notice
-from protocol.messages import Fetched, GroupResult, PolicyVersion
+from protocol.messages import GroupResult, PolicyVersion
+from protocol.weights.messages import Fetched
 
 
 class Link(Protocol):

@@ -23,8 +23,8 @@ from safetensors import safe_open
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 
 from actors.rollout.generation import RefusedVersionError
-from protocol.messages import Manifest, TensorEntry
 from protocol.weights.files import DamagedVersionError, OpenVersion, open_version
+from protocol.weights.messages import Manifest, TensorEntry
 
 REFUSED = "refused, nothing was touched"
 """Part of every message about a version that was refused; between vLLM's processes only the text of an error survives."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from protocol.logs import get_logger
-from protocol.messages import PolicyVersion, Seat, SeatRequest
+from protocol.messages import PolicyVersion
 from protocol.weights.courier import Courier, Done, Failed, Join, Joined, Listening, Moved, Report, Send, Unfit
 from protocol.weights.files import directory_of
+from protocol.weights.messages import Seat, SeatRequest
 from protocol.weights.rounds import Action, Broadcast, Dissolve, Form, Rounds, Tell
 from protocol.weights.seat import wait_until_fit
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.logs import get_logger
-from protocol.messages import Delta, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import DamagedVersionError, OpenVersion, checksum, directory_of, open_version, versions
+from protocol.weights.messages import Delta
 from protocol.weights.patch import encode_block, join, width_of
 
 SHARE = 0.5

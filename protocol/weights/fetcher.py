@@ -24,11 +24,12 @@ from protocol.codec import DIALOGUE_CAP_BYTES, WEIGHTS_CAP_BYTES, WEIGHTS_CODEC,
 from protocol.errors import ProtocolError
 from protocol.gate import RevokedError, listen, neighbour_door, receive
 from protocol.keyring import Keyring
-from protocol.messages import Fetched, FetchRequest, Manifest, NotServed, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 from protocol.wakeup import Mailbox
 from protocol.weights.files import DamagedVersionError, OpenVersion, directory_of, newest, open_version, prune
+from protocol.weights.messages import Fetched, FetchRequest, Manifest, NotServed
 from protocol.weights.pull import Pull, PullStoppedError, VersionGoneError
 from protocol.weights.seat import GroupSeat
 

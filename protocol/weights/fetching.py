@@ -15,8 +15,9 @@ from protocol import sockets
 from protocol.codec import DIALOGUE_CAP_BYTES, WEIGHTS_CODEC, encode
 from protocol.errors import RbaError
 from protocol.keyring import ClientKeys
-from protocol.messages import Fetched, FetchRequest, NotServed, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import DamagedVersionError, open_version
+from protocol.weights.messages import Fetched, FetchRequest, NotServed
 
 LOOK_MS = 200
 ASK_AGAIN_S = 1.0

@@ -21,7 +21,8 @@ import msgspec
 import xxhash
 
 from protocol.errors import RbaError
-from protocol.messages import Manifest, PolicyVersion, TensorEntry
+from protocol.messages import PolicyVersion
+from protocol.weights.messages import Manifest, TensorEntry
 
 WEIGHTS = "weights.bin"
 MANIFEST = "manifest.msgpack"

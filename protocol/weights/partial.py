@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from protocol.messages import Manifest
 from protocol.weights.files import MANIFEST, PARTIAL, WEIGHTS, DamagedVersionError, checksum, commit, directory_of, sweep
+from protocol.weights.messages import Manifest
 
 READ_BYTES = 4 << 20
 

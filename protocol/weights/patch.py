@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import RbaError
-from protocol.messages import Manifest
+from protocol.weights.messages import Manifest
 
 WHOLE, GAPS, MASK = 0, 1, 2
 HEADER = struct.Struct("<BII")

@@ -18,19 +18,19 @@ import zmq
 from protocol import sockets
 from protocol.codec import WEIGHTS_CODEC, encode
 from protocol.errors import ProtocolError, RbaError
-from protocol.messages import (
+from protocol.messages import PolicyVersion
+from protocol.weights.files import DamagedVersionError, OpenVersion, checksum
+from protocol.weights.messages import (
     Chunk,
     ChunkRequest,
     Delta,
     Manifest,
     ManifestRequest,
     NotServed,
-    PolicyVersion,
     Seat,
     SeatRequest,
     WeightMessage,
 )
-from protocol.weights.files import DamagedVersionError, OpenVersion, checksum
 from protocol.weights.partial import PartialVersion
 from protocol.weights.patch import DamagedDeltaError, apply_piece, split
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from protocol.messages import PolicyVersion, Seat, SeatRequest
+from protocol.messages import PolicyVersion
+from protocol.weights.messages import Seat, SeatRequest
 
 GATHER_S = 1.0
 """Who asks first waits so long for the others."""

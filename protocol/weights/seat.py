@@ -10,8 +10,8 @@ from pathlib import Path
 
 from protocol.errors import UserError
 from protocol.logs import get_logger
-from protocol.messages import Manifest, Seat, SeatRequest
 from protocol.weights.courier import Courier, Done, Failed, Join, Joined, Moved, Ready, Receive, Report, Unfit
+from protocol.weights.messages import Manifest, Seat, SeatRequest
 from protocol.weights.pull import PullStoppedError
 from protocol.weights.rounds import STALL_S
 

@@ -23,13 +23,14 @@ from protocol.codec import WEIGHTS_CAP_BYTES, WEIGHTS_CODEC, encode
 from protocol.errors import ProtocolError
 from protocol.gate import RevokedError, listen, receive, server_door
 from protocol.keyring import Keyring
-from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion, Seat, SeatRequest
+from protocol.messages import PolicyVersion
 from protocol.metrics import Metrics
 from protocol.role import RoleDescription
 from protocol.wakeup import Mailbox
 from protocol.weights.broadcasts import Broadcasts
 from protocol.weights.deltas import Deltas
 from protocol.weights.files import DamagedVersionError, OpenVersion, directory_of, newest, open_version
+from protocol.weights.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, Seat, SeatRequest
 
 TICK_MS = 200
 PARK_S = 10.0

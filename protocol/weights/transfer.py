@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from protocol.messages import Fetched, Manifest, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import TensorBytes, prune, write_version
+from protocol.weights.messages import Fetched, Manifest
 
 KEEP_VERSIONS = 2
 """The one that actors fetch, and the one before it that some may still fetch."""

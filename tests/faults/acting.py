@@ -12,7 +12,8 @@ from configs.schema import RunConfig
 from protocol.dialogue import actor_events as dialogue
 from protocol.dialogue.actor import ActorDialogue
 from protocol.dialogue.actor_events import Granted, LearnerSaid, Registered, Results
-from protocol.messages import Ack, Fetched, Hello
+from protocol.messages import Ack, Hello
+from protocol.weights.messages import Fetched
 from tests.actors.rollout.scripted import ScriptedEngine
 from tests.faults.record import Recorder
 

@@ -23,7 +23,8 @@ from learner.journal.disk import PosixDisk
 from learner.ranks import Order
 from protocol.dialogue import learner_events as dialogue
 from protocol.dialogue.learner import LearnerDialogue
-from protocol.messages import Lease, Manifest, PolicyVersion
+from protocol.messages import Lease, PolicyVersion
+from protocol.weights.messages import Manifest
 from tests.faults.history import FREED
 from tests.faults.record import Recorder
 

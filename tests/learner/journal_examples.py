@@ -21,7 +21,15 @@ from learner.journal.records import (
 )
 from learner.journal.recovery import Recovered
 from protocol.measures import GroupMeasures
-from protocol.messages import Completion, GroupResult, Outcome, PolicyVersion, PreferencePair, Purpose, VersionSpan
+from protocol.messages import (
+    Completion,
+    GroupResult,
+    Outcome,
+    PolicyVersion,
+    PreferencePair,
+    Purpose,
+    VersionSpan,
+)
 from tests.learner.faulty_disk import FaultyDisk
 from tests.protocol import examples
 

@@ -16,7 +16,15 @@ from learner.history import History, fold
 from learner.intake import Intake
 from learner.journal.records import Began, HeldOut, Leased, Received, Record, RolledBack, Taken
 from learner.life import Life
-from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
+from protocol.messages import (
+    GroupResult,
+    InstructionGroup,
+    LeasedGroup,
+    Outcome,
+    PolicyVersion,
+    Purpose,
+    Utterance,
+)
 from tests.learner.groups import completion
 
 GROUPS = [InstructionGroup(f"g{number}", "", "yes", [Utterance("a", "0-0"), Utterance("b", "0-1")]) for number in range(5)]

@@ -35,6 +35,7 @@ from protocol.gate import server_door
 from protocol.keyring import ClientKeys, Keyring
 from protocol.logs import configure
 from protocol.messages import PolicyVersion
+from protocol.weights import messages as weight_messages
 from tests.protocol import examples
 
 VERSION = PolicyVersion(1, 5)
@@ -45,15 +46,15 @@ LEARNER_MESSAGES: list[messages.LearnerMessage] = [
     messages.Refused("no"),
     messages.Bye("done"),
 ]
-WEIGHT_MESSAGES: list[messages.WeightMessage] = [
-    messages.Manifest(VERSION, [messages.TensorEntry("w", "F32", [2, 2], 0, 16)], 16, 16, [7], "xxh128:0"),
-    messages.ManifestRequest(VERSION),
-    messages.SeatRequest("fetcher-0:1", 7),
-    messages.Seat(7, 4711, 1, 2),
-    messages.ChunkRequest(VERSION, 3),
-    messages.Chunk(VERSION, 3),
-    messages.NotServed(VERSION, None),
-    messages.Fetched(VERSION, "/dev/shm/none", "xxh128:0", 16, 0.5),
+WEIGHT_MESSAGES: list[weight_messages.WeightMessage] = [
+    weight_messages.Manifest(VERSION, [weight_messages.TensorEntry("w", "F32", [2, 2], 0, 16)], 16, 16, [7], "xxh128:0"),
+    weight_messages.ManifestRequest(VERSION),
+    weight_messages.SeatRequest("fetcher-0:1", 7),
+    weight_messages.Seat(7, 4711, 1, 2),
+    weight_messages.ChunkRequest(VERSION, 3),
+    weight_messages.Chunk(VERSION, 3),
+    weight_messages.NotServed(VERSION, None),
+    weight_messages.Fetched(VERSION, "/dev/shm/none", "xxh128:0", 16, 0.5),
 ]
 BOMBS = [
     b"\xdd\xff\xff\xff\xff",

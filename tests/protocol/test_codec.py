@@ -26,7 +26,8 @@ from protocol.codec import (
     encode,
 )
 from protocol.errors import ProtocolError
-from protocol.messages import Ack, Chunk, GroupResults, Heartbeat, Hello, Lease, Manifest, PolicyVersion, TensorEntry, Welcome
+from protocol.messages import Ack, GroupResults, Heartbeat, Hello, Lease, PolicyVersion, Welcome
+from protocol.weights.messages import Chunk, Manifest, TensorEntry
 from tests.protocol import examples
 
 VERSION = PolicyVersion(1, 5)

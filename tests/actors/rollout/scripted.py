@@ -14,8 +14,17 @@ from actors.rollout.generation import EngineFailedError, Generated, GenerationRe
 from configs.schema import RunConfig
 from policies.adapter import Samples
 from protocol.errors import UserError
-from protocol.messages import Completion, Fetched, InstructionGroup, LeasedGroup, PolicyVersion, Purpose, Utterance, VersionSpan
+from protocol.messages import (
+    Completion,
+    InstructionGroup,
+    LeasedGroup,
+    PolicyVersion,
+    Purpose,
+    Utterance,
+    VersionSpan,
+)
 from protocol.weights.files import DamagedVersionError, open_version
+from protocol.weights.messages import Fetched
 
 END = 2
 LONG = 300

@@ -16,10 +16,11 @@ from actors.rollout.generation import EngineFailedError, RefusedVersionError
 from actors.rollout.groups import GroupRunner
 from protocol.dialogue.actor_events import Ended, Granted, Notice, Registered, VersionKnown
 from protocol.errors import RbaError
-from protocol.messages import Fetched, GroupResult, Lease, Outcome, PolicyVersion, Purpose, Welcome
+from protocol.messages import GroupResult, Lease, Outcome, PolicyVersion, Purpose, Welcome
 from protocol.metrics import Metrics
 from protocol.weights.fetching import FetchError
 from protocol.weights.files import directory_of, write_version
+from protocol.weights.messages import Fetched
 from tests.actors.rollout.scripted import Letters, ScriptedEngine, Tones, config, leased
 
 CAPACITY = 4

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from actors.rollout.generation import Generated, GenerationEngine, GenerationRequest, RefusedVersionError, UnusableInputError
-from protocol.messages import Fetched, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import directory_of, write_version
+from protocol.weights.messages import Fetched
 from tests.actors.rollout.scripted import ScriptedEngine
 from tests.tiny import tone
 

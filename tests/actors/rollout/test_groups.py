@@ -11,7 +11,17 @@ from actors.rewards.items import RewardItem, RewardScore, unscored
 from actors.rollout.generation import EngineFailedError
 from actors.rollout.groups import GroupRunner, Stage, sampling_seed
 from configs.schema import RunConfig
-from protocol.messages import REFERENCE, GroupResult, LeasedGroup, Outcome, PolicyVersion, PreferencePair, Purpose, Utterance, VersionSpan
+from protocol.messages import (
+    REFERENCE,
+    GroupResult,
+    LeasedGroup,
+    Outcome,
+    PolicyVersion,
+    PreferencePair,
+    Purpose,
+    Utterance,
+    VersionSpan,
+)
 from tests.actors.rollout.scripted import END, Letters, ScriptedEngine, Tones, config, leased
 
 VERSION = PolicyVersion(0, 3)

@@ -24,7 +24,15 @@ from protocol.dialogue.learner import LearnerDialogue
 from protocol.gate import server_door
 from protocol.keyring import ACTOR, Keyring
 from protocol.links.learner import LearnerLink
-from protocol.messages import GroupResult, InstructionGroup, LeasedGroup, Outcome, PolicyVersion, Purpose, Utterance
+from protocol.messages import (
+    GroupResult,
+    InstructionGroup,
+    LeasedGroup,
+    Outcome,
+    PolicyVersion,
+    Purpose,
+    Utterance,
+)
 from protocol.weights.fetcher import NodeFetcher
 from protocol.weights.store import WeightStore
 from tests.actors.rollout.conftest import ENGINE

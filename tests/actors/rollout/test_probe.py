@@ -12,8 +12,9 @@ import pytest
 from actors.rollout.generation import GenerationRequest
 from configs.training import LearnerSection, LoraSection, LossSection
 from policies.adapter import Processing, adapter
-from protocol.messages import Completion, Fetched, GroupResult, Outcome, PolicyVersion, PreferencePair, VersionSpan
+from protocol.messages import Completion, GroupResult, Outcome, PolicyVersion, PreferencePair, VersionSpan
 from protocol.weights.files import directory_of, open_version
+from protocol.weights.messages import Fetched
 from tests.learner.conftest import spoken
 from tests.learner.groups import group
 from tests.learner.stepping import batch

@@ -14,8 +14,9 @@ import pytest_asyncio
 
 from actors.rollout.generation import Generated, GenerationRequest, RefusedVersionError
 from policies.adapter import Processing
-from protocol.messages import Fetched, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import directory_of, open_version, write_version
+from protocol.weights.messages import Fetched
 from tests.actors.rollout.conftest import START, section
 from tests.tiny import tone
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from policies.adapter import Processing, Samples, adapter
-from protocol.messages import Fetched, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import directory_of, write_version
+from protocol.weights.messages import Fetched
 
 
 class Weights:

@@ -22,7 +22,18 @@ from protocol.dialogue.actor_events import (
     Tick,
     VersionKnown,
 )
-from protocol.messages import Ack, Bye, GroupResults, Heartbeat, Hello, LearnerMessage, Lease, PolicyVersion, Refused, Welcome
+from protocol.messages import (
+    Ack,
+    Bye,
+    GroupResults,
+    Heartbeat,
+    Hello,
+    LearnerMessage,
+    Lease,
+    PolicyVersion,
+    Refused,
+    Welcome,
+)
 from tests.protocol import examples
 
 HEARTBEAT_S = 2.0

@@ -9,7 +9,19 @@ from protocol.codec import PROTOCOL
 from protocol.dialogue.learner import INTERVALS, LearnerDialogue
 from protocol.dialogue.learner_events import Action, ActorSaid, Closing, Intake, Offer, Published, Send, Settled, Tick, Undelivered
 from protocol.dialogue.sequences import SequenceSet
-from protocol.messages import Ack, ActorMessage, Bye, GroupResults, Heartbeat, Lease, LeasedGroup, PolicyVersion, Purpose, Refused, Welcome
+from protocol.messages import (
+    Ack,
+    ActorMessage,
+    Bye,
+    GroupResults,
+    Heartbeat,
+    Lease,
+    LeasedGroup,
+    PolicyVersion,
+    Purpose,
+    Refused,
+    Welcome,
+)
 from tests.protocol import examples
 
 HEARTBEAT_S = 2.0

@@ -13,10 +13,11 @@ import pytest
 import zmq
 
 from protocol.codec import WEIGHTS_CODEC, encode
-from protocol.messages import Chunk, ChunkRequest, Manifest, NotServed, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights import pull
 from protocol.weights.fetcher import NodeFetcher
 from protocol.weights.fetching import FetcherClient
+from protocol.weights.messages import Chunk, ChunkRequest, Manifest, NotServed
 from protocol.weights.store import WeightStore
 
 both_ways = pytest.mark.parametrize("keys", [False, True], ids=["plain", "keys"], indirect=True)

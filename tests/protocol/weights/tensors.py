@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from protocol.messages import Manifest, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import TensorBytes, write_version
+from protocol.weights.messages import Manifest
 
 CHUNK_BYTES = 4096
 SIZES = [(7, 3), (100, 33), (1,), (64, 257)]

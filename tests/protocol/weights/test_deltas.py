@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocol.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights import pull
 from protocol.weights.deltas import SHARE
 from protocol.weights.fetcher import NodeFetcher
 from protocol.weights.fetching import FetcherClient
 from protocol.weights.files import WEIGHTS, directory_of, open_version
+from protocol.weights.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed
 from protocol.weights.partial import PartialVersion
 from protocol.weights.store import WeightStore
 from protocol.weights.transfer import FolderPublisher

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from protocol.messages import Manifest, PolicyVersion
+from protocol.messages import PolicyVersion
 from protocol.weights.files import (
     ALIGNMENT_BYTES,
     DamagedVersionError,
@@ -19,6 +19,7 @@ from protocol.weights.files import (
     versions,
     write_version,
 )
+from protocol.weights.messages import Manifest
 from tests.protocol.weights.tensors import TENSORS, write
 
 VERSION = PolicyVersion(0, 3)

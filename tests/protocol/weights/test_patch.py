@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from protocol.messages import Manifest, PolicyVersion, TensorEntry
+from protocol.messages import PolicyVersion
+from protocol.weights.messages import Manifest, TensorEntry
 from protocol.weights.patch import GAPS, MASK, WHOLE, DamagedDeltaError, apply_piece, encode_block, join, split, width_of
 
 WIDTHS = st.sampled_from([1, 2, 4])

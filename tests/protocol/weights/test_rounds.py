@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from protocol.messages import PolicyVersion, SeatRequest
+from protocol.messages import PolicyVersion
 from protocol.weights import rounds
+from protocol.weights.messages import SeatRequest
 from protocol.weights.rounds import Action, Broadcast, Dissolve, Form, Rounds, Tell
 
 A, B = "fetcher-0:1", "fetcher-1:1"

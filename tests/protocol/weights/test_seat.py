@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from protocol.messages import Manifest, PolicyVersion, Seat
+from protocol.messages import PolicyVersion
 from protocol.weights import seat
 from protocol.weights.courier import Done, Failed, Order, Ready, Receive, Report
+from protocol.weights.messages import Manifest, Seat
 from protocol.weights.seat import ENDS, WITHIN_S, GroupSeat
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from protocol.codec import encode
 from protocol.errors import UserError
-from protocol.messages import Chunk, ChunkRequest, Hello, Manifest, ManifestRequest, NotServed
+from protocol.messages import Hello
 from protocol.weights.fetcher import NodeFetcher
 from protocol.weights.files import directory_of, prune
+from protocol.weights.messages import Chunk, ChunkRequest, Manifest, ManifestRequest, NotServed
 from protocol.weights.store import WeightStore
 from tests.protocol.weights.roles import (
     ClientOf,

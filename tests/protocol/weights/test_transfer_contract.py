@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocol.messages import Fetched, Manifest
 from protocol.weights import fetcher, pull, rounds
 from protocol.weights.fetcher import NodeFetcher
 from protocol.weights.fetching import FetcherClient, FetchError
 from protocol.weights.files import MANIFEST, WEIGHTS, TensorBytes, directory_of, newest, open_version
+from protocol.weights.messages import Fetched, Manifest
 from protocol.weights.store import WeightStore
 from protocol.weights.transfer import FolderPublisher, Publisher, Receiver
 from tests.protocol.weights.roles import Counting, Running, endpoint, until, version
