@@ -25,6 +25,10 @@ PROCESS = "RBA_PROCESS"
 """The same of one process and all that it starts: ``<run id>/<process id>``."""
 SETTLE_S = 3.0
 """Ray's processes end with their driver by themselves; what is left after this is killed."""
+STUBBORN_S = 5.0
+"""For so long those that are killed are waited for."""
+LOOKS = 2
+"""In a row that find nobody: a process that is just being replaced by the program that it starts (`execve`) shows no environment."""
 
 
 class Guard:
@@ -64,13 +68,19 @@ def end(process: str) -> bool:
 def clean_up(run_id: str, paths: Sequence[Path], settle_s: float) -> list[int]:
     """Wait for the run's processes to end by themselves, kill what is left after `settle_s`, remove `paths`; the pids killed."""
     deadline_s = time.monotonic() + settle_s
-    while (left := processes(run_id)) and time.monotonic() < deadline_s:
+    killed: dict[int, None] = {}
+    found_none = 0
+    while found_none < LOOKS and time.monotonic() < deadline_s + STUBBORN_S:
+        left = processes(run_id)
+        found_none = 0 if left else found_none + 1
+        if time.monotonic() >= deadline_s:
+            killed |= dict.fromkeys(left)
+            for pid in left:
+                _kill(pid)
         time.sleep(0.05)
-    for pid in left:
-        _kill(pid)
     for path in paths:
         shutil.rmtree(path, ignore_errors=True)
-    return left
+    return list(killed)
 
 
 def _kill(pid: int) -> None:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from ops import guard
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 15.0) -> None:
+def wait_until(holds: Callable[[], bool], limit_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < deadline_s, "it did not happen in time"
@@ -27,7 +29,7 @@ def test_only_processes_of_the_run_are_found_and_ended() -> None:
     run_id, other_id = secrets.token_hex(6), secrets.token_hex(6)
     mine, other = marked(run_id), marked(other_id)
     try:
-        assert guard.processes(run_id) == [mine.pid]
+        wait_until(lambda: guard.processes(run_id) == [mine.pid])
         assert guard.clean_up(run_id, [], settle_s=0.0) == [mine.pid]
         assert mine.wait(timeout=60) == -signal.SIGKILL
         assert other.poll() is None
@@ -52,11 +54,20 @@ def test_when_the_supervisor_is_killed_the_guard_ends_its_processes_and_removes_
     supervisor = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert supervisor.stdout is not None
     child = int(supervisor.stdout.readline())
-    assert guard.processes(run_id) == [child]
+    wait_until(lambda: guard.processes(run_id) == [child])
     supervisor.kill()
     supervisor.wait()
     wait_until(lambda: not folder.exists())
     assert guard.processes(run_id) == []
+
+
+def test_one_that_is_not_seen_at_the_first_look_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter([[], [7, 8], [8], [], []])
+    monkeypatch.setattr(guard, "processes", lambda _run_id: next(seen))
+    ended: list[int] = []
+    monkeypatch.setattr(guard, "_kill", ended.append)
+    assert guard.clean_up("run", [], settle_s=0.0) == [7, 8]
+    assert ended == [7, 8, 8]
 
 
 def test_a_dismissed_guard_touches_nothing(tmp_path: Path) -> None:

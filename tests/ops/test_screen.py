@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_of_more_than_fit_those_that_are_not_well_come_first() -> None:
     assert [row.id for row in rows[:3]] == ["rollout-97", "rollout-120", "rollout-55"]
     text = "\n".join(drawn(watched.overview.status(), 80, 24))
     assert "rollout-97" in text
-    assert "rollout-120 has not answered for 100 s" in text
+    assert re.search(r"rollout-120 has not answered for 1\d\d s", text)
 
 
 def test_alerts_and_a_ledger_that_does_not_hold_stand_out() -> None:
@@ -114,7 +115,7 @@ def test_plain_lines_tell_the_same() -> None:
     _, status = seen(actors=2)
     text = live.plain(status) + "\n" + "\n".join(telling.lines(status))
     assert [part for part in EVERYTHING if part not in text and part not in {"elapsed", "32%"}] == []
-    assert "rollout-1  running  version 0.41  heard 0.0 s  200 tok/s  164 groups  waits for leases" in text
+    assert re.search(r"rollout-1  running  version 0\.41  heard \d+\.\d s  200 tok/s  164 groups  waits for leases", text)
 
 
 def test_a_run_that_begins_or_has_ended_is_shown_too() -> None:
