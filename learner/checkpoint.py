@@ -57,6 +57,14 @@ def write_checkpoint(
     return final
 
 
+def committed_s(run_dir: Path, step: int) -> float | None:
+    """When the checkpoint of a step was committed, in seconds of the Unix epoch; None where there is none."""
+    try:
+        return (run_dir / CHECKPOINTS / f"step-{step}" / DIGESTS).stat().st_mtime
+    except OSError:
+        return None
+
+
 def verify(directory: Path) -> list[str]:
     """Names of the files that are missing or whose content differs from ``digests.json``."""
     try:

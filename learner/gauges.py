@@ -101,6 +101,10 @@ class Gauges:
         self._metrics.observe("rba_checkpoint_seconds", seconds)
         self._metrics.succeeded("rba_checkpoint_last_success_timestamp_seconds")
 
+    def begins_at(self, saved_s: float) -> None:
+        """The run goes on from a checkpoint that was committed then, in seconds of the Unix epoch."""
+        self._metrics.set("rba_checkpoint_last_success_timestamp_seconds", saved_s)
+
     def not_saved(self) -> None:
         """The disk refused a checkpoint."""
         self._metrics.inc("rba_checkpoint_failures_total")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from learner.checkpoint import CHECKPOINTS
+from learner.checkpoint import CHECKPOINTS, committed_s
 from learner.clock import Work
 from learner.collate import TrainingGroup
 from learner.evaluation import Evaluation
@@ -42,7 +42,10 @@ class Record:
         self.last: dict[str, Any] = {}
         """Figures of the last step."""
         self.checkpoint: tuple[int, float] | None = None
-        """Step of the last checkpoint of this life, and when it was committed (`time.monotonic`)."""
+        """Step of the last checkpoint, and when it was committed (`time.monotonic`)."""
+        if (saved_s := committed_s(run_dir, life.step)) is not None:
+            gauges.begins_at(saved_s)
+            self.checkpoint = life.step, time.monotonic() - max(0.0, time.time() - saved_s)
         if life.lineage:
             found = {"leased_again": history.leased_again, "steps_again": history.steps, "results_kept": history.results}
             self.events.write("resume", step=life.step, lineage=life.lineage, **found)

@@ -23,6 +23,7 @@ from ops.trends import Trends
 from ops.views import ProcessView, of_actors
 from protocol import logs
 from protocol.metrics import Metrics
+from protocol.role import RoleDescription
 
 RUN_PHASES = ("starting", "training", "evaluating", "stopping")
 """As `rba_run_phase` tells them."""
@@ -40,6 +41,8 @@ class Overview:
         self._counted: Counter[tuple[str, str]] = Counter()
         self._pace, self._recent, self._trends = Pace(), Recent(), Trends()
         self._measured, self._tokens = Measured(), Total()
+        self._step = 0
+        """As the learner has told last."""
         self._turned_s = math.inf
         """When the main loop last turned; not yet, at first."""
         self._over = False
@@ -77,6 +80,7 @@ class Overview:
             wanted=self._wanted(),
             measured=self._measured,
             trends=self._trends.points(),
+            step=self._step,
             unattended_s=0.0 if self._over else max(0.0, time.monotonic() - self._turned_s),
         )
 
@@ -103,7 +107,8 @@ class Overview:
         said = {name: int(each.get("generated_tokens", 0)) for name, each in statuses.items() if name.startswith("rollout-")}
         tokens = self._tokens.saw(said)
         groups, pairs = learner.get("ledger", {}).get("trained", 0), learner.get("pairs", {}).get("trained", 0)
-        if learner:  # one that is started again tells the totals of its earlier lives, but not at once
+        if "ledger" in learner:  # one that is started again tells the totals of its earlier lives, but not at once
+            self._step = int(learner.get("step", 0))
             self._pace.saw(now_s, step=learner.get("step", 0), groups=groups, pairs=pairs, tokens=tokens)
         views = self._views()
         answered_s = self._watched[1].fleet.answered_at if self._watched else {}
@@ -177,7 +182,7 @@ class Overview:
                 phase=phases[spec.id],
                 host=fleet.places.get(spec.id, (None, None))[0],
                 pid=fleet.places.get(spec.id, (None, None))[1],
-                description=fleet.descriptions.get(spec.id) if phases[spec.id] in ANSWERING else None,
+                description=_reached(fleet.descriptions.get(spec.id), fleet.places.get(spec.id)) if phases[spec.id] in ANSWERING else None,
                 status=fleet.statuses.get(spec.id, {}),
                 last_heartbeat_s=now_s - fleet.answered_at[spec.id] if spec.id in fleet.answered_at else None,
                 spare=spec.id in spares,
@@ -186,6 +191,14 @@ class Overview:
             for spec in hands.wiring.specs
             if spec.id in phases
         ]
+
+
+def _reached(description: RoleDescription | None, place: tuple[str, int] | None) -> RoleDescription | None:
+    """With the addresses by which other machines, and so Prometheus, reach it."""
+    if description is None or place is None:
+        return description
+    endpoints = {name: topology.reachable(url, place[0]) for name, url in description["endpoints"].items()}
+    return {**description, "endpoints": endpoints, "metrics_url": topology.reachable(description["metrics_url"], place[0])}
 
 
 def run_phase(state: State, said: str) -> str:

@@ -50,17 +50,18 @@ def assemble(
     wanted: Mapping[str, int],
     measured: Measured = NOTHING,
     trends: Mapping[str, Any] = {},
+    step: int = 0,
     unattended_s: float = 0.0,
 ) -> dict[str, Any]:
     """Everything that `rba status --json` prints. `wanted`: how many there are to be of each role, "spare" being one of them.
 
     The learner's rank 0 says how far the run is, `pace` (see `ops.pace`) how fast, `measured` (see `ops.recent`) what its processes do, and
-    `trends` (see `ops.trends`) how that went; figures that nobody has yet are left out or None. For so long as `unattended_s` the
-    supervisor has not looked after its processes.
+    `trends` (see `ops.trends`) how that went; figures that nobody has yet are left out or None. `step` is where the learner was last, for
+    one that starts again. For so long as `unattended_s` the supervisor has not looked after its processes.
     """
     learner: Mapping[str, Any] = next((each.status for each in processes if each.id == "learner-0"), {})
     wrong = [*([reason] if state is State.FAILED else []), *problems(processes, learner, unattended_s)]
-    step = int(learner.get("step", 0))
+    step = int(learner.get("step", step))
     return {
         "run": run,
         "run_id": run_id,
@@ -185,14 +186,17 @@ def ask(run: RunDir, method: str, path: str, content: Mapping[str, Any] | None =
 
 def from_summary(run: RunDir, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The status of a run that has ended, from its ``summary.json``."""
-    failed = summary["status"] == State.FAILED
+    wrong = [summary.get("reason", "")] if summary["status"] == State.FAILED else []
+    faults = broken(summary["ledger"])
+    if faults:
+        wrong.append(f"the ledger does not add up: {'; '.join(faults)}")
     return {
         "run": run.path.name,
         "run_id": run.run_id,
         "state": summary["status"],
         "reason": summary.get("reason", ""),
-        "healthy": not failed,
-        "problems": [summary.get("reason", "")] if failed else [],
+        "healthy": not wrong,
+        "problems": wrong,
         "phase": summary["status"],
         "step": summary["learner_steps"],
         "steps": summary.get("planned_steps", summary["learner_steps"]),
@@ -202,6 +206,7 @@ def from_summary(run: RunDir, summary: Mapping[str, Any]) -> dict[str, Any]:
         "figures": {},
         "evaluation": summary["evaluation"],
         **_NOBODY,
+        "ledger_broken": faults,
     }
 
 

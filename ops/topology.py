@@ -140,6 +140,7 @@ class Topology:
             "keys": self.config.network.keys,
             "anchor_every": weights.anchor_every if weights.backend == "delta" else 0,
             "courier": self._courier(beside_store=spec.node == self.nodes[0]),
+            "metrics_bind": self.config.network.bind,
         }
 
     def _learner(self, rank: int, pairs_port: int) -> dict[str, Any]:

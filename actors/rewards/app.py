@@ -50,6 +50,11 @@ def make_app(name: str, scorer: Scorer, batcher: Batcher, patience_s: float, met
     async def refuse_route(_request: Request, error: HTTPException) -> Response:
         return Refusal(error.status_code, "route", str(error.detail)).answer
 
+    @app.exception_handler(Exception)
+    async def fail(_request: Request, error: Exception) -> Response:
+        metrics.inc("rba_reward_errors_total", kind="internal")
+        return Refusal(500, "internal", type(error).__name__).answer
+
     async def read(request: Request, stay: Stay, shape: type[Body]) -> Body:
         reason = bearer.refused(token, request.headers.get("Authorization", ""))
         if reason is not None:

@@ -115,9 +115,11 @@ class Batcher:
         patience_s: float,
         on_error: Callable[[Exception], None] = lambda _: None,
         on_batch: Callable[[list[RewardScore], float], None] = lambda _scores, _seconds: None,
+        on_expired: Callable[[], None] = lambda: None,
     ) -> None:
         """`batch_tokens` bounds a batch by what the scorer says that items cost, padding included. `patience_s`: how long a request waits
-        for its scores. `on_error` hears what the scorer raises, `on_batch` scores and seconds.
+        for its scores. `on_expired` hears of each item that was not scored in time, `on_error` what the scorer
+        raises, `on_batch` scores and seconds.
         """
         self._scorer = scorer
         self._cost_of = cost_of(scorer)
@@ -127,6 +129,7 @@ class Batcher:
         self._patience_s = patience_s
         self._on_error = on_error
         self._on_batch = on_batch
+        self._on_expired = on_expired
         self._queue: deque[Waiting] = deque()
         self._planned: deque[list[Waiting]] = deque()
         """Batches of items that have left the queue, in their order."""
@@ -248,6 +251,8 @@ class Batcher:
         now_s = time.monotonic()
         for waiting in waitings:
             if waiting.ticket.deadline_s < now_s:
+                self.tally.errors += 1
+                self._on_expired()
                 waiting.ticket.settle(waiting.slot, unscored(waiting.item.id, "expired: the queue is too long"))
         return [waiting for waiting in waitings if waiting.ticket.deadline_s >= now_s and not waiting.ticket.answer.done()]
 

@@ -58,11 +58,14 @@ class RewardScore:
 
 def unscored(item_id: str, reason: str) -> RewardScore:
     """The outcome of an item that got no score."""
-    return RewardScore(id=item_id, error=reason)
+    return RewardScore(id=item_id, error=_readable(reason))
 
 
 def checked(score: RewardScore) -> RewardScore:
-    """`score` itself when its numbers are finite and it is either a score or an error, else an error in its place."""
+    """`score` itself when its numbers are finite, its texts readable, and it is either a score or an error, else an error in its place."""
+    if _SURROGATE.search(f"{score.error}{''.join(score.parts)}"):
+        texts = {_readable(name): value for name, value in score.parts.items()}
+        score = replace(score, error=_readable(score.error), parts=texts)
     if score.error is not None:
         parts = {name: value for name, value in score.parts.items() if math.isfinite(value)}
         return score if score.score is None and len(parts) == len(score.parts) else replace(score, score=None, parts=parts)

@@ -64,6 +64,7 @@ class RewardServer:
             patience_s=section.timeout_s,
             on_error=self._scorer_raised,
             on_batch=self._batch_scored,
+            on_expired=lambda: self._metrics.inc("rba_reward_errors_total", kind="expired"),
         )
         self._socket = _bound(bind, port)
         self.url = _url(self._socket, bind)

@@ -57,12 +57,13 @@ class NodeFetcher:
         keys: Path | str | None = None,
         anchor_every: int = 0,
         courier: Sequence[str] = (),
+        metrics_bind: str = "127.0.0.1",
     ) -> None:
         """`keys` is the folder of this machine (see `protocol.keyring`). Of `anchor_every` versions in a row one is pulled whole, the
         others by deltas where the store offers them; 0 pulls all of them whole.
 
-        `courier` is the command of a courier (see `protocol.weights.courier`), for versions that the store broadcasts. Raises `UserError`
-        when this machine lacks what it needs.
+        `bind` is for the actors of this machine, `metrics_bind` for Prometheus. `courier` is the command of a courier (see
+        `protocol.weights.courier`), for versions that the store broadcasts. Raises `UserError` when this machine lacks what it needs.
         """
         self._anchor_every, self._since_anchor = anchor_every, anchor_every
         self._id = f"fetcher-{index}"
@@ -76,7 +77,7 @@ class NodeFetcher:
         self._socket, self._endpoint, self._gate = listen(self._context, bind, port, DIALOGUE_CAP_BYTES, "the node fetcher", door)
         self._mailbox: Mailbox[Answer] = Mailbox(self._context)
         self._wanted: queue.Queue[PolicyVersion | None] = queue.Queue()
-        self._metrics_url = self._metrics.serve(bind)
+        self._metrics_url = self._metrics.serve(metrics_bind)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         life, host = f"{self._id}:{time.time_ns()}", urlsplit(store_endpoint).hostname or ""

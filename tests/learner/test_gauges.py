@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from learner.clock import Work, WorkClock
 from learner.gauges import Gauges, free_bytes
+from learner.history import History
 from learner.life import Life
+from learner.record import Record
 from protocol.metrics import Metrics
 
 
@@ -79,3 +82,18 @@ def test_totals_of_earlier_lives_are_there_from_the_start_and_add_up() -> None:
     ledger.received, ledger.unique, ledger.settled = 102, 100, 100
     gauges.accounts({**ledger.as_dict(), "queued": 5}, life.counts(), actors=1)
     assert value(metrics, "rba_results_received_total") == 102
+
+
+def test_the_checkpoint_that_a_life_begins_at_is_the_last_one(tmp_path: Path) -> None:
+    digests = tmp_path / "checkpoints" / "step-3" / "digests.json"
+    digests.parent.mkdir(parents=True)
+    digests.write_text("{}")
+    saved_s = time.time() - 500
+    os.utime(digests, (saved_s, saved_s))
+    metrics = Metrics("learner")
+    life = Life(lineage=1, step=3)
+    record = Record(tmp_path, Gauges(metrics), History(life, []), 6)
+    assert record.checkpoint is not None
+    assert (record.checkpoint[0], time.monotonic() - record.checkpoint[1]) == (3, pytest.approx(500, abs=60))
+    assert value(metrics, "rba_checkpoint_last_success_timestamp_seconds") == pytest.approx(saved_s, abs=1)
+    assert Record(tmp_path / "new", Gauges(Metrics("learner")), History(Life(), []), 6).checkpoint is None

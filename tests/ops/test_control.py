@@ -294,6 +294,12 @@ def test_an_ended_run_is_read_from_its_summary(run: RunDir) -> None:
     assert (seen["actors"], seen["endpoints"]["rewards"]) == ({"wanted": 0, "running": 0}, [])
     run.summary.write_text(json.dumps(summary | {"status": "failed", "reason": "rollout-0: out of memory"}))
     assert watching.show(run, printed(), watch=False, as_json=True) == 1
+    run.summary.write_text(json.dumps(summary | {"ledger": LEDGER | {"received": LEDGER["received"] + 1}}))
+    console = printed()
+    assert watching.show(run, console, watch=False, as_json=True) == 1
+    seen = json.loads(console.file.getvalue())  # type: ignore[attr-defined]
+    assert (seen["state"], seen["healthy"]) == ("completed", False)
+    assert "the ledger does not add up" in seen["problems"][0]
 
 
 def test_a_taken_control_port_is_the_users_mistake(supervisor: Scripted) -> None:

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.watched import Watched
+from ops.control import targets
 from ops.orders import Phase
 
 
@@ -116,3 +117,35 @@ def test_a_run_that_cleans_up_is_not_one_that_hangs() -> None:
     status = watched.overview.status()
     assert (status["state"], [each for each in status["problems"] if "looked after" in each]) == ("stopping", [])
     assert value(watched, "rba_quarantined", role="rollout") == 0
+
+
+def test_prometheus_is_told_addresses_that_it_can_reach() -> None:
+    watched = Watched(actors=2)
+    watched.fleet.places["rollout-1"] = ("10.0.0.7", 4711)
+    watched.fleet.descriptions["rollout-1"]["metrics_url"] = "http://0.0.0.0:9100/metrics"
+    watched.fleet.places["reward-0"] = ("10.0.0.8", 4712)
+    watched.fleet.descriptions["reward-0"] |= {
+        "metrics_url": "http://0.0.0.0:9200/metrics",
+        "endpoints": {"rewards": "http://0.0.0.0:9200"},
+    }
+    run_for(watched, 2)
+    status = watched.overview.status()
+    found = {each["labels"]["process"]: each["targets"] for each in targets(status)}
+    assert (found["rollout-1"], found["reward-0"]) == (["10.0.0.7:9100"], ["10.0.0.8:9200"])
+    assert found["rollout-0"][0].startswith("127.0.0.1:")
+    assert status["endpoints"]["rewards"] == ["http://10.0.0.8:9200"]
+
+
+def test_a_learner_that_starts_again_has_trained_nothing_meanwhile() -> None:
+    watched = Watched(actors=1)
+    began_s = time.monotonic() - 100
+    for second in range(100):
+        watched.answer(float(min(second, 40)), began_s + second)  # what it has trained stays as it is
+        if 50 <= second < 60:
+            watched.fleet.statuses["learner-0"] = {"state": "starting", "rank": 0}
+        watched.overview.measure(began_s + second)
+        status = watched.overview.status()
+        if second >= 72:
+            assert (status["figures"]["pairs_per_s"], status["figures"]["groups_per_s"]) == (0.0, 0.0), second
+        assert (status["step"], status["steps"]) == (41, 130)
+    assert max(status["trends"]["pairs_per_s"]) < 4

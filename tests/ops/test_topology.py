@@ -56,6 +56,9 @@ def test_store_and_fetchers_agree_on_the_backend(backend: str, expected: tuple[b
     store, fetcher = (wiring.kwargs(name, DESCRIBED, places) for name in ("weight_store-0", "fetcher-0"))
     assert (store["deltas"], fetcher["anchor_every"], store["courier"]) == expected
     assert fetcher["courier"] == store["courier"]
+    assert fetcher["metrics_bind"] == "127.0.0.1"
+    there = wired(["10.0.0.1"], "network.bind=0.0.0.0", "network.insecure=true").kwargs("fetcher-0", DESCRIBED, places)
+    assert (there["metrics_bind"], "bind" in there) == ("0.0.0.0", False), "Prometheus may be elsewhere; the actors are here"  # noqa: S104
     inspect.signature(WeightStore).bind(**store)
     inspect.signature(NodeFetcher).bind(**fetcher)
 

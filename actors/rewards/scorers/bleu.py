@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
 from actors.rewards.items import RewardItem, RewardScore, unscored
+from actors.rewards.scorers import languages
 from actors.rewards.scorers.references import has_reference, missing_reference
 from actors.rewards.scorers.sentence_bleu import SentenceBleu
 from protocol.errors import UserError
 
 TOKENIZERS = {
-    "zh": "zh", "cmn": "zh", "yue": "zh", "ja": "ja-mecab", "jpn": "ja-mecab", "ko": "ko-mecab", "kor": "ko-mecab",
-    "th": "char", "tha": "char", "lo": "char", "lao": "char", "my": "char", "mya": "char",
-}  # fmt: skip
+    **dict.fromkeys(languages.CHINESE, "zh"),
+    **dict.fromkeys(languages.JAPANESE, "ja-mecab"),
+    **dict.fromkeys(languages.KOREAN, "ko-mecab"),
+    **dict.fromkeys((*languages.THAI, *languages.LAO, *languages.BURMESE), "char"),
+}
 """sacrebleu's tokenizers by target language; every other language takes 13a. Chinese, Japanese and Korean have those that sacrebleu itself
 takes for them; Thai, Lao and Burmese, written without spaces, are cut into characters as in the evaluations of Whisper and SeamlessM4T."""
 
 
 def tokenizer_of(language: str) -> str:
-    """The tokenizer that sacrebleu takes for a language code such as ``zh``, ``zh-CN`` or FLEURS' ``cmn_hans_cn``."""
-    return TOKENIZERS.get(re.split(r"[-_]", language.strip().lower(), maxsplit=1)[0], "13a")
+    """The tokenizer that sacrebleu takes for a language code (see `languages.base`)."""
+    return TOKENIZERS.get(languages.base(language), "13a")
 
 
-def require_tokenizers(languages: Iterable[str], where: str) -> None:
+def require_tokenizers(wanted: Iterable[str], where: str) -> None:
     """Raises `UserError` when the tokenizer of a language needs a package that is not installed."""
-    for language in sorted(set(languages)):
+    for language in sorted(set(wanted)):
         tokenizer = tokenizer_of(language)
         try:
             _metric(tokenizer)

@@ -39,7 +39,7 @@ grades on a line of their own, as the last one, in this form:
 GRADES A=<number> B=<number>
 """
 TAG = re.compile(r"<(?=/?(?:request|answer_a|answer_b)>)")
-GRADES = re.compile(r"GRADES\W+A\s*[=:]\s*(\d+(?:\.\d+)?)(?:/10)?\W+B\s*[=:]\s*(\d+(?:\.\d+)?)")
+GRADES = re.compile(r"GRADES\W+A\s*[=:]\s*(\d+(?:\.\d+)?)(?:/10)?\W+B\s*[=:]\s*(\d+(?:\.\d+)?)(?:/10)?(?![.,]?\d|[\w/]|-\d)")
 BEST_GRADE = 10.0
 
 

@@ -12,11 +12,12 @@ import unicodedata
 from collections.abc import Sequence
 
 from actors.rewards.items import RewardItem, RewardScore
+from actors.rewards.scorers import languages
 from actors.rewards.scorers.memo import Memo
 from actors.rewards.scorers.references import missing_reference
 from configs.scorers import QaSection
 
-UNSPACED = frozenset({"zh", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "lao", "my", "mya", "km", "khm"})
+UNSPACED = frozenset((*languages.CHINESE, *languages.JAPANESE, *languages.THAI, *languages.LAO, *languages.BURMESE, *languages.KHMER))
 """Languages without spaces between words: each letter is one, or a short answer would never be found in a sentence."""
 KEPT_BYTES, WORD_BYTES = 16 << 20, 64
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -43,7 +44,7 @@ class QaScorer:
         accepted = [text for text in (item.reference or "", *item.answers) if text.strip()]
         if not accepted:
             return missing_reference(item, "qa")
-        unspaced = re.split(r"[-_]", item.language.strip().lower(), maxsplit=1)[0] in UNSPACED
+        unspaced = languages.base(item.language) in UNSPACED
         said = words(item.answer, unspaced)
         parts = {
             "containment": float(any(contains(said, words(text, unspaced)) for text in accepted)),

@@ -1,6 +1,6 @@
 import math
 
-from actors.rewards.items import RewardScore, checked
+from actors.rewards.items import RewardScore, checked, unscored
 
 
 def test_a_finite_score_passes():
@@ -27,3 +27,9 @@ def test_an_error_has_a_word():
 
 def test_neither_score_nor_error_is_an_error():
     assert (checked(RewardScore("a")).error or "").startswith("no_score")
+
+
+def test_what_no_utf8_can_carry_is_replaced():
+    assert unscored("a", "function: OSError: no such file: \udcff").error == "function: OSError: no such file: ?"
+    assert checked(RewardScore("a", error="broken: \ud800")) == RewardScore("a", error="broken: ?")
+    assert checked(RewardScore("a", 0.5, {"x\udcff": 1.0})) == RewardScore("a", 0.5, {"x?": 1.0})

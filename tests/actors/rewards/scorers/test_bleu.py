@@ -33,6 +33,10 @@ def test_languages():
     assert [tokenizer_of(code) for code in ("zh", "zh_TW", "cmn_hans_cn", "yue_hant_hk", "ja", "ja_jp", "KO")] == [
         *("zh", "zh", "zh", "zh", "ja-mecab", "ja-mecab", "ko-mecab")
     ]
+    assert {tokenizer_of(code) for code in ("zho", "zho_Hans", "zho-Hant", "chi", "CMN", "wuu_Hans")} == {"zh"}
+    assert [tokenizer_of(code) for code in ("jpn_Jpan", "kor_Hang", "tha_Thai", "lao_Laoo", "mya_Mymr", "bur")] == [
+        *("ja-mecab", "ko-mecab", "char", "char", "char", "char")
+    ]
     assert {tokenizer_of(code) for code in ("th", "lo", "my", "my_mm", "tha")} == {"char"}
     assert {tokenizer_of(code) for code in ("en", "de-DE", "", "hi_in", "vi")} == {"13a"}
 

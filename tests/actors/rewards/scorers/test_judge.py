@@ -67,7 +67,12 @@ def test_grades_are_read(reply: str, expected: tuple[float, float]):
     assert read_grades(reply) == expected
 
 
-@pytest.mark.parametrize("reply", ["", "A is better", "GRADES A=7", "GRADES A=11 B=3", "GRADES A=-1 B=3", "GRADES A=x B=3", "[[A]]"])
+NO_NUMBERS = ("7,5", "7-8", "1e1", "8/100", "8/9")
+HALF = [*(f"GRADES A=10 B={number}" for number in NO_NUMBERS), *(f"GRADES A={number} B=10" for number in NO_NUMBERS)]
+"""What is no number, though it begins like one."""
+
+
+@pytest.mark.parametrize("reply", ["", "A is better", "GRADES A=7", "GRADES A=11 B=3", "GRADES A=-1 B=3", "GRADES A=x B=3", "[[A]]", *HALF])
 def test_no_verdict_is_an_error_and_never_a_tie(judge: Judge, reply: str):
     with pytest.raises(UnparsableError):
         read_grades(reply)

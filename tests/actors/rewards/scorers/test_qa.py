@@ -97,3 +97,9 @@ def test_an_item_without_any_acceptable_answer_is_an_error():
         RewardItem("3", "who", "x", None, answers=("X",)),
     ]
     assert [(score.kind, score.score) for score in QaScorer(QaSection()).score(items)] == [("no_reference", None)] * 2 + [(None, 1.0)]
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-CN", "zho_Hans", "zho_Hant", "chi", "cmn_hans_cn", "yue_Hant"])
+def test_chinese_by_any_of_its_codes(language: str):
+    item = RewardItem("1", "法国的首都是哪里？", "法国的首都是巴黎。", "巴黎", language)
+    assert QaScorer(QaSection()).score([item])[0].parts["containment"] == 1.0

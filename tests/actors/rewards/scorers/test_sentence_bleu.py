@@ -91,3 +91,11 @@ def test_the_counts_of_a_reference_outlive_its_answers() -> None:
 def test_the_tokenizer_zh_sets_nothing_apart_beyond_the_basic_plane() -> None:
     tokenizer = BLEU(tokenize="zh").tokenizer
     assert not any(tokenizer._is_chinese_char(chr(code)) for code in range(0x10000, 0x110000, 7))
+
+
+def test_many_repeated_ngrams_are_counted_right() -> None:
+    fast, slow = both("13a")
+    line = " ".join(f"w{number}" for number in range(60))
+    for answer in (f"{line} {line}", f"{line} {line} {line}", line):
+        got, expected = fast(answer, f"{line} {line}"), slow.sentence_score(answer, [f"{line} {line}"])
+        assert (got.score, got.counts, got.totals) == (expected.score, expected.counts, expected.totals)
