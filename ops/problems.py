@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ops.orders import Phase
-from ops.views import ProcessView
+from ops.views import ProcessView, servers_elsewhere
 from protocol.ledger import IDENTITIES
 
 MOST_OFF = 0.5
@@ -24,7 +24,8 @@ def problems(processes: Sequence[ProcessView], learner: Mapping[str, Any], unatt
     """All of them; `learner` is the status of rank 0. The supervisor has not looked after its processes for `unattended_s`."""
     own = (problem for each in processes if (problem := problem_of(each)))
     left_alone = [f"the supervisor has not looked after its processes for {unattended_s:.0f} s"] if unattended_s > SILENT_S else []
-    return [*left_alone, *own, *_ledger(learner), *_sampler(learner), *_journal(learner)]
+    elsewhere = (f"the reward server {each['url']} does not answer" for each in servers_elsewhere(processes) if not each["well"])
+    return [*left_alone, *own, *elsewhere, *_ledger(learner), *_sampler(learner), *_journal(learner)]
 
 
 def problem_of(view: ProcessView) -> str:

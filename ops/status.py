@@ -14,7 +14,7 @@ from ops.orders import State
 from ops.problems import broken, problem_of, problems
 from ops.recent import Measured
 from ops.rundir import BEAT_S, RunDir
-from ops.views import ProcessView, count, endpoints, of_actors, told, version_of
+from ops.views import ProcessView, count, endpoints, of_actors, servers_elsewhere, told, version_of
 from protocol.errors import RbaError, UserError
 
 NOTHING = Measured()
@@ -27,6 +27,7 @@ _NOBODY: Mapping[str, Any] = {
     "journal": {},
     "disk_free_bytes": None,
     "processes": [],
+    "reward_servers": [],
     "actors": count([], "rollout", 0, spare=False),
     "spares": count([], "rollout", 0, spare=True),
     "rewards": count([], "reward", 0, spare=False),
@@ -88,6 +89,7 @@ def assemble(
         "disk_free_bytes": learner.get("disk_free_bytes"),
         "evaluation": dict(learner.get("evaluations", {})),
         "processes": [told(each, measured.rates.get(each.id), problem_of(each)) for each in processes],
+        "reward_servers": servers_elsewhere(processes),
         "endpoints": endpoints(processes, control),
     }
 

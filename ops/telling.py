@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from protocol.ledger import IDENTITIES
 
@@ -140,7 +141,7 @@ class Row(NamedTuple):
 
 
 def rows(status: Mapping[str, Any]) -> list[Row]:
-    """All processes; what is wrong first, then what does not run, then by role."""
+    """All processes, and the reward servers elsewhere; what is wrong first, then what does not run, then by role."""
 
     def rank(process: Mapping[str, Any]) -> tuple[bool, bool, int, int]:
         number = process["id"].rpartition("-")[2]
@@ -148,7 +149,14 @@ def rows(status: Mapping[str, Any]) -> list[Row]:
         place = ORDER.index(role) if role in ORDER else len(ORDER)
         return not process.get("problem"), process["phase"] == "running", place, int(number) if number.isdigit() else 0
 
-    return [_row(process) for process in sorted(status["processes"], key=rank)]
+    found = [_row(process) for process in sorted(status["processes"], key=rank)]
+    return sorted([*found, *map(_elsewhere, status.get("reward_servers", ()))], key=lambda row: row.healthy)
+
+
+def _elsewhere(server: Mapping[str, Any]) -> Row:
+    heard = NONE if server["scored_s"] is None else f"{server['scored_s']:.1f} s"
+    doing = "" if server["well"] else "does not answer"
+    return Row(urlsplit(server["url"]).netloc, "elsewhere", NONE, heard, "", "", doing, server["well"])
 
 
 def _row(process: Mapping[str, Any]) -> Row:

@@ -62,6 +62,22 @@ def told(view: ProcessView, rate: float | None, problem: str) -> dict[str, Any]:
     }
 
 
+def servers_elsewhere(processes: Sequence[ProcessView]) -> list[dict[str, Any]]:
+    """The reward servers that actors ask and the run has not started: ``{"url", "well", "scored_s"}``, as any of the actors knows it."""
+    own = {url for view in processes if view.role == "reward" and view.description for url in view.description["endpoints"].values()}
+    found: dict[str, dict[str, Any]] = {}
+    for view in processes:
+        for said in view.status.get("reward_servers", ()) if view.role == "rollout" and view.phase is Phase.RUNNING else ():
+            if said["url"] in own:
+                continue
+            seen = found.setdefault(said["url"], {"url": said["url"], "well": False, "scored_s": None})
+            seen["well"] |= said["state"] == "closed"
+            if said["scored_s"] is not None:
+                age_s = round(said["scored_s"] + (view.last_heartbeat_s or 0.0), 2)
+                seen["scored_s"] = age_s if seen["scored_s"] is None else min(age_s, seen["scored_s"])
+    return list(found.values())
+
+
 def count(processes: Sequence[ProcessView], role: str, wanted: int, *, spare: bool) -> dict[str, int]:
     """How many of a role are wanted, and run; spares apart."""
     running = sum((each.role, each.phase, each.spare) == (role, Phase.RUNNING, spare) for each in processes)

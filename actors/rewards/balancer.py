@@ -21,6 +21,8 @@ class Server:
     """Until when it asked to be left alone."""
     outstanding_items: int = 0
     """Asked for and not yet answered."""
+    scored_s: float | None = None
+    """When it gave scores last."""
     turn: int = -1
     """When it was asked last, in requests of the client."""
 

@@ -107,6 +107,18 @@ class RewardClient:
         self._count(score.kind for score in outcomes if score.kind)
         return outcomes
 
+    def servers(self) -> list[dict[str, Any]]:
+        """What this client knows of each: ``{"url", "state" (its breaker's), "scored_s" (seconds since its last scores, or None)}``."""
+        now_s = time.monotonic()
+        return [
+            {
+                "url": server.url,
+                "state": str(server.breaker.state(now_s)),
+                "scored_s": None if server.scored_s is None else round(now_s - server.scored_s, 2),
+            }
+            for server in self._balancer.servers
+        ]
+
     async def check(self) -> list[str]:
         """The signatures of all servers. Raises `UserError` for one that does not answer, lets nobody in, or scores by something else, also
         than the others: their rewards would be compared with each other.
@@ -197,6 +209,7 @@ class RewardClient:
             raise
         else:
             server.breaker.succeed(begun)
+            server.scored_s = time.monotonic()
             if self._metrics and any(score.kind is None for score in scores):
                 self._metrics.succeeded("rba_reward_last_success_timestamp_seconds")
             return scores

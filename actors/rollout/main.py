@@ -121,8 +121,9 @@ class RolloutActor:
 
     def status(self) -> dict[str, Any]:
         """Current figures."""
-        actor = self._actor
-        return {"state": self._state, "start_seconds": self._start_seconds, **(actor.figures() if actor is not None else {})}
+        actor, rewards = self._actor, self._rewards
+        asked = {"reward_servers": rewards.servers()} if rewards is not None else {}
+        return {"state": self._state, "start_seconds": self._start_seconds, **asked, **(actor.figures() if actor is not None else {})}
 
     def drain(self, reason: str) -> None:
         """Ask `run` to return once the groups under way have their outcome, or after `fleet.drain_s`; the others are given back at once."""

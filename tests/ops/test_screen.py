@@ -170,3 +170,31 @@ def test_alerts_come_from_prometheus_by_the_name_of_the_run(monkeypatch: pytest.
     monkeypatch.undo()
     with pytest.raises(RbaError, match="does not tell its alerts"):
         alerts.firing("http://127.0.0.1:9/", "demo")
+
+
+def test_reward_servers_that_run_elsewhere_are_shown_as_the_actors_know_them() -> None:
+    watched, _ = seen(actors=2, rewards=0)
+    well, gone = (
+        {"url": "http://10.0.0.5:80", "state": "closed", "scored_s": 1.5},
+        {"url": "http://10.0.0.6:80", "state": "open", "scored_s": None},
+    )
+    for number in range(2):
+        watched.fleet.statuses[f"rollout-{number}"]["reward_servers"] = [well, gone]
+    status = watched.overview.status()
+    assert status["problems"] == ["the reward server http://10.0.0.6:80 does not answer"]
+    first, *others = telling.rows(status)
+    assert (first.id, first.healthy, first.doing) == ("10.0.0.6:80", False, "does not answer")
+    assert others[-1].id == "10.0.0.5:80"
+    assert others[-1].healthy
+    text = "\n".join(drawn(status))
+    assert "10.0.0.5:80" in text
+    assert re.search(r"10\.0\.0\.5:80 +elsewhere +– +\d+\.\d s", text)
+    watched.fleet.statuses["rollout-1"]["reward_servers"] = [well, {**gone, "state": "closed"}]
+    assert watched.overview.status()["healthy"], "one actor's connection is none of the server's"
+
+
+def test_the_runs_own_reward_servers_are_shown_once() -> None:
+    watched, _ = seen(actors=1)
+    url = watched.fleet.descriptions["reward-0"]["endpoints"]["rewards"]
+    watched.fleet.statuses["rollout-0"]["reward_servers"] = [{"url": url, "state": "open", "scored_s": None}]
+    assert watched.overview.status()["reward_servers"] == []

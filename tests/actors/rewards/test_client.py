@@ -147,6 +147,19 @@ async def test_the_time_of_a_request_begins_with_its_turn(scripts: Scripts, clie
     assert (len(begun), len(script.peers)) == (3, 1)
 
 
+async def test_what_is_known_of_the_servers(scripts: Scripts, client: Client):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen
+        urls = [scripts().url, f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        asking = client(*urls)
+        assert asking.servers() == [{"url": url, "state": "closed", "scored_s": None} for url in urls]
+        for _ in range(4):
+            await asking.score(ITEMS)
+        first, second = asking.servers()
+    assert (first["state"], first["scored_s"] < 60) == ("closed", True)
+    assert (second["state"] == "closed", second["scored_s"]) == (False, None)
+
+
 async def test_what_a_request_waited_for_when_its_time_was_over(scripts: Scripts, client: Client, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("actors.rewards.client.MAX_CONNECTIONS", 1)
     asking = client(scripts().url, timeout_s=0.2, deadline_s=0.3)

@@ -298,6 +298,49 @@ def test_of_a_body_that_waits_only_its_items_are_kept(serve: Serve):
         assert opened.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
+def test_an_error_that_no_utf8_can_carry_costs_no_other_item(serve: Serve):
+    class Unreadable:
+        signature = "unreadable"
+
+        def score(self, items: Sequence[RewardItem]) -> list[RewardScore]:
+            if any(item.id == "b" for item in items):
+                raise OSError("no such file: \udcff")
+            return [RewardScore(item.id, 1.0, {"part\udcff": 1.0}) for item in items]
+
+    answer = post(serve(scorer=Unreadable()), [body("a"), body("b")])
+    assert answer.status_code == 200
+    first, second = answer.json()["items"]
+    assert (first["score"], first["parts"]) == (1.0, {"part?": 1.0})
+    assert second["error"] == "scorer: OSError: no such file: ?"
+
+
+def test_what_goes_wrong_within_the_server_has_a_reason_too(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    server = serve()
+
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "sift", broken)
+    answer = post(server, [body("a")])
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (500, "internal")
+
+
+def test_what_was_not_scored_in_time_is_counted(serve: Serve):
+    scorer = GatedScorer()
+    server = serve(RewardsSection(scorer="bleu", timeout_s=0.3, batch_items=1), scorer=scorer)
+    with ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(post, server, [body("busy")])
+        assert scorer.entered.wait(60)
+        late = pool.submit(post, server, [body("late")])
+        wait_until(lambda: server.status()["queued_items"] == 1)
+        threading.Event().wait(0.4)  # its patience
+        scorer.gate.set()
+        assert busy.result().status_code == 200
+        assert late.result().json()["items"][0]["error"].startswith("expired")
+    assert 'rba_reward_errors_total{kind="expired"} 1.0' in httpx.get(f"{server.url}/metrics").text
+    assert server.status()["errors"] == 1
+
+
 def test_a_request_with_less_patience_is_refused_earlier(serve: Serve):
     scorer = GatedScorer()
     server = serve(RewardsSection(scorer="bleu", batch_items=1), scorer=scorer)
