@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -333,7 +334,7 @@ def test_what_was_not_scored_in_time_is_counted(serve: Serve):
         assert scorer.entered.wait(60)
         late = pool.submit(post, server, [body("late")])
         wait_until(lambda: server.status()["queued_items"] == 1)
-        threading.Event().wait(0.4)  # its patience
+        wait_until(lambda: server._batcher._queue[0].ticket.deadline_s < time.monotonic())
         scorer.gate.set()
         assert busy.result().status_code == 200
         assert late.result().json()["items"][0]["error"].startswith("expired")
