@@ -13,6 +13,7 @@ import yaml
 from ops.monitoring.alerts import alerts
 from ops.monitoring.limits import GIB, Limits, duration
 from ops.monitoring.rules import rules
+from protocol.catalogue import CATALOGUE
 from tests import debian
 from tests.ops.monitoring.stories import (
     ACKED,
@@ -179,6 +180,22 @@ def test_it_fires_and_ends(name: str, tmp_path: Path) -> None:
 def test_none_fires(what: str, tmp_path: Path) -> None:
     test = {"interval": "1m", "input_series": series(QUIET[what], "night", LONG), "promql_expr_test": [asked(EVER, LONG)]}
     promtool(tmp_path, "", test)
+
+
+def test_a_collapse_of_rewards_that_are_small_anyway_is_seen(tmp_path: Path) -> None:
+    """ArmoRM's lie between 0 and 0.2."""
+    usual, collapsed = [0.03, 0.06, 0.09, 0.11, 0.13, 0.15, 0.17], [0.005, 0.01, 0.015]
+    bounds = [*next(metric.buckets for metric in CATALOGUE if metric.name == "rba_reward"), float("inf")]
+
+    def seen(le: float) -> Value:
+        before, after = (sum(reward <= le for reward in rewards) / len(rewards) for rewards in (usual, collapsed))
+        return lambda minute: 100 * (before * min(minute, 120) + after * max(0, minute - 120))
+
+    buckets = {of("rba_reward_bucket", ACTOR, f', le="{le:g}"'.replace("inf", "+Inf")): seen(le) for le in limits_of_buckets}
+    run = {**{name: values for name, values in HEALTHY.items() if "rba_reward_bucket" not in name}, **buckets}
+    expr = "count by (alertname) (ALERTS{alertstate='firing'})"
+    queries = [asked(expr, 119), asked(expr, 150, '{alertname="RewardCollapse"}')]
+    promtool(tmp_path, "RewardCollapse", {"interval": "1m", "input_series": series(run, "night", 150), "promql_expr_test": queries})
 
 
 def test_the_rules_are_valid(tmp_path: Path) -> None:
