@@ -191,7 +191,7 @@ def test_a_collapse_of_rewards_that_are_small_anyway_is_seen(tmp_path: Path) -> 
         before, after = (sum(reward <= le for reward in rewards) / len(rewards) for rewards in (usual, collapsed))
         return lambda minute: 100 * (before * min(minute, 120) + after * max(0, minute - 120))
 
-    buckets = {of("rba_reward_bucket", ACTOR, f', le="{le:g}"'.replace("inf", "+Inf")): seen(le) for le in limits_of_buckets}
+    buckets = {of("rba_reward_bucket", ACTOR, f', le="{le:g}"'.replace("inf", "+Inf")): seen(le) for le in bounds}
     run = {**{name: values for name, values in HEALTHY.items() if "rba_reward_bucket" not in name}, **buckets}
     expr = "count by (alertname) (ALERTS{alertstate='firing'})"
     queries = [asked(expr, 119), asked(expr, 150, '{alertname="RewardCollapse"}')]
