@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -11,11 +15,28 @@ GROUP = "rba.benchmarks"
 
 
 def measure(name: str) -> list[dict[str, Any]]:
-    """Run a benchmark; its rows have ``case, unit, ours, peer, theirs, ratio, target``. Raises `UserError` for an unknown one."""
+    """Run a benchmark; its rows have ``case, unit, ours, peer, theirs, ratio, target``. What it tells meanwhile goes to standard error.
+    Raises `UserError` for an unknown one.
+    """
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
         raise UserError(
             f"no benchmark {name}", where="the command line", fix=f"use one of: {', '.join(sorted(points)) or 'none installed'}"
         )
-    rows: list[dict[str, Any]] = points[name].load()()
+    with _told_aside():
+        rows: list[dict[str, Any]] = points[name].load()()
     return rows
+
+
+@contextmanager
+def _told_aside() -> Iterator[None]:
+    """Standard output goes to standard error, that of processes which are started meanwhile included."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -13,6 +15,8 @@ from protocol.errors import UserError
 
 
 def rows() -> list[dict[str, Any]]:
+    print("measuring")
+    subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
     return [row("small", "pairs/s", 10.0, "plain loop", 4.0, 2.0), row("large", "pairs/s", 1.0, "plain loop", 2.0, None)]
 
 
@@ -22,8 +26,11 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "entry_points", lambda group: points if group == bench.GROUP else [])
 
 
-def test_a_benchmark_prints_its_rows_as_json() -> None:
+def test_a_benchmark_prints_its_rows_as_json_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     printed = CliRunner().invoke(cli.app, ["bench", "demo", "--json"])
+    assert "measuring" in printed.stderr
+    seen = capfd.readouterr()
+    assert ("from a child" in seen.out, "from a child" in seen.err) == (False, True)
     assert json.loads(printed.stdout) == {"bench": "demo", "rows": rows()}
     assert rows()[0]["ratio"] == 2.5
 
