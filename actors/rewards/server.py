@@ -27,6 +27,7 @@ from protocol.role import RoleDescription
 
 CAPACITY_BATCHES = 64
 """Bound of the queue, in batches; beyond it requests are told to come back."""
+ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 GOODBYE_S = 5
 """How long a stopping server waits for answers that are under way."""
 
@@ -67,7 +68,8 @@ class RewardServer:
             on_expired=lambda: self._metrics.inc("rba_reward_errors_total", kind="expired"),
         )
         self._socket = _bound(bind, port)
-        self.url = _url(self._socket, bind)
+        self.url = _url(self._socket, socket.gethostname() if bind in ANYWHERE else bind)
+        self._listens_at = _url(self._socket, bind)
         self._uvicorn = self._make_uvicorn()
         self._ended = threading.Event()
         self._stop_reason: str | None = None
@@ -75,14 +77,14 @@ class RewardServer:
         self._started_s = time.monotonic()
 
     def describe(self) -> RoleDescription:
-        """Where it can be found; the socket listens already."""
+        """Where it listens, as it was told: the supervisor knows by which address others reach this machine."""
         return {
             "role": "reward",
             "id": self.id,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "endpoints": {"rewards": self.url},
-            "metrics_url": f"{self.url}/metrics",
+            "endpoints": {"rewards": self._listens_at},
+            "metrics_url": f"{self._listens_at}/metrics",
         }
 
     def run(self) -> dict[str, Any]:
@@ -211,7 +213,5 @@ def _bound(bind: str, port: int) -> socket.socket:
     return opened
 
 
-def _url(opened: socket.socket, bind: str) -> str:
-    """Where clients reach the socket: a wildcard address is named by the host."""
-    host = socket.gethostname() if bind in {"0.0.0.0", "::"} else bind  # noqa: S104 - compared, not bound
+def _url(opened: socket.socket, host: str) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{opened.getsockname()[1]}"

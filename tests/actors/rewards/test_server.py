@@ -139,6 +139,18 @@ def test_routes_that_are_not_there(serve: Serve):
     assert httpx.get(f"{server.url}/v1/rewards").status_code == 405
 
 
+def test_one_that_listens_everywhere_leaves_it_to_the_supervisor_how_it_is_reached():
+    server = RewardServer(RewardsSection(scorer="bleu"), "0.0.0.0", 0)  # noqa: S104
+    with stopped(server):
+        port = server.url.rpartition(":")[2]
+        assert server.url == f"http://{socket.gethostname()}:{port}"
+        described = server.describe()
+        assert (described["endpoints"], described["metrics_url"]) == (
+            {"rewards": f"http://0.0.0.0:{port}"},
+            f"http://0.0.0.0:{port}/metrics",
+        )
+
+
 def test_requests_that_come_together_share_a_forward_pass(serve: Serve):
     scorer = GatedScorer()
     server = serve(scorer=scorer)
